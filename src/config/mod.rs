@@ -1,0 +1,6 @@
+//! The configuration.
+#![forbid(unsafe_code)]
+
+mod model;
+
+pub use model::*;

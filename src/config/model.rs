@@ -1,0 +1,291 @@
+//! The validated configuration: what every other part of keyhatch works with.
+//!
+//! Holds paths and names of secrets, never their bytes. Values here are resolved (uids, not user names;
+//! defaults filled in), so that nothing downstream has to decide what an absent setting means.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::acl::Acl;
+use crate::secret::KeyPath;
+use crate::staleness::Settings;
+
+/// The whole configuration, of `keyhatch.toml` and its `conf.d`.
+#[derive(Debug)]
+pub struct Config {
+    pub server: Server,
+    pub cache: Cache,
+    pub limits: Limits,
+    /// All tokens of the configuration, also those that nothing uses.
+    pub tokens: BTreeMap<TokenName, SecretFile>,
+    /// In the order of their paths.
+    pub keys: Vec<Key>,
+    /// The clients, resolved; where each was defined is in its rule.
+    pub acl: Acl,
+    /// What is legal but looks like a mistake (no keys, a pattern that matches no key): for a person.
+    pub warnings: Vec<String>,
+    /// What does not stop a start but is an error for `check`: users and groups that cannot be found.
+    pub problems: Vec<String>,
+}
+
+/// Where something was defined.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Location {
+    pub file: PathBuf,
+    /// From 1.
+    pub line: u32,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+#[derive(Debug)]
+pub struct Server {
+    /// At most 107 bytes (`sun_path`, unix(7)).
+    pub socket: PathBuf,
+    /// Permission bits of the socket, such as `0o666`.
+    pub socket_mode: u32,
+    pub admin_socket: PathBuf,
+    /// The group that may read from the admin socket, if any.
+    pub admin_group: Option<nix::unistd::Gid>,
+    pub parent_user: ServiceUser,
+    pub worker_user: ServiceUser,
+    pub sandbox: SandboxMode,
+}
+
+/// A user that a role drops to. Only looked up when the start is privileged: without root, both roles
+/// stay who they are and `ids` is not used.
+#[derive(Debug, Clone)]
+pub struct ServiceUser {
+    pub name: String,
+    /// uid and primary gid; `None` when there is no such user.
+    pub ids: Option<(nix::unistd::Uid, nix::unistd::Gid)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// A layer that should hold and fails stops the start.
+    Strict,
+    /// Such a layer is named in the log, and the start goes on.
+    BestEffort,
+}
+
+#[derive(Debug)]
+pub struct Cache {
+    pub directory: PathBuf,
+    /// At least one; the first seals, all open.
+    pub seal_keys: Vec<SecretFile>,
+}
+
+/// Where a token or a seal key is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretFile {
+    File(PathBuf),
+    /// A file of this name in `$CREDENTIALS_DIRECTORY` (systemd.exec(5)).
+    Credential(String),
+}
+
+impl fmt::Display for SecretFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Credential(name) => write!(f, "credential {name}"),
+        }
+    }
+}
+
+/// Sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Limits {
+    /// All peers together; peers that no client matches share an eighth of them.
+    pub connections: u32,
+    pub connections_per_user: u32,
+    /// Fetches started per second, with a burst of twice that.
+    pub fetches_per_user: u32,
+    pub value_size: u64,
+    pub document_size: u64,
+    /// Of values, in each role.
+    pub memory: u64,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub header_size: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            connections_per_user: 64,
+            fetches_per_user: 50,
+            value_size: 1 << 20,
+            document_size: 8 << 20,
+            memory: 64 << 20,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            header_size: 16 << 10,
+        }
+    }
+}
+
+/// The name of an entry of `[tokens]`. Not a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenName(pub String);
+
+impl fmt::Display for TokenName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[derive(Debug)]
+pub struct Key {
+    pub path: KeyPath,
+    pub source: Source,
+    pub settings: Settings,
+    pub at: Location,
+}
+
+/// Where a value comes from: a document, and what of it is the value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub document: Document,
+    pub projection: Projection,
+    /// What the sealed cache binds a value to: type, URL or preset with its parameters, method, body,
+    /// headers that select data, projection and the token's name. One line of text, the same in every version.
+    pub definition: String,
+}
+
+/// One upstream answer. Keys with equal documents share one fetch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Document {
+    Http(Box<HttpDocument>),
+    File(FileDocument),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HttpDocument {
+    pub url: Url,
+    pub method: Method,
+    /// Names in lower case; the configuration's, and those of a preset (`Accept` of `heroku`).
+    pub headers: Vec<(String, String)>,
+    pub body: Option<String>,
+    pub format: Format,
+    pub auth: Auth,
+    pub ca_file: Option<PathBuf>,
+    /// An HTTP proxy, spoken to with CONNECT (RFC 9110 section 9.3.6).
+    pub proxy: Option<Url>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FileDocument {
+    pub path: PathBuf,
+    pub format: Format,
+}
+
+/// How the bytes of a document are read. `Toml` and `Env` are only for files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    Json,
+    /// The whole text is one string.
+    Text,
+    Toml,
+    /// `NAME=value` lines, as in systemd's `EnvironmentFile=` without its quoting of several lines.
+    Env,
+}
+
+/// What of a document is the value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Projection {
+    Whole,
+    /// The object with these fields, in this order. Never empty.
+    Fields(Vec<String>),
+    /// The value at this JSON pointer (RFC 6901): its unescaped tokens.
+    Pointer(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    Get,
+    Post,
+}
+
+/// An `http` or `https` URL without user info and fragment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Url {
+    pub https: bool,
+    /// Lower case; IPv6 addresses with their brackets.
+    pub host: String,
+    pub port: u16,
+    /// Path and query, beginning with `/`.
+    pub target: String,
+}
+
+impl Url {
+    /// `scheme://host:port`, what back-off and the redirect rule call an origin (RFC 6454).
+    pub fn origin(&self) -> String {
+        format!("{}://{}:{}", if self.https { "https" } else { "http" }, self.host, self.port)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Auth {
+    None,
+    Bearer {
+        token: TokenName,
+    },
+    Basic {
+        user: String,
+        token: TokenName,
+    },
+    /// `name: prefix` + token; the prefix holds its own space, if any.
+    Header {
+        name: String,
+        prefix: String,
+        token: TokenName,
+    },
+    Hawk {
+        id: String,
+        key: TokenName,
+        algorithm: HawkAlgorithm,
+    },
+}
+
+impl Auth {
+    /// The token that the request needs.
+    pub fn token(&self) -> Option<&TokenName> {
+        match self {
+            Self::None => None,
+            Self::Bearer { token } | Self::Basic { token, .. } | Self::Header { token, .. } => Some(token),
+            Self::Hawk { key, .. } => Some(key),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HawkAlgorithm {
+    Sha256,
+    Sha1,
+}
+
+impl Document {
+    /// The token that fetching needs, if any.
+    pub fn token(&self) -> Option<&TokenName> {
+        match self {
+            Self::Http(http) => http.auth.token(),
+            Self::File(_) => None,
+        }
+    }
+
+    /// A name for the log: the origin, or the path. Never user info, query or token.
+    pub fn origin(&self) -> String {
+        match self {
+            Self::Http(http) => http.url.origin(),
+            Self::File(file) => format!("file://{}", file.path.display()),
+        }
+    }
+}

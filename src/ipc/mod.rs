@@ -1,0 +1,4 @@
+//! The channel between the two roles.
+#![forbid(unsafe_code)]
+
+pub mod wire;

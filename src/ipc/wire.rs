@@ -1,0 +1,320 @@
+//! The frames between worker and parent: types, and a bounded codec. Bytes in, bytes out; no I/O.
+//!
+//! Each direction has its own type, so that a message the wrong way does not compile. Anything that
+//! does not decode is fatal to the reader: there is no frame to skip.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::acl::Acl;
+use crate::config::Limits;
+use crate::outcome::{Class, Reason};
+use crate::secret::{KeyPath, WireBytes};
+
+/// Raised with every change of a frame.
+pub const PROTOCOL: u16 = 1;
+
+/// The longest frame, in bytes. Larger payloads cross as a sealed memfd beside the frame.
+pub const MAX_FRAME: usize = 64 * 1024;
+
+/// The largest payload that stands inside a frame.
+pub const MAX_INLINE: usize = 32 * 1024;
+
+/// What the worker says.
+#[derive(Serialize, Deserialize)]
+pub enum ToParent {
+    /// The first frame. Both ends must be of one version.
+    Hello { protocol: u16, version: String },
+    /// The worker is dropped, configured and about to accept.
+    Ready { layers: Vec<Layer> },
+    /// With exactly one fd: the peer's own socket.
+    Fetch(FetchRequest),
+    /// With exactly one fd: the peer's own socket. Asks for the states of the keys that the peer may read.
+    Survey { id: u64, request: RequestId },
+    /// The values named by this recall are out of the worker's memory.
+    Recalled { serial: u64 },
+    /// Nothing is in flight any more; the worker is about to exit.
+    Drained,
+}
+
+/// One layer of a role's confinement, and how far it reaches; for the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    pub name: String,
+    pub level: String,
+    pub holds: bool,
+}
+
+/// A peer wants this key, and the worker has no value that it may give.
+#[derive(Serialize, Deserialize)]
+pub struct FetchRequest {
+    /// Chosen by the worker, different for each request in flight.
+    pub id: u64,
+    pub request: RequestId,
+    pub key: KeyPath,
+    /// `Cache-Control: no-cache`: ask the upstream even if the value is fresh.
+    pub revalidate: bool,
+}
+
+/// Stands in the log and in error answers: 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What the parent says.
+#[derive(Serialize, Deserialize)]
+pub enum ToWorker {
+    /// With exactly one fd: a sealed memfd with the postcard encoding of a [`WorkerConfig`].
+    Configure { generation: u64, len: u64 },
+    /// With one fd if the body is a memfd, else with none.
+    Reply { id: u64, reply: Reply },
+    /// With one fd: a sealed memfd with the postcard encoding of a [`Survey`].
+    SurveyReply { id: u64, len: u64 },
+    /// A survey that was not answered: the peer is not who it should be, or is over its budget.
+    SurveyRefused { id: u64, retry_after: Option<Duration> },
+    /// The value that the worker may hold of this key was confirmed: its lease is now this one.
+    Renew { key: KeyPath, etag: Tag, lease: Lease },
+    /// Forget these values, then say [`ToParent::Recalled`].
+    Recall { serial: u64, keys: Recall },
+    /// Stop accepting, finish what is in flight within this time, exit.
+    Drain { within: Duration },
+}
+
+#[derive(Serialize, Deserialize)]
+pub enum Recall {
+    All,
+    Keys(Vec<KeyPath>),
+}
+
+/// The subset of the configuration that the worker needs. No path, URL or token name is in it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct WorkerConfig {
+    pub generation: u64,
+    pub limits: Limits,
+    pub keys: Vec<WorkerKey>,
+    pub acl: Acl,
+    /// A user, group or token of the configuration is missing: health says `degraded`.
+    pub degraded: bool,
+    /// One log line for each request.
+    pub log_requests: bool,
+    /// The mode of the log: events below this are not written to the pipe.
+    pub log_level: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub struct WorkerKey {
+    pub path: KeyPath,
+    /// How long the worker waits for a reply before it gives up on the parent: the longest legal wait and some.
+    pub patience: Duration,
+}
+
+#[derive(Serialize, Deserialize)]
+pub enum Reply {
+    Value(ValueReply),
+    Failure(FailureReply),
+    /// The parent's own judgement: this peer may not read this key.
+    Denied,
+    /// The peer is over `fetches-per-user` and there is nothing legal to serve.
+    OverBudget {
+        retry_after: Duration,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct ValueReply {
+    pub verdict: Verdict,
+    pub lease: Lease,
+    /// Of the JSON form.
+    pub etag: Tag,
+    /// Of the text form, if the value has one.
+    pub etag_text: Option<Tag>,
+    pub body: Body,
+}
+
+/// JSON bytes.
+#[derive(Serialize, Deserialize)]
+pub enum Body {
+    Inline(WireBytes),
+    /// In the memfd beside the frame.
+    Memfd {
+        len: u64,
+    },
+}
+
+/// An entity tag without its quotes: 128 bits of a keyed hash, as 32 hex digits in the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tag(pub [u8; 16]);
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// How long the worker may answer by itself. Instants of `CLOCK_BOOTTIME`, which both roles share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// When the value had age 0; may lie before the boot.
+    pub born: BootInstant,
+    /// Until then it is fresh. Equal to or before `born` for values that are never fresh.
+    pub fresh_until: BootInstant,
+    /// Until then it may be given without asking, though stale; at least `fresh_until`.
+    pub usable_until: BootInstant,
+    /// What `Cache-Status` says of it when stale.
+    pub stale_detail: Detail,
+}
+
+/// Nanoseconds of `CLOCK_BOOTTIME`; negative before the boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BootInstant(pub i64);
+
+/// What the answer says of the cache, in the terms of RFC 9211; the worker adds `ttl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub forward: Forward,
+    /// The status of the upstream's answer, if it gave one.
+    pub fwd_status: Option<u16>,
+    pub stored: bool,
+    /// The request joined a fetch that another one had started.
+    pub collapsed: bool,
+    pub detail: Option<Detail>,
+}
+
+/// Whether the upstream was asked, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forward {
+    /// Not asked: `hit`.
+    Hit,
+    /// There was no value: `fwd=uri-miss`.
+    UriMiss,
+    /// The value was stale: `fwd=stale`.
+    Stale,
+    /// The peer said `no-cache`: `fwd=request`.
+    Request,
+}
+
+/// The `detail` parameter of `Cache-Status` (RFC 9211 section 2.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Detail {
+    /// Stale, and the upstream failed in this way.
+    Failed(Reason),
+    /// Stale, and the upstream did not answer within `failover-timeout`.
+    FailoverTimeout,
+    /// Stale within `stale-while-revalidate`; a refresh runs behind the answer.
+    Revalidating,
+    /// Stale, and the next attempt is not due yet.
+    BackingOff,
+    /// Stale, and the peer is over `fetches-per-user`.
+    OverBudget,
+}
+
+impl Detail {
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Failed(reason) => reason.detail(),
+            Self::FailoverTimeout => "failover-timeout",
+            Self::Revalidating => "revalidating",
+            Self::BackingOff => "backing-off",
+            Self::OverBudget => "over-budget",
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct FailureReply {
+    pub class: Class,
+    pub reason: Reason,
+    pub verdict: Verdict,
+    /// When asking again can help.
+    pub retry_after: Duration,
+}
+
+/// What the peer may read, and how it is.
+#[derive(Serialize, Deserialize)]
+pub struct Survey {
+    pub keys: Vec<KeyState>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct KeyState {
+    pub key: KeyPath,
+    pub state: State,
+    /// Of the value held, if there is one.
+    pub age: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// A value, and the last fetch was good.
+    Fresh,
+    /// A value past its `max-age` that was not refused: the next request asks the upstream.
+    Stale,
+    /// The last fetch failed.
+    Failing,
+    /// Refused often and long enough that the value was withheld or shredded.
+    Revoked,
+    NeverFetched,
+}
+
+/// Why bytes are no frame. Fatal to whoever reads them.
+#[derive(Debug)]
+pub enum WireError {
+    TooLong { len: usize },
+    Malformed(postcard::Error),
+    Trailing { bytes: usize },
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { len } => write!(f, "a frame of {len} bytes, the longest legal one has {MAX_FRAME}"),
+            Self::Malformed(_) => write!(f, "a frame that does not decode"),
+            Self::Trailing { bytes } => write!(f, "{bytes} bytes after the end of a frame"),
+        }
+    }
+}
+
+impl std::error::Error for WireError {}
+
+/// Encodes one frame; fails if it would exceed [`MAX_FRAME`].
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
+    let bytes = postcard::to_stdvec(message).map_err(WireError::Malformed)?;
+    if bytes.len() > MAX_FRAME {
+        return Err(WireError::TooLong { len: bytes.len() });
+    }
+    Ok(bytes)
+}
+
+/// Decodes exactly one frame. Allocates no more than the frame's own length times a small constant.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    if bytes.len() > MAX_FRAME {
+        return Err(WireError::TooLong { len: bytes.len() });
+    }
+    decode_payload(bytes)
+}
+
+/// Decodes a payload that crossed as a memfd. The caller has checked its length against a cap of its own.
+pub fn decode_payload<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let (message, rest) = postcard::take_from_bytes(bytes).map_err(WireError::Malformed)?;
+    match rest.len() {
+        0 => Ok(message),
+        bytes => Err(WireError::Trailing { bytes }),
+    }
+}

@@ -1,0 +1,204 @@
+//! What crosses the wall: the path a value is asked by, and the value itself.
+//!
+//! Never holds a token: those live in `parent::vault` alone.
+
+use std::fmt;
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretBox};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::{Zeroize, Zeroizing};
+
+/// The longest key path, in bytes.
+pub const MAX_KEY_LEN: usize = 512;
+
+/// The path of a key: `/` and segments of `[A-Za-z0-9._~@:+-]`, none empty, `.` or `..`.
+///
+/// Cheap to clone. Not a secret, but whether a key exists is told only to peers that may read it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyPath(Arc<str>);
+
+/// Why a text is no key path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyPathError {
+    NoLeadingSlash,
+    TrailingSlash,
+    EmptySegment,
+    DotSegment,
+    TooLong { len: usize },
+    Character { found: char },
+    Reserved,
+}
+
+impl fmt::Display for KeyPathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoLeadingSlash => write!(f, "a key begins with `/`"),
+            Self::TrailingSlash => write!(f, "a key does not end with `/`"),
+            Self::EmptySegment => write!(f, "a key has no empty segment (`//`)"),
+            Self::DotSegment => write!(f, "a key has no `.` or `..` segment"),
+            Self::TooLong { len } => write!(f, "a key has at most {MAX_KEY_LEN} bytes, this one has {len}"),
+            Self::Character { found } => {
+                write!(f, "{found:?} is not legal in a key; a segment is made of A-Z a-z 0-9 . _ ~ @ : + -")
+            }
+            Self::Reserved => write!(f, "keys may not begin with `/-/`: those are keyhatch's own"),
+        }
+    }
+}
+
+impl std::error::Error for KeyPathError {}
+
+/// Whether a byte may stand in a segment of a key.
+pub fn is_segment_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._~@:+-".contains(&byte)
+}
+
+impl KeyPath {
+    /// Checks the grammar of design-level key paths.
+    pub fn parse(text: &str) -> Result<Self, KeyPathError> {
+        let rest = text.strip_prefix('/').ok_or(KeyPathError::NoLeadingSlash)?;
+        if text.len() > MAX_KEY_LEN {
+            return Err(KeyPathError::TooLong { len: text.len() });
+        }
+        if rest.ends_with('/') || rest.is_empty() {
+            return Err(KeyPathError::TrailingSlash);
+        }
+        for segment in rest.split('/') {
+            match segment {
+                "" => return Err(KeyPathError::EmptySegment),
+                "." | ".." => return Err(KeyPathError::DotSegment),
+                _ => {}
+            }
+            if let Some(found) = segment.chars().find(|c| !u8::try_from(*c).is_ok_and(is_segment_byte)) {
+                return Err(KeyPathError::Character { found });
+            }
+        }
+        if rest.starts_with("-/") || rest == "-" {
+            return Err(KeyPathError::Reserved);
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The segments, without slashes.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0[1..].split('/')
+    }
+}
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for KeyPath {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for KeyPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&str>::deserialize(deserializer)?;
+        Self::parse(text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A value: UTF-8 JSON as the upstream wrote it. Wiped when dropped; shared by `Arc`, never copied.
+pub struct SecretValue(SecretBox<[u8]>);
+
+impl SecretValue {
+    /// Takes JSON text. The buffer given is wiped; the copy kept has exactly its length.
+    pub fn from_json(json: Zeroizing<Vec<u8>>) -> Self {
+        Self(SecretBox::new(Box::from(json.as_slice())))
+    }
+
+    /// The JSON encoding of a text.
+    pub fn from_text(text: &str) -> Self {
+        // Twice the length holds most escapes, so that the buffer seldom moves and leaves a copy.
+        let mut json = Zeroizing::new(Vec::with_capacity(text.len() * 2 + 2));
+        serde_json::to_writer(&mut *json, text).unwrap_or_default();
+        Self::from_json(json)
+    }
+
+    /// The JSON bytes.
+    pub fn json(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+
+    pub fn len(&self) -> usize {
+        self.json().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.json().is_empty()
+    }
+
+    /// The raw text of a scalar: a string, number or boolean, or an object with one such field.
+    ///
+    /// `None` when the value is anything else.
+    pub fn text(&self) -> Option<Zeroizing<String>> {
+        let raw: &serde_json::value::RawValue = serde_json::from_slice(self.json()).ok()?;
+        scalar_text(raw.get()).or_else(|| {
+            let fields: OnlyField<'_> = serde_json::from_str(raw.get()).ok()?;
+            scalar_text(fields.0.get())
+        })
+    }
+}
+
+/// The text of one JSON scalar, `None` for null, objects and arrays.
+fn scalar_text(json: &str) -> Option<Zeroizing<String>> {
+    let json = json.trim();
+    match json.as_bytes().first()? {
+        b'"' => serde_json::from_str::<String>(json).ok().map(Zeroizing::new),
+        b't' | b'f' | b'-' | b'0'..=b'9' => Some(Zeroizing::new(json.to_owned())),
+        _ => None,
+    }
+}
+
+/// An object with exactly one field.
+struct OnlyField<'a>(&'a serde_json::value::RawValue);
+
+impl<'de: 'a, 'a> Deserialize<'de> for OnlyField<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = OnlyField<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with one field")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let first = map.next_entry::<serde::de::IgnoredAny, &'de serde_json::value::RawValue>()?;
+                let (_, value) = first.ok_or_else(|| serde::de::Error::custom("no field"))?;
+                match map.next_key::<serde::de::IgnoredAny>()? {
+                    None => Ok(OnlyField(value)),
+                    Some(_) => Err(serde::de::Error::custom("several fields")),
+                }
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+/// A buffer on its way through the channel, wiped when dropped.
+#[derive(Serialize, Deserialize, Zeroize)]
+#[zeroize(drop)]
+pub struct WireBytes(pub Vec<u8>);
