@@ -1,5 +1,7 @@
 //! The access rules, as an operator reads them.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use keyhatch::acl::{Acl, Client, OVERFLOW_ID, Pattern, Peer, Who};
 use keyhatch::config::Location;
 use keyhatch::secret::{KeyPath, KeyPathError};
