@@ -1,4 +1,5 @@
 //! The channel between the two roles.
 #![forbid(unsafe_code)]
 
+pub mod channel;
 pub mod wire;

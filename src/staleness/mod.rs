@@ -3,6 +3,8 @@
 //! Pure: no clock is read and nothing is awaited here. The vocabulary is HTTP's (RFC 9111, RFC 5861).
 #![forbid(unsafe_code)]
 
+mod decide;
 mod settings;
 
+pub use decide::{Decision, View, back_off, decide, is_usable};
 pub use settings::{Revocation, Settings, Span};

@@ -1,0 +1,134 @@
+//! What only the root phase may open, each checked on the open file.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use super::{Ids, StartError, at};
+use crate::config::{Config, SecretFile, TokenName};
+use crate::parent::cache::new_seal_key_text;
+use crate::sys::{creds, file};
+
+fn wrong(message: String) -> StartError {
+    StartError::Configuration(message)
+}
+
+/// The directory of sealed values: made if missing; the parent's own and nobody else's.
+pub(super) fn cache_directory(path: &Path, parent: Option<Ids>) -> Result<OwnedFd, StartError> {
+    let failed = |error: io::Error| wrong(format!("cache directory {}: {error}", at(path)));
+    if !path.exists() {
+        if let Some(above) = path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(above).map_err(failed)?;
+        }
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
+        if let Some((uid, gid)) = parent {
+            file::chown(path, uid, gid).map_err(failed)?;
+        }
+    }
+    let directory = file::open_directory(path).map_err(failed)?;
+    let found = File::from(directory.try_clone().map_err(failed)?).metadata().map_err(failed)?;
+    let owner = parent.map_or_else(creds::own_uid, |(uid, _)| uid);
+    if found.uid() != owner {
+        let message = format!("cache directory {} is owned by uid {}, not by {owner}", at(path), found.uid());
+        return Err(wrong(format!("{message}. Mend it with: chown {owner} {}", at(path))));
+    }
+    if found.mode() & 0o077 != 0 {
+        return Err(wrong(format!("cache directory {} is open to others. Mend it with: chmod 0700 {0}", at(path))));
+    }
+    Ok(directory)
+}
+
+/// The seal key, made at the first start.
+pub(super) fn seal_key(keys: &[SecretFile]) -> Result<File, StartError> {
+    let [SecretFile::File(path)] = keys else {
+        return Err(wrong("seal-key: this version takes one key, given as { file = \"…\" }".into()));
+    };
+    let failed = |error: io::Error| wrong(format!("seal key {}: {error}", at(path)));
+    if !path.exists() {
+        if let Some(above) = path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(above).map_err(failed)?;
+        }
+        let text = new_seal_key_text().map_err(|error| wrong(error.to_string()))?;
+        file::create_secret(path, text.as_bytes()).map_err(failed)?;
+    }
+    secret(path).map_err(|refusal| match refusal {
+        Refusal::Absent(reason) => wrong(format!("seal key {}: {reason}", at(path))),
+        Refusal::Unsafe(message) => wrong(message),
+    })
+}
+
+pub(super) type OpenedToken = (TokenName, SecretFile, Result<OwnedFd, String>);
+
+/// A token that cannot be found does not stop the start; one that others can read does.
+pub(super) fn tokens(config: &Config) -> Result<Vec<OpenedToken>, StartError> {
+    let mut opened = Vec::with_capacity(config.tokens.len());
+    for (name, from) in &config.tokens {
+        let path = match from {
+            SecretFile::File(path) => path.clone(),
+            SecretFile::Credential(credential) => {
+                PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY").unwrap_or_default()).join(credential)
+            }
+        };
+        let result = match secret(&path) {
+            Ok(file) => Ok(file.into()),
+            Err(Refusal::Absent(reason)) => {
+                tracing::error!(token = %name, path = at(&path), reason, "token not found: its keys serve what is known");
+                Err(reason)
+            }
+            Err(Refusal::Unsafe(message)) => return Err(wrong(format!("token `{name}`: {message}"))),
+        };
+        opened.push((name.clone(), from.clone(), result));
+    }
+    Ok(opened)
+}
+
+enum Refusal {
+    Absent(String),
+    Unsafe(String),
+}
+
+/// A regular file of ours that nobody else can read.
+fn secret(path: &Path) -> Result<File, Refusal> {
+    let opened = file::open_secret(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Refusal::Absent("no such file".into()),
+        _ => Refusal::Unsafe(format!("{}: {error} (a link is not followed)", at(path))),
+    })?;
+    let found = opened.metadata().map_err(|error| Refusal::Unsafe(format!("{}: {error}", at(path))))?;
+    if !found.is_file() {
+        return Err(Refusal::Unsafe(format!("{} is not a regular file", at(path))));
+    }
+    if found.uid() != 0 && found.uid() != creds::own_uid() {
+        let message = format!("{} is owned by uid {}. Mend it with: chown root {0}", at(path), found.uid());
+        return Err(Refusal::Unsafe(message));
+    }
+    if found.mode() & 0o077 != 0 {
+        return Err(Refusal::Unsafe(format!("{} can be read by others. Mend it with: chmod 0400 {0}", at(path))));
+    }
+    Ok(opened)
+}
+
+/// Binds the socket; a file that a crash left behind is replaced, a broker that listens is not.
+pub(super) fn listener(path: &Path, mode: u32) -> Result<UnixListener, StartError> {
+    let failed = |error: io::Error| wrong(format!("socket {}: {error}", at(path)));
+    if let Some(above) = path.parent().filter(|above| !above.exists()) {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(above).map_err(failed)?;
+        fs::set_permissions(above, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+    }
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(wrong(format!("{} is there and is no socket; it is left alone", at(path))));
+        }
+        match UnixStream::connect(path) {
+            Ok(_) => return Err(wrong(format!("another broker is listening at {}", at(path)))),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed)?,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    // The umask of the start keeps everybody else away until the mode is set.
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
+    Ok(listener)
+}

@@ -1,0 +1,116 @@
+//! The start: single-threaded, and as root where there is one. Opens everything, then drops for good.
+//!
+//! Never reads a token: it opens the files, and the parent reads them after the worker exists and the drop is done.
+#![forbid(unsafe_code)]
+
+mod inputs;
+mod worker;
+
+pub use worker::enter;
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::parent::ParentInputs;
+use crate::sys::{creds, process, spawn};
+
+/// Why there is no start. All but `System` are for whoever wrote the configuration.
+#[derive(Debug)]
+pub enum StartError {
+    /// What is wrong, where, and how to mend it.
+    Configuration(String),
+    System(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(message) | Self::System(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
+    move |error| StartError::System(format!("{what}: {error}"))
+}
+
+/// The first act of every role.
+pub fn harden() -> Result<(), StartError> {
+    process::no_dump().map_err(|errno| StartError::System(format!("cannot forbid core dumps: {errno}")))
+}
+
+/// The root phase, in the only order that is right.
+pub fn start(config: Config) -> Result<ParentInputs, StartError> {
+    let users = if creds::is_root() { Some(service_users(&config)?) } else { None };
+    if users.is_none() {
+        tracing::warn!("not started as root: both roles run as uid {}, with one user's rights", creds::own_uid());
+    }
+    let parent_ids = users.map(|(parent, _)| parent);
+
+    // Everything is opened before anything is dropped.
+    let cache_directory = inputs::cache_directory(&config.cache.directory, parent_ids)?;
+    let seal_key = inputs::seal_key(&config.cache.seal_keys)?;
+    let tokens = inputs::tokens(&config)?;
+    let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
+
+    // The worker, before any token byte is in this process.
+    let (channel, worker_channel) = spawn::channel_pair().map_err(system("cannot make the channel"))?;
+    let (worker_log, log_writer) = spawn::log_pipe().map_err(system("cannot make the worker's log"))?;
+    let threads = process::thread_count().map_err(system("cannot count threads"))?;
+    if threads != 1 {
+        return Err(StartError::System(format!("{threads} threads before the worker is started, not one")));
+    }
+    let ids = users.map_or(["-".to_owned(), "-".to_owned()], |(_, (uid, gid))| [uid.to_string(), gid.to_string()]);
+    let arguments = [vec!["worker".to_owned()], ids.to_vec()].concat();
+    spawn::respawn(&arguments, listener.as_fd(), worker_channel.as_fd(), log_writer)
+        .map_err(system("cannot start the worker"))?;
+    drop((listener, worker_channel));
+
+    give_up(parent_ids)?;
+    let listeners = vec![config.server.socket.clone()];
+    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, listeners })
+}
+
+type Ids = (u32, u32);
+
+/// The two users to drop to; they are only needed where there is something to drop.
+fn service_users(config: &Config) -> Result<(Ids, Ids), StartError> {
+    let find = |user: &crate::config::ServiceUser| {
+        user.ids.map(|(uid, gid)| (uid.as_raw(), gid.as_raw())).ok_or_else(|| {
+            StartError::Configuration(format!(
+                "there is no user `{}`, which keyhatch drops to. Make its two users with:\n\
+                 \x20 useradd --system --no-create-home --shell /usr/sbin/nologin {}\n\
+                 \x20 useradd --system --no-create-home --shell /usr/sbin/nologin {}",
+                user.name, config.server.parent_user.name, config.server.worker_user.name
+            ))
+        })
+    };
+    let (parent, worker) = (find(&config.server.parent_user)?, find(&config.server.worker_user)?);
+    if parent.0 == worker.0 || parent.0 == 0 || worker.0 == 0 {
+        return Err(StartError::Configuration(
+            "parent-user and worker-user must differ, and neither may be root".into(),
+        ));
+    }
+    Ok((parent, worker))
+}
+
+/// Drops to these ids, or, without root, gives up what capabilities there are. Then nothing new can be gained.
+fn give_up(ids: Option<Ids>) -> Result<(), StartError> {
+    let dropped = match ids {
+        Some((uid, gid)) => creds::drop_to(uid, gid),
+        None => creds::drop_capabilities(),
+    };
+    dropped.map_err(|error| StartError::System(error.to_string()))?;
+    process::no_new_privileges().map_err(|errno| StartError::System(format!("no-new-privs: {errno}")))?;
+    // The change of ids has reset the flag.
+    harden()
+}
+
+/// A path in a message of ours.
+fn at(path: &std::path::Path) -> String {
+    PathBuf::from(path).display().to_string()
+}

@@ -1,0 +1,107 @@
+//! The seal key and what is derived from it: file names, entity tags, and the sealing itself.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::{hmac, rand};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use crate::ipc::wire::Tag;
+use crate::secret::KeyPath;
+
+const PREFIX: &str = "keyhatch-seal-1:";
+const KEY_LEN: usize = 32;
+
+/// The content of a new seal key file: one line of text.
+pub fn new_seal_key_text() -> Result<Zeroizing<String>, SealKeyError> {
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    rand::fill(&mut *key).map_err(|_| SealKeyError::NoRandomness)?;
+    let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 48));
+    text.push_str(PREFIX);
+    STANDARD.encode_string(key.as_slice(), &mut text);
+    text.push('\n');
+    Ok(text)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SealKeyError {
+    NotASealKey,
+    NoRandomness,
+}
+
+impl fmt::Display for SealKeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotASealKey => write!(f, "not a seal key: one line, `{PREFIX}` and 32 bytes in base64"),
+            Self::NoRandomness => write!(f, "the system gives no random bytes"),
+        }
+    }
+}
+
+impl std::error::Error for SealKeyError {}
+
+/// Subkeys, one for each use, so that none of them tells anything of another.
+pub struct SealKey {
+    seal: RandomizedNonceKey,
+    names: hmac::Key,
+    tags: hmac::Key,
+}
+
+impl SealKey {
+    pub fn parse(text: &[u8]) -> Result<Self, SealKeyError> {
+        let encoded = text.strip_suffix(b"\n").unwrap_or(text).strip_prefix(PREFIX.as_bytes());
+        let mut key = Zeroizing::new([0; KEY_LEN + 2]);
+        let length = STANDARD
+            .decode_slice(encoded.ok_or(SealKeyError::NotASealKey)?, &mut *key)
+            .map_err(|_| SealKeyError::NotASealKey)?;
+        if length != KEY_LEN {
+            return Err(SealKeyError::NotASealKey);
+        }
+        let root = hmac::Key::new(hmac::HMAC_SHA256, &key[..KEY_LEN]);
+        let subkey = |label: &str| hmac::sign(&root, label.as_bytes());
+        let hmac_key = |label: &str| hmac::Key::new(hmac::HMAC_SHA256, subkey(label).as_ref());
+        Ok(Self {
+            seal: RandomizedNonceKey::new(&AES_256_GCM_SIV, subkey("keyhatch seal").as_ref())
+                .map_err(|_| SealKeyError::NotASealKey)?,
+            names: hmac_key("keyhatch file name"),
+            tags: hmac_key("keyhatch entity tag"),
+        })
+    }
+
+    /// The name of the file of a key; says nothing of the key to who has not the seal key.
+    pub(super) fn file_name(&self, key: &KeyPath) -> String {
+        let hash = hmac::sign(&self.names, key.as_str().as_bytes());
+        hash.as_ref()[..20].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The entity tag of one representation: the same over restarts.
+    pub fn tag(&self, key: &KeyPath, media_type: &str, value: &[u8]) -> Tag {
+        let mut context = hmac::Context::with_key(&self.tags);
+        for part in [key.as_str().as_bytes(), b"\0", media_type.as_bytes(), b"\0", value] {
+            context.update(part);
+        }
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&context.sign().as_ref()[..16]);
+        Tag(tag)
+    }
+
+    /// nonce, ciphertext and its tag; `None` only if the cipher has no randomness.
+    pub(super) fn seal(&self, context: &[u8], plain: &mut Zeroizing<Vec<u8>>) -> Option<Vec<u8>> {
+        // Room for the cipher's tag, so that the plain text does not move.
+        let mut buffer = Zeroizing::new(Vec::with_capacity(plain.len() + 16));
+        buffer.extend_from_slice(plain);
+        let nonce = self.seal.seal_in_place_append_tag(Aad::from(context), &mut *buffer).ok()?;
+        Some([nonce.as_ref().as_slice(), buffer.as_slice()].concat())
+    }
+
+    pub(super) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut buffer = Zeroizing::new(ciphertext.to_vec());
+        let length = self.seal.open_in_place(nonce, Aad::from(context), &mut buffer).ok()?.len();
+        buffer.truncate(length);
+        Some(buffer)
+    }
+}

@@ -1,0 +1,13 @@
+//! The parent: the only process that holds tokens, and the one that fetches.
+//!
+//! Judges every fetch again from the peer's own socket, and ends at the first surprise on the channel.
+#![forbid(unsafe_code)]
+
+pub mod cache;
+mod engine;
+mod serve;
+pub mod upstream;
+mod vault;
+
+pub use serve::{ParentError, ParentInputs, run};
+pub use vault::{Vault, VaultError};

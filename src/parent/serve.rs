@@ -1,0 +1,235 @@
+//! The parent's event loop: the channel, the worker's log, the signals that end both roles.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::cache::{SealKey, Store};
+use super::engine::Engine;
+use super::upstream::HttpUpstream;
+use super::vault::Vault;
+use crate::acl::{Acl, Peer};
+use crate::config::{Config, Document, SecretFile, TokenName};
+use crate::ipc::channel::{ChannelError, ParentEnd};
+use crate::ipc::wire::{
+    Body, FetchRequest, LogLevel, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
+};
+use crate::sys::{memfd, peer};
+
+/// How long requests in flight may go on after the signal to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the root phase hands over: everything open, nothing read that is a token.
+pub struct ParentInputs {
+    pub config: Config,
+    pub channel: OwnedFd,
+    pub worker_log: OwnedFd,
+    pub cache_directory: OwnedFd,
+    pub seal_key: std::fs::File,
+    pub tokens: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>,
+    /// The paths of our listeners, as `getsockname` gives them for an accepted connection.
+    pub listeners: Vec<PathBuf>,
+}
+
+/// Why the parent ended, other than by being told to.
+#[derive(Debug)]
+pub enum ParentError {
+    /// At start; a person must mend something.
+    Start(String),
+    Io(io::Error),
+    Channel(ChannelError),
+    /// The worker is of another version, or said something out of order.
+    Protocol(&'static str),
+    WorkerGone,
+}
+
+impl fmt::Display for ParentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(message) => f.write_str(message),
+            Self::Io(error) => write!(f, "the event loop cannot run: {error}"),
+            Self::Channel(error) => write!(f, "{error}"),
+            Self::Protocol(what) => write!(f, "the worker broke the protocol: {what}"),
+            Self::WorkerGone => write!(f, "the worker is gone"),
+        }
+    }
+}
+
+impl std::error::Error for ParentError {}
+
+impl From<ChannelError> for ParentError {
+    fn from(error: ChannelError) -> Self {
+        Self::Channel(error)
+    }
+}
+
+/// Reads the tokens, then serves until SIGTERM or SIGINT (`Ok`) or until the worker is gone.
+pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
+    let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
+    let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
+    let mut text = zeroize::Zeroizing::new(Vec::with_capacity(256));
+    io::Read::read_to_end(&mut io::Read::take(inputs.seal_key, 256), &mut text).map_err(|error| start(&error))?;
+    let seal = SealKey::parse(&text).map_err(|error| start(&error))?;
+    let store = Store::open(inputs.cache_directory, seal, inputs.config.limits.value_size).map_err(|e| start(&e))?;
+    let https = |document: &Document| matches!(document, Document::Http(http) if http.url.https);
+    let with_tls = inputs.config.keys.iter().any(|key| https(&key.source.document));
+    let http = HttpUpstream::new(inputs.config.limits.document_size, with_tls).map_err(|error| start(&error))?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ParentError::Io)?;
+    let local = LocalSet::new();
+    let (recalls, recalled) = mpsc::unbounded_channel();
+    let engine = Rc::new(Engine::new(&inputs.config, store, http, vault, recalls));
+    local.block_on(&runtime, async move {
+        let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
+        let log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
+        tokio::task::spawn_local(relay_log(log));
+        tokio::task::spawn_local(relay_recalls(channel.clone(), recalled));
+        greet(&channel, &inputs.config).await?;
+        serve(engine, channel, inputs.config.acl, inputs.listeners).await
+    })
+}
+
+/// The handshake: one version on both sides, then the worker's share of the configuration.
+async fn greet(channel: &ParentEnd, config: &Config) -> Result<(), ParentError> {
+    match channel.recv().await? {
+        Some((ToParent::Hello { protocol: PROTOCOL, version }, None)) if version == env!("CARGO_PKG_VERSION") => {}
+        Some(_) => return Err(ParentError::Protocol("no greeting of this version")),
+        None => return Err(ParentError::WorkerGone),
+    }
+    let patience = |key: &crate::config::Key| key.settings.timeout.max(key.settings.failover_timeout);
+    let keys = config
+        .keys
+        .iter()
+        .map(|key| WorkerKey { path: key.path.clone(), patience: patience(key) + Duration::from_secs(2) });
+    let worker = WorkerConfig {
+        generation: 1,
+        limits: config.limits.clone(),
+        keys: keys.collect(),
+        acl: config.acl.clone(),
+        degraded: !config.problems.is_empty(),
+        log_requests: false,
+        log_level: LogLevel::Info,
+    };
+    let bytes =
+        postcard::to_stdvec(&worker).map_err(|_| ParentError::Protocol("the configuration cannot be encoded"))?;
+    let payload = memfd::sealed(&bytes).map_err(ParentError::Io)?;
+    let configure = ToWorker::Configure { generation: 1, len: bytes.len() as u64 };
+    channel.send(&configure, Some(payload.as_fd())).await?;
+    match channel.recv().await? {
+        Some((ToParent::Ready { .. }, None)) => Ok(()),
+        Some(_) => Err(ParentError::Protocol("not ready after its configuration")),
+        None => Err(ParentError::WorkerGone),
+    }
+}
+
+async fn serve(
+    engine: Rc<Engine>,
+    channel: Rc<ParentEnd>,
+    acl: Acl,
+    listeners: Vec<PathBuf>,
+) -> Result<(), ParentError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ParentError::Io)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ParentError::Io)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(ParentError::Io)?;
+    tracing::info!("serving");
+    let mut ending = false;
+    loop {
+        let received = tokio::select! {
+            received = channel.recv() => received?,
+            _ = terminate.recv(), if !ending => { ending = true; drain(&channel).await?; continue }
+            _ = interrupt.recv(), if !ending => { ending = true; drain(&channel).await?; continue }
+            _ = hangup.recv() => { tracing::warn!("SIGHUP is ignored"); continue }
+        };
+        match received {
+            Some((ToParent::Fetch(request), Some(peer))) => fetch(&engine, &channel, &acl, &listeners, request, peer)?,
+            Some((ToParent::Recalled { .. }, None)) => {}
+            Some((ToParent::Drained, None)) if ending => return Ok(()),
+            Some(_) => return Err(ParentError::Protocol("a message out of order")),
+            None if ending => return Ok(()),
+            None => return Err(ParentError::WorkerGone),
+        }
+    }
+}
+
+async fn drain(channel: &ParentEnd) -> Result<(), ParentError> {
+    tracing::info!("ending: no new requests, {} s for those in flight", DRAIN.as_secs());
+    Ok(channel.send(&ToWorker::Drain { within: DRAIN }, None).await?)
+}
+
+/// Judges from the peer's own socket, closes it, then answers.
+fn fetch(
+    engine: &Rc<Engine>,
+    channel: &Rc<ParentEnd>,
+    acl: &Acl,
+    listeners: &[PathBuf],
+    request: FetchRequest,
+    socket: OwnedFd,
+) -> Result<(), ParentError> {
+    let from = peer::accepted_from(socket.as_fd());
+    if !from.is_some_and(|path| listeners.contains(&path)) {
+        return Err(ParentError::Protocol("the fd beside a fetch is no connection of ours"));
+    }
+    let credentials =
+        peer::credentials(socket.as_fd()).map_err(|_| ParentError::Protocol("a peer without credentials"))?;
+    drop(socket);
+    let peer = Peer { uid: credentials.uid, gid: credentials.gid, groups: credentials.groups, pid: credentials.pid };
+    let granted = acl.judge(&peer, &request.key).is_some();
+    let (engine, channel) = (engine.clone(), channel.clone());
+    tokio::task::spawn_local(async move {
+        let reply = if granted {
+            engine.ask(&request.key, request.revalidate).await
+        } else {
+            tracing::warn!(uid = peer.uid, pid = peer.pid, key = %request.key, request = %request.request, "denied");
+            Reply::Denied
+        };
+        if let Err(error) = answer(&channel, request.id, reply).await {
+            tracing::debug!(%error, "a reply was not sent");
+        }
+    });
+    Ok(())
+}
+
+async fn answer(channel: &ParentEnd, id: u64, mut reply: Reply) -> Result<(), ParentError> {
+    let mut payload = None;
+    if let Reply::Value(value) = &mut reply
+        && let Body::Inline(bytes) = &value.body
+        && bytes.0.len() > MAX_INLINE
+    {
+        payload = Some(memfd::sealed(&bytes.0).map_err(ParentError::Io)?);
+        value.body = Body::Memfd { len: bytes.0.len() as u64 };
+    }
+    Ok(channel.send(&ToWorker::Reply { id, reply }, payload.as_ref().map(AsFd::as_fd)).await?)
+}
+
+async fn relay_recalls(channel: Rc<ParentEnd>, mut recalls: mpsc::UnboundedReceiver<Recall>) {
+    let mut serial = 0;
+    while let Some(keys) = recalls.recv().await {
+        serial += 1;
+        if channel.send(&ToWorker::Recall { serial, keys }, None).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The worker's lines: capped, escaped and marked as its own.
+async fn relay_log(pipe: pipe::Receiver) {
+    const LONGEST: u64 = 4096;
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(LONGEST).read_until(b'\n', &mut line).await {
+            Ok(1..) => tracing::info!(role = "worker", "{}", line.trim_ascii_end().escape_ascii()),
+            _ => return,
+        }
+    }
+}

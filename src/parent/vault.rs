@@ -1,0 +1,209 @@
+//! The tokens: the only place where their bytes live.
+//!
+//! Filled after the worker exists and after the drop, from descriptors that the root phase opened.
+//! A token leaves this module as a borrow, inside one call; it is never cloned, printed, serialised or compared,
+//! and no error here holds a byte of one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use secrecy::{ExposeSecret, SecretBox};
+use zeroize::Zeroizing;
+
+use crate::config::{SecretFile, TokenName};
+
+/// The longest token, in bytes, without its line end.
+pub(super) const MAX_TOKEN_LEN: usize = 64 << 10;
+
+/// One credential for an upstream: 1 to [`MAX_TOKEN_LEN`] bytes of printable ASCII. Wiped when dropped.
+pub(in crate::parent) struct ApiToken(SecretBox<[u8]>);
+
+impl ApiToken {
+    /// The bytes, for a header or a MAC that is built and wiped within the call.
+    pub(in crate::parent) fn bytes(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+
+    /// Reads and checks the whole file, from its start, wherever the descriptor's offset is.
+    fn read(fd: OwnedFd) -> Result<Self, TokenFault> {
+        let file = File::from(fd);
+        // Room for the line end, and one byte more that tells a file that is too long.
+        let mut buffer = Zeroizing::new(vec![0; MAX_TOKEN_LEN + 3]);
+        let mut len = 0;
+        while len < buffer.len() {
+            match file.read_at(&mut buffer[len..], len as u64) {
+                Ok(0) => break,
+                Ok(n) => len += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(TokenFault::Read(error)),
+            }
+        }
+        Self::parse(&buffer[..len])
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, TokenFault> {
+        let line = text.strip_suffix(b"\n").map_or(text, |t| t.strip_suffix(b"\r").unwrap_or(t));
+        if line.is_empty() {
+            return Err(TokenFault::Empty);
+        }
+        if line.len() > MAX_TOKEN_LEN {
+            return Err(TokenFault::TooLong);
+        }
+        if line.contains(&b'\n') {
+            return Err(TokenFault::SeveralLines);
+        }
+        if !line.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+            return Err(TokenFault::Character);
+        }
+        Ok(Self(SecretBox::new(Box::from(line))))
+    }
+}
+
+/// All tokens of the configuration, by name. One that could not be opened is absent.
+pub struct Vault(HashMap<TokenName, ApiToken>);
+
+/// A token file that was opened and holds no token: the start (or reload) must not go on with it.
+#[derive(Debug)]
+pub struct VaultError {
+    pub token: TokenName,
+    pub file: SecretFile,
+    pub fault: TokenFault,
+}
+
+/// What is wrong with the content of a token file.
+#[derive(Debug)]
+pub enum TokenFault {
+    Read(std::io::Error),
+    Empty,
+    SeveralLines,
+    TooLong,
+    Character,
+}
+
+impl fmt::Display for TokenFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(_) => write!(f, "the file cannot be read"),
+            Self::Empty => write!(f, "the file is empty; it must hold the token, on one line"),
+            Self::SeveralLines => write!(f, "the file has more than one line; it must hold the token alone"),
+            Self::TooLong => write!(f, "the token is longer than {MAX_TOKEN_LEN} bytes"),
+            Self::Character => {
+                write!(f, "the token has a byte that is not printable ASCII; is the file in another encoding?")
+            }
+        }
+    }
+}
+
+impl fmt::Display for VaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "token `{}` ({}): {}", self.token, self.file, self.fault)
+    }
+}
+
+impl std::error::Error for VaultError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.fault {
+            TokenFault::Read(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Vault {
+    /// Reads every token. One that could not be opened (`Err`, already reported by who opened it) is left out:
+    /// what needs it is unavailable with `token-missing`, and the last known good stays in service.
+    ///
+    /// # Errors
+    /// The first token whose file was opened and does not hold one.
+    pub fn read(entries: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>) -> Result<Self, VaultError> {
+        let mut tokens = HashMap::with_capacity(entries.len());
+        for (name, file, opened) in entries {
+            let Ok(fd) = opened else { continue };
+            match ApiToken::read(fd) {
+                Ok(token) => tokens.insert(name, token),
+                Err(fault) => return Err(VaultError { token: name, file, fault }),
+            };
+        }
+        Ok(Self(tokens))
+    }
+
+    pub(in crate::parent) fn get(&self, name: &TokenName) -> Option<&ApiToken> {
+        self.0.get(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn vault(content: &[u8]) -> Result<Vault, VaultError> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        Vault::read(vec![(name(), SecretFile::Credential("cred".into()), Ok(file.into()))])
+    }
+
+    fn name() -> TokenName {
+        TokenName("heroku".into())
+    }
+
+    fn fault(content: &[u8]) -> TokenFault {
+        vault(content).err().expect("a fault").fault
+    }
+
+    #[test]
+    fn one_line_end_is_trimmed_and_nothing_else() {
+        for content in [&b"s3cret"[..], b"s3cret\n", b"s3cret\r\n"] {
+            assert_eq!(vault(content).ok().unwrap().get(&name()).unwrap().bytes(), b"s3cret");
+        }
+        assert_eq!(vault(b" a b \n").ok().unwrap().get(&name()).unwrap().bytes(), b" a b ");
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        assert!(matches!(fault(b""), TokenFault::Empty));
+        assert!(matches!(fault(b"\n"), TokenFault::Empty));
+        assert!(matches!(fault(b"\r\n"), TokenFault::Empty));
+        assert!(matches!(fault(b"one\ntwo\n"), TokenFault::SeveralLines));
+        assert!(matches!(fault(b"one\n\n"), TokenFault::SeveralLines));
+        assert!(matches!(fault(b"a\0b"), TokenFault::Character));
+        assert!(matches!(fault(b"a\rb"), TokenFault::Character));
+        assert!(matches!(fault(b"caf\xc3\xa9"), TokenFault::Character));
+        assert!(matches!(fault(b"\xff\xfe"), TokenFault::Character));
+    }
+
+    #[test]
+    fn the_longest_token_fits_and_a_byte_more_does_not() {
+        let mut content = vec![b'x'; MAX_TOKEN_LEN];
+        content.extend_from_slice(b"\r\n");
+        assert!(vault(&content).is_ok());
+        content.insert(0, b'x');
+        assert!(matches!(fault(&content), TokenFault::TooLong));
+        assert!(matches!(fault(&vec![b'x'; 10 * MAX_TOKEN_LEN]), TokenFault::TooLong));
+    }
+
+    #[test]
+    fn a_directory_is_an_error_that_names_the_token_and_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let fd = File::open(directory.path()).unwrap().into();
+        let entry = (name(), SecretFile::File("/etc/keyhatch/tokens/heroku".into()), Ok(fd));
+        let error = Vault::read(vec![entry]).err().unwrap();
+        assert_eq!(error.to_string(), "token `heroku` (/etc/keyhatch/tokens/heroku): the file cannot be read");
+    }
+
+    #[test]
+    fn an_error_never_holds_a_byte_of_the_token() {
+        let error = vault(b"hunter2\nhunter3\n").err().unwrap();
+        assert!(!format!("{error} {error:?}").contains("hunter"));
+    }
+
+    #[test]
+    fn a_token_that_could_not_be_opened_is_missing() {
+        let entry = (name(), SecretFile::Credential("cred".into()), Err("no such file".into()));
+        assert!(Vault::read(vec![entry]).ok().unwrap().get(&name()).is_none());
+    }
+}

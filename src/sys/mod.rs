@@ -1,0 +1,12 @@
+//! The kernel's side of keyhatch: the only folder with `unsafe`, and the only one that names libc, nix or caps.
+//!
+//! Knows nothing of the domain: ids, fds and bytes go in and come out.
+#![allow(unsafe_code)]
+
+pub mod clock;
+pub mod creds;
+pub mod file;
+pub mod memfd;
+pub mod peer;
+pub mod process;
+pub mod spawn;
