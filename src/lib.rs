@@ -1,8 +1,14 @@
 //! keyhatch: a privilege-separated secret broker.
+//!
+//! `keyhatch serve` is two processes. The [`parent`] holds tokens, fetches, and seals what it got; the [`worker`] speaks
+//! HTTP to applications and holds values only under a lease. [`boot`] opens everything as root, starts the worker by
+//! re-executing the binary, and drops. The two meet in [`ipc`], and both judge by the same [`acl`].
 
 pub mod acl;
 pub mod boot;
+pub mod cli;
 pub mod config;
+pub mod exit;
 pub mod ipc;
 pub mod outcome;
 pub mod parent;

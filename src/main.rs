@@ -1,1 +1,6 @@
-fn main() {}
+//! See the library: this only maps the end of a command to an exit code.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    keyhatch::cli::run().into()
+}

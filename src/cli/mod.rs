@@ -1,0 +1,131 @@
+//! The command line: parses, calls the one function that does it, and maps the end to an exit code.
+#![forbid(unsafe_code)]
+
+mod get;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::boot::{self, StartError};
+use crate::config;
+use crate::exit::Exit;
+use crate::{parent, worker};
+
+/// A privilege-separated secret broker: applications read values over a Unix socket, tokens stay on the other side.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the broker in the foreground
+    #[command(after_help = "Example: keyhatch serve --config /etc/keyhatch/keyhatch.toml")]
+    Serve {
+        /// The configuration file
+        #[arg(long, env = "KEYHATCH_CONFIG", default_value = "/etc/keyhatch/keyhatch.toml")]
+        config: PathBuf,
+        /// How log lines on stderr look
+        #[arg(long, value_enum, default_value_t = Log::Text)]
+        log: Log,
+    },
+    /// Print a value: raw if it is one scalar, else JSON
+    #[command(after_help = "Example: DATABASE_URL=$(keyhatch get /billing/database-url)")]
+    Get {
+        /// The key, such as /billing/database-url
+        key: String,
+        /// The broker's socket
+        #[arg(long, env = "KEYHATCH_SOCKET", default_value = "/run/keyhatch/keyhatch.sock")]
+        socket: PathBuf,
+        /// Print the JSON as it is
+        #[arg(long)]
+        json: bool,
+        /// Ask the upstream even if the value is fresh
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// The other role of `serve`, which alone starts it
+    #[command(hide = true)]
+    Worker { ids: Vec<String> },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Log {
+    Text,
+    Json,
+}
+
+/// Runs the command line of this process.
+pub fn run() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come this way, too.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    match cli.command {
+        Command::Serve { config, log } => serve(&config, log),
+        Command::Get { key, socket, json, fresh } => get::run(&key, &socket, json, fresh),
+        Command::Worker { ids } => work(&ids),
+    }
+}
+
+/// The one place where the end of a command is told.
+fn tell(message: &dyn std::fmt::Display) {
+    // There is nobody to tell when stderr is closed.
+    let _ = writeln!(std::io::stderr(), "keyhatch: {message}");
+}
+
+fn serve(path: &std::path::Path, log: Log) -> Exit {
+    let started = boot::harden().and_then(|()| {
+        start_log(log == Log::Json, std::io::stderr().is_terminal());
+        let config = config::load(path).map_err(|error| StartError::Configuration(error.to_string()))?;
+        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        config.problems.iter().for_each(|problem| tracing::error!("{problem}"));
+        boot::start(config)
+    });
+    let inputs = match started {
+        Ok(inputs) => inputs,
+        Err(error) => {
+            tell(&error);
+            return if matches!(error, StartError::Configuration(_)) { Exit::Configuration } else { Exit::Other };
+        }
+    };
+    match parent::run(inputs) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tell(&error);
+            if matches!(error, parent::ParentError::Start(_)) { Exit::Configuration } else { Exit::Other }
+        }
+    }
+}
+
+fn work(ids: &[String]) -> Exit {
+    let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|(listener, channel)| {
+        start_log(false, false);
+        worker::run(listener, channel).map_err(|error| error.to_string())
+    });
+    match done {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tell(&error);
+            Exit::Other
+        }
+    }
+}
+
+/// Lines go to stderr as they come; without a helper thread, since one may be forbidden yet.
+fn start_log(json: bool, colour: bool) {
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(colour);
+    if json {
+        lines.json().flatten_event(true).init();
+    } else {
+        lines.compact().init();
+    }
+}

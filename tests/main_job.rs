@@ -1,0 +1,122 @@
+//! The main job from outside: real processes, a real socket, an upstream that dies, peers of other uids.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::atomic::Ordering;
+
+use support::{Broker, GRANTED, PARENT, STRANGER, TOKEN, Upstream, VALUE, WORKER, memory_holds, send, wait_until};
+
+const KEY: &str = "/billing/database-url";
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn a_granted_user_gets_the_value_and_nobody_else() {
+    let upstream = Upstream::start(0);
+    let broker = Broker::new(upstream.port, "max-age = \"1h\"");
+    let answer = broker.curl(GRANTED, KEY, &[]);
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}\n{}", broker.log());
+    assert!(answer.ends_with(&format!("{{\"DATABASE_URL\":\"{VALUE}\"}}")), "{answer}");
+    assert!(answer.contains("cache-status: keyhatch; fwd=uri-miss; fwd-status=200; stored; ttl=35"), "{answer}");
+    let again = broker.curl(GRANTED, KEY, &["--header", "Accept: text/plain"]);
+    assert!(again.contains("cache-status: keyhatch; hit; ttl=35") && again.ends_with(VALUE), "{again}");
+    assert_eq!(upstream.calls.load(Ordering::SeqCst), 1, "a fresh value costs no call");
+
+    let tag = answer.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().trim().to_owned();
+    let unchanged = broker.curl(GRANTED, KEY, &["--header", &format!("If-None-Match: {tag}")]);
+    assert!(unchanged.starts_with("HTTP/1.1 304 "), "{unchanged}");
+
+    for (uid, key) in [(STRANGER, KEY), (STRANGER, "/no/such/key"), (GRANTED, "/no/such/key"), (0, KEY)] {
+        let refused = broker.curl(uid, key, &[]);
+        assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("\"code\":\"denied\""), "{refused}");
+    }
+    let got = broker.get(GRANTED, KEY);
+    assert_eq!((got.status.code(), got.stdout.as_slice()), (Some(0), VALUE.as_bytes()));
+    assert_eq!(broker.get(STRANGER, KEY).status.code(), Some(77));
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn the_last_known_good_outlives_the_upstream_and_a_restart() {
+    let mut upstream = Upstream::start(0);
+    let mut broker = Broker::new(upstream.port, "stale-if-error = \"1h\"");
+    assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
+    upstream.stop();
+    let stale = broker.curl(GRANTED, KEY, &[]);
+    assert!(stale.starts_with("HTTP/1.1 200 OK") && stale.contains(VALUE), "{stale}");
+    assert!(stale.contains("fwd=stale") && stale.contains("detail=connect-refused"), "{stale}");
+
+    assert_eq!(broker.end("TERM"), Some(0), "{}", broker.log());
+    broker.start();
+    let restarted = broker.curl(GRANTED, KEY, &[]);
+    assert!(restarted.contains(VALUE) && restarted.contains("detail=connect-refused"), "{restarted}");
+    assert!(restarted.contains("\r\nage: "), "{restarted}");
+    let got = broker.get(GRANTED, KEY);
+    assert_eq!(got.stdout, VALUE.as_bytes());
+    assert!(String::from_utf8_lossy(&got.stderr).contains("stale"), "get says so on stderr");
+
+    let port = upstream.port;
+    let _back = Upstream::start(port);
+    wait_until("the upstream is asked again", || broker.curl(GRANTED, KEY, &[]).contains("fwd-status=200"));
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and reads the memory of others"]
+fn the_worker_never_has_the_token_and_both_roles_have_no_rights() {
+    let upstream = Upstream::start(0);
+    let broker = Broker::new(upstream.port, "max-age = \"1h\"");
+    assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
+    let (parent, worker) = (broker.parent(), broker.worker());
+    assert!(memory_holds(worker, VALUE.as_bytes()), "the scan finds what is there");
+    assert!(!memory_holds(worker, TOKEN.as_bytes()));
+    assert!(memory_holds(parent, TOKEN.as_bytes()));
+    for (pid, uid) in [(parent, PARENT), (worker, WORKER)] {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(field("Uid:"), vec![uid.to_string(); 4]);
+        assert_eq!(field("Gid:"), vec![uid.to_string(); 4]);
+        assert!(field("Groups:").is_empty());
+        assert_eq!(field("NoNewPrivs:"), ["1"]);
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(field(set), ["0000000000000000"], "{set} of {uid}");
+        }
+    }
+    assert!(std::fs::read(format!("/proc/{worker}/environ")).unwrap().is_empty());
+    assert!(!broker.log().contains(TOKEN) && !broker.log().contains(VALUE));
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn either_death_ends_the_other() {
+    let upstream = Upstream::start(0);
+    let mut broker = Broker::new(upstream.port, "");
+    let worker = broker.worker();
+    broker.end("KILL");
+    wait_until("the worker ends", || !std::path::Path::new(&format!("/proc/{worker}/exe")).exists());
+
+    broker.start();
+    send("KILL", broker.worker());
+    assert_eq!(broker.end("CONT"), Some(1), "{}", broker.log());
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn bad_input_gets_its_status_and_harms_nobody() {
+    let upstream = Upstream::start(0);
+    let broker = Broker::new(upstream.port, "max-age = \"1h\"");
+    for path in ["/../x", "//x", "/%2e%2e/x", "/billing%2fdatabase-url", "/a%00", "/billing/database-url?x=1", "/a/"] {
+        let refused = broker.curl(GRANTED, path, &[]);
+        assert!(
+            refused.starts_with("HTTP/1.1 400 ") && refused.contains("\"code\":\"malformed\""),
+            "{path}: {refused}"
+        );
+    }
+    let method = broker.curl(GRANTED, KEY, &["--request", "DELETE"]);
+    assert!(method.starts_with("HTTP/1.1 405 ") && method.contains("allow: GET, HEAD"), "{method}");
+    assert!(broker.curl(GRANTED, KEY, &["--request", "GET", "--data", "x"]).starts_with("HTTP/1.1 413 "));
+    assert!(broker.curl(GRANTED, KEY, &["--header", "Accept: image/png"]).starts_with("HTTP/1.1 406 "));
+    assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
+}

@@ -1,0 +1,216 @@
+//! What the tests from outside share: an upstream, a broker, and peers of another uid.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic; each test uses its share")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Numeric users that no machine has an entry for.
+pub const PARENT: u32 = 61_001;
+pub const WORKER: u32 = 61_002;
+pub const GRANTED: u32 = 61_010;
+pub const STRANGER: u32 = 61_011;
+
+pub const TOKEN: &str = "planted-token-6f1b";
+pub const VALUE: &str = "postgres://planted-value-93ad";
+
+/// Heroku's config vars on loopback, for whoever shows the token; counts its calls.
+pub struct Upstream {
+    pub port: u16,
+    pub calls: Arc<AtomicUsize>,
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Upstream {
+    pub fn start(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (counted, stopped) = (calls.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                answer(stream.unwrap(), &counted);
+            }
+        });
+        Self { port, calls, stop, thread: Some(thread) }
+    }
+
+    /// From then on connections are refused.
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn answer(mut stream: TcpStream, calls: &AtomicUsize) {
+    let head: Vec<String> =
+        BufReader::new(&stream).lines().map_while(Result::ok).take_while(|l| !l.is_empty()).collect();
+    calls.fetch_add(1, Ordering::SeqCst);
+    let shown = head.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: Bearer {TOKEN}")));
+    let asked = head.first().is_some_and(|line| line == "GET /apps/billing-prod/config-vars HTTP/1.1");
+    let (status, body) = match (shown, asked) {
+        (false, _) => ("401 Unauthorized", "{}".to_owned()),
+        (true, false) => ("404 Not Found", "{}".to_owned()),
+        (true, true) => ("200 OK", format!("{{\"DATABASE_URL\": \"{VALUE}\", \"OTHER\": \"x\"}}\n")),
+    };
+    let length = body.len();
+    // A client that has gone is no failure of the upstream.
+    let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+}
+
+/// A directory with a configuration, a token and room for a cache; a broker in it.
+pub struct Broker {
+    pub directory: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Broker {
+    pub fn new(upstream: u16, settings: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let at = |name: &str| root.join(name).display().to_string();
+        let secret = |name: &str, content: &str, mode| {
+            std::fs::write(root.join(name), content).unwrap();
+            std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        secret("token", &format!("{TOKEN}\n"), 0o400);
+        let text = format!(
+            "[server]\nsocket = \"{}\"\nparent-user = {PARENT}\nworker-user = {WORKER}\n\
+             [cache]\ndirectory = \"{}\"\nseal-key = {{ file = \"{}\" }}\n\
+             [tokens]\nheroku = {{ file = \"{}\" }}\n\
+             [keys.\"/billing/database-url\"]\nsource = {{ type = \"heroku\", app = \"billing-prod\", \
+             config-var = \"DATABASE_URL\", token = \"heroku\", url = \"http://127.0.0.1:{upstream}\", \
+             allow-plaintext = true }}\n{settings}\n\
+             [clients.billing]\nuser = {GRANTED}\nkeys = [\"/billing/*\"]\n",
+            at("keyhatch.sock"),
+            at("cache"),
+            at("seal.key"),
+            at("token"),
+        );
+        secret("keyhatch.toml", &text, 0o600);
+        let mut broker = Self { directory, child: None };
+        broker.start();
+        broker
+    }
+
+    pub fn start(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).stdin(Stdio::null()).stderr(log);
+        let already = self.log().matches("serving").count();
+        let mut child = serve.spawn().unwrap();
+        wait_until("the broker serves", || {
+            assert!(child.try_wait().unwrap().is_none(), "the broker ended:\n{}", self.log());
+            self.log().matches("serving").count() > already
+        });
+        self.child = Some(child);
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn parent(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// The one child of the parent.
+    pub fn worker(&self) -> u32 {
+        let path = format!("/proc/{0}/task/{0}/children", self.parent());
+        std::fs::read_to_string(path).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Ends it by this signal and gives its exit code, if it exited.
+    pub fn end(&mut self, signal: &str) -> Option<i32> {
+        send(signal, self.parent());
+        let mut child = self.child.take().unwrap();
+        let mut code = None;
+        wait_until("the broker ends", || {
+            let ended = child.try_wait().unwrap();
+            code = ended.and_then(|status| status.code());
+            ended.is_some()
+        });
+        code
+    }
+
+    /// An answer, head and body, to a peer of this uid.
+    pub fn curl(&self, uid: u32, path: &str, more: &[&str]) -> String {
+        let mut curl = as_uid(uid, "curl");
+        curl.args(["--silent", "--include", "--max-time", "20", "--path-as-is", "--unix-socket"]);
+        curl.arg(self.path("keyhatch.sock")).args(more).arg(format!("http://keyhatch{path}"));
+        String::from_utf8(curl.output().unwrap().stdout).unwrap()
+    }
+
+    pub fn get(&self, uid: u32, key: &str) -> Output {
+        let mut get = as_uid(uid, env!("CARGO_BIN_EXE_keyhatch"));
+        get.args(["get", key, "--socket"]).arg(self.path("keyhatch.sock")).output().unwrap()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.end("KILL");
+        }
+    }
+}
+
+fn as_uid(uid: u32, program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into(), program.into()]);
+    command
+}
+
+pub fn send(signal: &str, pid: u32) {
+    assert!(Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap().success());
+}
+
+/// Looks again and again, for at most 20 s.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < give_up, "it did not come to this: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Whether the readable memory of a process holds these bytes.
+pub fn memory_holds(pid: u32, wanted: &[u8]) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = std::fs::File::open(Path::new("/proc").join(pid.to_string()).join("mem")).unwrap();
+    maps.lines().filter(|line| line.contains(" r")).any(|line| {
+        let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let start = u64::from_str_radix(start, 16).unwrap();
+        let length = u64::from_str_radix(end, 16).unwrap() - start;
+        let mut bytes = Vec::new();
+        let mut region = &memory;
+        // Some regions, such as [vvar], cannot be read.
+        let read = std::io::Seek::seek(&mut region, std::io::SeekFrom::Start(start))
+            .and_then(|_| region.take(length).read_to_end(&mut bytes));
+        read.is_ok() && bytes.windows(wanted.len()).any(|part| part == wanted)
+    })
+}
