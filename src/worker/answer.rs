@@ -18,7 +18,7 @@ const SERVER: HeaderValue = HeaderValue::from_static("keyhatch");
 
 /// Written before anything is read, to a peer that has too many connections.
 pub(super) const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nServer: keyhatch\r\n\
-Content-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 89\r\n\r\n\
+Content-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 90\r\n\r\n\
 {\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections\",\"code\":\"busy\"}";
 
 /// A header of text that we made: it has no byte that is illegal there.
