@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod inputs;
+mod pending;
 mod worker;
 
 pub use worker::enter;
@@ -45,6 +46,10 @@ pub fn harden() -> Result<(), StartError> {
 
 /// The root phase, in the only order that is right.
 pub fn start(config: Config) -> Result<ParentInputs, StartError> {
+    let pending = pending::refused(&config);
+    if !pending.is_empty() {
+        return Err(StartError::Configuration(pending.join("\n")));
+    }
     let users = if creds::is_root() { Some(service_users(&config)?) } else { None };
     if users.is_none() {
         tracing::warn!("not started as root: both roles run as uid {}, with one user's rights", creds::own_uid());

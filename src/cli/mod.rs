@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::boot::{self, StartError};
 use crate::config;
 use crate::exit::Exit;
+use crate::sys::creds;
 use crate::{parent, worker};
 
 /// A privilege-separated secret broker: applications read values over a Unix socket, tokens stay on the other side.
@@ -85,7 +86,8 @@ fn tell(message: &dyn std::fmt::Display) {
 fn serve(path: &std::path::Path, log: Log) -> Exit {
     let started = boot::harden().and_then(|()| {
         start_log(log == Log::Json, std::io::stderr().is_terminal());
-        let config = config::load(path).map_err(|error| StartError::Configuration(error.to_string()))?;
+        let trust = if creds::is_root() { config::Trust::Root } else { config::Trust::Caller(creds::own_uid().into()) };
+        let config = config::load(path, trust).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         config.problems.iter().for_each(|problem| tracing::error!("{problem}"));
         boot::start(config)

@@ -99,7 +99,7 @@ impl Broker {
              [cache]\ndirectory = \"{}\"\nseal-key = {{ file = \"{}\" }}\n\
              [tokens]\nheroku = {{ file = \"{}\" }}\n\
              [keys.\"/billing/database-url\"]\nsource = {{ type = \"heroku\", app = \"billing-prod\", \
-             config-var = \"DATABASE_URL\", token = \"heroku\", url = \"http://127.0.0.1:{upstream}\", \
+             config-var = \"DATABASE_URL\", token = \"heroku\", base-url = \"http://127.0.0.1:{upstream}\", \
              allow-plaintext = true }}\n{settings}\n\
              [clients.billing]\nuser = {GRANTED}\nkeys = [\"/billing/*\"]\n",
             at("keyhatch.sock"),

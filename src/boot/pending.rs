@@ -1,0 +1,44 @@
+//! What the configuration may say and this version does not do yet: refused by name, never accepted and ignored.
+
+use crate::config::{Auth, Config, Document, Limits, SandboxMode, SecretFile};
+
+/// One sentence for each such setting.
+pub(super) fn refused(config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut refuse = |what: String, is_set: bool| {
+        if is_set {
+            found.push(format!("{what}: not in this version yet"));
+        }
+    };
+    let server = &config.server;
+    refuse("server.admin-socket".into(), server.admin_socket.as_os_str() != "/run/keyhatch/admin.sock");
+    refuse("server.admin-group".into(), server.admin_group.is_some());
+    refuse("server.sandbox = \"best-effort\"".into(), server.sandbox == SandboxMode::BestEffort);
+    refuse(
+        "cache.seal-key other than one file".into(),
+        !matches!(config.cache.seal_keys.as_slice(), [SecretFile::File(_)]),
+    );
+    let (limits, standard) = (&config.limits, Limits::default());
+    refuse("limits.fetches-per-user".into(), limits.fetches_per_user != standard.fetches_per_user);
+    refuse("limits.memory".into(), limits.memory != standard.memory);
+    refuse("limits.idle-timeout".into(), limits.idle_timeout != standard.idle_timeout);
+    for key in &config.keys {
+        let named = |what: &str| format!("{}: key `{}`: {what}", key.at, key.path);
+        let settings = &key.settings;
+        refuse(named("refresh"), settings.refresh.is_some());
+        refuse(
+            named("negative-max-age"),
+            settings.negative_max_age != crate::staleness::Settings::default().negative_max_age,
+        );
+        refuse(named("forget-after"), settings.forget_after != crate::staleness::Settings::default().forget_after);
+        match &key.source.document {
+            Document::File(_) => refuse(named("source type `file`"), true),
+            Document::Http(http) => {
+                refuse(named("auth type `hawk`"), matches!(http.auth, Auth::Hawk { .. }));
+                refuse(named("ca-file"), http.ca_file.is_some());
+                refuse(named("proxy"), http.proxy.is_some());
+            }
+        }
+    }
+    found
+}

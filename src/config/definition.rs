@@ -1,0 +1,88 @@
+//! The source definition: what the sealed cache binds a value to.
+//!
+//! One line of JSON with sorted names. A change of this text makes every sealed value unreadable, so what is
+//! added later is left out where it has its default. Not in it: timeouts, TLS, proxy, the way the token is
+//! shown, headers that carry no data, and the bytes of the token.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Auth, FileDocument, Format, HttpDocument, Method, Projection, TokenName, Url};
+
+/// Sorted by its type: whether `serde_json::Map` keeps order depends on the features of the whole build.
+type Fields = BTreeMap<&'static str, Value>;
+
+fn text(fields: &Fields) -> String {
+    // Strings as names and values always serialise.
+    serde_json::to_string(fields).unwrap_or_default()
+}
+
+fn url_text(url: &Url) -> Value {
+    json!(format!("{}{}", url.origin(), url.target))
+}
+
+/// Selected by name or by pointer, never both: two fields of which at most one is there.
+fn add_projection(fields: &mut Fields, projection: &Projection) {
+    match projection {
+        Projection::Whole => {}
+        Projection::Fields(names) => drop(fields.insert("field", json!(names))),
+        Projection::Pointer(tokens) => drop(fields.insert("pointer", json!(tokens))),
+    }
+}
+
+fn format_name(format: Format) -> Value {
+    json!(match format {
+        Format::Json => "json",
+        Format::Text => "text",
+        Format::Toml => "toml",
+        Format::Env => "env",
+    })
+}
+
+pub(super) fn of_http(document: &HttpDocument, projection: &Projection) -> String {
+    let mut fields = Fields::from([
+        ("type", json!("http")),
+        ("url", url_text(&document.url)),
+        ("method", json!(if document.method == Method::Get { "GET" } else { "POST" })),
+        ("format", format_name(document.format)),
+    ]);
+    if let Some(body) = &document.body {
+        fields.insert("body", json!(body));
+    }
+    let selects = |name: &str| !name.starts_with("accept") && name != "user-agent";
+    let headers: Vec<_> = document.headers.iter().filter(|(name, _)| selects(name)).collect();
+    if !headers.is_empty() {
+        fields.insert("headers", json!(headers));
+    }
+    if let Some(TokenName(token)) = document.auth.token() {
+        fields.insert("token", json!(token));
+    }
+    // Another account may see other data.
+    if let Auth::Hawk { id: account, .. } | Auth::Basic { user: account, .. } = &document.auth {
+        fields.insert("account", json!(account));
+    }
+    add_projection(&mut fields, projection);
+    text(&fields)
+}
+
+pub(super) fn of_heroku(app: &str, base: Option<&Url>, token: &TokenName, vars: &[String]) -> String {
+    let mut fields = Fields::from([
+        ("type", json!("heroku")),
+        ("app", json!(app)),
+        ("token", json!(token.0)),
+        ("field", json!(vars)),
+    ]);
+    if let Some(base) = base {
+        fields.insert("base-url", url_text(base));
+    }
+    text(&fields)
+}
+
+pub(super) fn of_file(document: &FileDocument, projection: &Projection) -> String {
+    let path = document.path.to_string_lossy();
+    let mut fields =
+        Fields::from([("type", json!("file")), ("path", json!(path)), ("format", format_name(document.format))]);
+    add_projection(&mut fields, projection);
+    text(&fields)
+}

@@ -1,0 +1,164 @@
+//! The names of all settings: what is legal where, and what a later version will bring.
+//!
+//! One list, because three things must agree on it: the parser, the suggestions, and the documentation
+//! (a test compares).
+
+/// The settings that are legal in one place.
+pub(super) struct Names {
+    /// The place, for messages: "a client", "`[server]`".
+    pub(super) place: &'static str,
+    pub(super) legal: &'static [&'static str],
+    /// Refused with the remark that this version does not have them yet.
+    pub(super) later: &'static [&'static str],
+}
+
+const fn names(place: &'static str, legal: &'static [&'static str]) -> Names {
+    Names { place, legal, later: &[] }
+}
+
+pub(super) const TOP: Names =
+    names("the configuration", &["server", "cache", "limits", "tokens", "defaults", "keys", "clients"]);
+pub(super) const DROP_IN: Names = names("a file of conf.d", &["tokens", "keys", "clients"]);
+pub(super) const SERVER: Names = names(
+    "`[server]`",
+    &["socket", "socket-mode", "admin-socket", "admin-group", "parent-user", "worker-user", "sandbox"],
+);
+pub(super) const CACHE: Names = names("`[cache]`", &["directory", "seal-key"]);
+pub(super) const LIMITS: Names = names(
+    "`[limits]`",
+    &[
+        "connections",
+        "connections-per-user",
+        "fetches-per-user",
+        "value-size",
+        "document-size",
+        "memory",
+        "header-timeout",
+        "idle-timeout",
+        "header-size",
+    ],
+);
+pub(super) const SECRET_FILE: Names = names("a token or seal key", &["file", "credential"]);
+/// Section 4 of the contract; `max-entries` and `eviction` come with keys that have parameters.
+pub(super) const SETTINGS: Names = Names {
+    place: "`[defaults]`",
+    legal: &[
+        "max-age",
+        "stale-while-revalidate",
+        "stale-if-error",
+        "timeout",
+        "failover-timeout",
+        "fetch-timeout",
+        "negative-max-age",
+        "refresh",
+        "revoked-after",
+        "revoked-over",
+        "forget-after",
+    ],
+    later: &["max-entries", "eviction"],
+};
+pub(super) const KEY: Names = Names {
+    place: "a key",
+    legal: &[
+        "source",
+        "max-age",
+        "stale-while-revalidate",
+        "stale-if-error",
+        "timeout",
+        "failover-timeout",
+        "fetch-timeout",
+        "negative-max-age",
+        "refresh",
+        "revoked-after",
+        "revoked-over",
+        "forget-after",
+    ],
+    later: &["params", "max-entries", "eviction"],
+};
+pub(super) const HTTP: Names = names(
+    "an `http` source",
+    &[
+        "type",
+        "url",
+        "method",
+        "headers",
+        "body",
+        "format",
+        "field",
+        "pointer",
+        "auth",
+        "ca-file",
+        "proxy",
+        "allow-plaintext",
+    ],
+);
+pub(super) const HEROKU: Names =
+    names("a `heroku` source", &["type", "app", "config-var", "token", "base-url", "allow-plaintext"]);
+pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer"]);
+pub(super) const BEARER: Names = names("`bearer` authentication", &["type", "token"]);
+pub(super) const BASIC: Names = names("`basic` authentication", &["type", "user", "token"]);
+pub(super) const HEADER: Names = names("`header` authentication", &["type", "name", "prefix", "token"]);
+pub(super) const HAWK: Names = names("`hawk` authentication", &["type", "id", "key", "algorithm"]);
+pub(super) const CLIENT: Names =
+    Names { place: "a client", legal: &["user", "group", "anyone", "keys"], later: &["unit", "credentials"] };
+
+/// The words that are legal as the value of a setting.
+pub(super) const SOURCE_TYPES: &[&str] = &["http", "heroku", "file"];
+pub(super) const AUTH_TYPES: &[&str] = &["bearer", "basic", "header", "hawk"];
+pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
+pub(super) const METHODS: &[&str] = &["GET", "POST"];
+pub(super) const HTTP_FORMATS: &[&str] = &["json", "text"];
+pub(super) const FILE_FORMATS: &[&str] = &["text", "json", "toml", "env"];
+pub(super) const SANDBOX: &[&str] = &["strict", "best-effort"];
+
+/// Every place that has settings, with their names.
+pub(super) const ALL: [&Names; 16] = [
+    &TOP,
+    &DROP_IN,
+    &SERVER,
+    &CACHE,
+    &LIMITS,
+    &SECRET_FILE,
+    &SETTINGS,
+    &KEY,
+    &HTTP,
+    &HEROKU,
+    &FILE,
+    &BEARER,
+    &BASIC,
+    &HEADER,
+    &HAWK,
+    &CLIENT,
+];
+
+const WORDS: [&[&str]; 7] = [SOURCE_TYPES, AUTH_TYPES, HAWK_ALGORITHMS, METHODS, HTTP_FORMATS, FILE_FORMATS, SANDBOX];
+
+/// Whether a text is a word of the configuration's own language, which is nobody's secret.
+pub(super) fn is_word(text: &str) -> bool {
+    let mut settings = ALL.iter().flat_map(|names| names.legal);
+    matches!(text, "true" | "false") || settings.any(|name| *name == text) || WORDS.iter().any(|w| w.contains(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../docs/configuration.md");
+
+    #[test]
+    fn every_setting_is_documented() {
+        for names in ALL {
+            for name in names.legal.iter().chain(names.later) {
+                assert!(DOCUMENT.contains(&format!("`{name}`")), "`{name}` of {} is not documented", names.place);
+            }
+        }
+    }
+
+    #[test]
+    fn every_word_is_documented() {
+        for word in WORDS.iter().copied().flatten() {
+            let shown = [format!("`{word}`"), format!("`\"{word}\"`")];
+            assert!(shown.iter().any(|shown| DOCUMENT.contains(shown)), "{word} is not documented");
+        }
+    }
+}
