@@ -120,3 +120,22 @@ fn bad_input_gets_its_status_and_harms_nobody() {
     assert!(broker.curl(GRANTED, KEY, &["--header", "Accept: image/png"]).starts_with("HTTP/1.1 406 "));
     assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
 }
+
+#[test]
+#[ignore = "needs root: the configuration is root's"]
+fn check_tells_what_serve_would_refuse() {
+    let upstream = Upstream::start(0);
+    let broker = Broker::new(upstream.port, "");
+    let check = |path: &std::path::Path| {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_keyhatch")).arg("check").arg(path).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    let good = check(&broker.path("keyhatch.toml"));
+    assert_eq!(good.0, Some(0), "{}", good.1);
+    assert!(good.1.contains("good: 1 keys, 1 clients"), "{}", good.1);
+    let pending = broker.path("pending.toml");
+    std::fs::write(&pending, "[limits]\nmemory = \"1MiB\"\n").unwrap();
+    let (code, told) = check(&pending);
+    assert_eq!(code, Some(78));
+    assert!(told.contains("error: limits.memory: not in this version yet"), "{told}");
+}

@@ -7,6 +7,7 @@ mod inputs;
 mod pending;
 mod worker;
 
+pub use pending::refused as pending;
 pub use worker::enter;
 
 use std::fmt;
@@ -46,7 +47,7 @@ pub fn harden() -> Result<(), StartError> {
 
 /// The root phase, in the only order that is right.
 pub fn start(config: Config) -> Result<ParentInputs, StartError> {
-    let pending = pending::refused(&config);
+    let pending = pending(&config);
     if !pending.is_empty() {
         return Err(StartError::Configuration(pending.join("\n")));
     }

@@ -3,7 +3,7 @@
 use crate::config::{Auth, Config, Document, Limits, SandboxMode, SecretFile};
 
 /// One sentence for each such setting.
-pub(super) fn refused(config: &Config) -> Vec<String> {
+pub fn refused(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
     let mut refuse = |what: String, is_set: bool| {
         if is_set {

@@ -34,6 +34,13 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Log::Text)]
         log: Log,
     },
+    /// Validate the configuration without starting
+    #[command(after_help = "Example: keyhatch check ./keyhatch.toml")]
+    Check {
+        /// The configuration file
+        #[arg(env = "KEYHATCH_CONFIG", default_value = "/etc/keyhatch/keyhatch.toml")]
+        config: PathBuf,
+    },
     /// Print a value: raw if it is one scalar, else JSON
     #[command(after_help = "Example: DATABASE_URL=$(keyhatch get /billing/database-url)")]
     Get {
@@ -72,6 +79,7 @@ pub fn run() -> Exit {
     };
     match cli.command {
         Command::Serve { config, log } => serve(&config, log),
+        Command::Check { config } => check(&config),
         Command::Get { key, socket, json, fresh } => get::run(&key, &socket, json, fresh),
         Command::Worker { ids } => work(&ids),
     }
@@ -86,8 +94,7 @@ fn tell(message: &dyn std::fmt::Display) {
 fn serve(path: &std::path::Path, log: Log) -> Exit {
     let started = boot::harden().and_then(|()| {
         start_log(log == Log::Json, std::io::stderr().is_terminal());
-        let trust = if creds::is_root() { config::Trust::Root } else { config::Trust::Caller(creds::own_uid().into()) };
-        let config = config::load(path, trust).map_err(|error| StartError::Configuration(error.to_string()))?;
+        let config = config::load(path, trust()).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         config.problems.iter().for_each(|problem| tracing::error!("{problem}"));
         boot::start(config)
@@ -106,6 +113,30 @@ fn serve(path: &std::path::Path, log: Log) -> Exit {
             if matches!(error, parent::ParentError::Start(_)) { Exit::Configuration } else { Exit::Other }
         }
     }
+}
+
+/// Whose the configuration must be.
+fn trust() -> config::Trust {
+    if creds::is_root() { config::Trust::Root } else { config::Trust::Caller(creds::own_uid().into()) }
+}
+
+fn check(path: &std::path::Path) -> Exit {
+    let config = match config::load(path, trust()) {
+        Ok(config) => config,
+        Err(error) => {
+            tell(&error);
+            return Exit::Configuration;
+        }
+    };
+    config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
+    let pending = boot::pending(&config);
+    pending.iter().chain(&config.problems).for_each(|problem| tell(&format_args!("error: {problem}")));
+    if !pending.is_empty() || !config.problems.is_empty() {
+        return Exit::Configuration;
+    }
+    let (keys, clients) = (config.keys.len(), config.acl.clients.len());
+    tell(&format_args!("{}: good: {keys} keys, {clients} clients", path.display()));
+    Exit::Ok
 }
 
 fn work(ids: &[String]) -> Exit {
