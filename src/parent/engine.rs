@@ -6,12 +6,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::cache::Store;
+use super::clock::Clock;
 use super::upstream::{HttpUpstream, project};
 use super::vault::Vault;
 use crate::config::{Config, Document, Source};
@@ -30,6 +31,7 @@ pub(super) struct Engine {
     entries: RefCell<HashMap<KeyPath, Entry>>,
     documents: RefCell<HashMap<Document, DocumentState>>,
     store: Arc<Store>,
+    clock: Clock,
     http: HttpUpstream,
     vault: Vault,
     value_size: u64,
@@ -72,11 +74,6 @@ struct Flight {
     landed: watch::Receiver<bool>,
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Engine {
     /// Opens what is sealed for every key of the configuration.
     pub(super) fn new(
@@ -109,7 +106,10 @@ impl Engine {
             };
             entries.insert(key.path.clone(), entry);
         }
+        let held = entries.values().filter_map(|entry: &Entry| entry.held.as_ref());
+        let reached = held.map(|held| held.fetched_at).max().unwrap_or(0);
         Self {
+            clock: Clock::new(reached),
             entries: RefCell::new(entries),
             documents: RefCell::new(documents),
             store: Arc::new(store),
@@ -163,7 +163,7 @@ impl Engine {
         let documents = self.documents.borrow();
         let state = documents.get(&entry.source.document)?;
         let view = View {
-            age: entry.age(),
+            age: entry.age(self.clock.now()),
             in_flight: state.flight.as_ref().map(|flight| flight.started.elapsed()),
             attempt_due: state.next_attempt.is_none_or(|at| at <= Instant::now()),
             revalidate,
@@ -245,7 +245,7 @@ impl Engine {
     }
 
     async fn accept(&self, key: &KeyPath, value: SecretValue) {
-        let now = now_ms();
+        let now = self.clock.now();
         let (definition, value, changed) = {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { return };
@@ -319,7 +319,7 @@ impl Engine {
     }
 
     fn fall_back(&self, key: &KeyPath, failure: Failure, verdict: Verdict) -> Reply {
-        let usable = self.entries.borrow().get(key).is_some_and(Entry::is_usable);
+        let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
         if usable { self.value(key, verdict) } else { self.failure(key, Some(failure), verdict) }
     }
 
@@ -343,7 +343,7 @@ impl Engine {
     fn lease(&self, entry: &Entry, held: &Held, verdict: Verdict) -> Lease {
         let nanos = |length: Duration| i64::try_from(length.as_nanos()).unwrap_or(i64::MAX);
         let now = boot_nanos();
-        let age = Duration::from_millis(now_ms().saturating_sub(held.fetched_at));
+        let age = Duration::from_millis(self.clock.now().saturating_sub(held.fetched_at));
         let born = now.saturating_sub(nanos(age));
         let end = |span: Span| match span {
             Span::Finite(length) => born.saturating_add(nanos(length)),
@@ -388,12 +388,12 @@ impl Held {
 }
 
 impl Entry {
-    fn age(&self) -> Option<Duration> {
+    fn age(&self, now: u64) -> Option<Duration> {
         let held = self.held.as_ref().filter(|_| !self.withheld)?;
-        Some(Duration::from_millis(now_ms().saturating_sub(held.fetched_at)))
+        Some(Duration::from_millis(now.saturating_sub(held.fetched_at)))
     }
 
-    fn is_usable(&self) -> bool {
-        self.age().is_some_and(|age| crate::staleness::is_usable(&self.settings, age))
+    fn is_usable(&self, now: u64) -> bool {
+        self.age(now).is_some_and(|age| crate::staleness::is_usable(&self.settings, age))
     }
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+mod clock;
 mod engine;
 mod serve;
 pub mod upstream;
