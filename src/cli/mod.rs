@@ -12,7 +12,7 @@ use crate::boot::{self, StartError};
 use crate::config;
 use crate::exit::Exit;
 use crate::sys::creds;
-use crate::{parent, worker};
+use crate::{demo, parent, worker};
 
 /// A privilege-separated secret broker: applications read values over a Unix socket, tokens stay on the other side.
 #[derive(Parser)]
@@ -56,6 +56,16 @@ enum Command {
         #[arg(long)]
         fresh: bool,
     },
+    /// Show the whole of it in this terminal: no root, no network, nothing left behind
+    #[command(after_help = "Example: keyhatch demo --once")]
+    Demo {
+        /// End after the last step
+        #[arg(long)]
+        once: bool,
+    },
+    /// The demonstration's stand-in for an upstream
+    #[command(hide = true)]
+    DemoUpstream { port: u16 },
     /// The other role of `serve`, which alone starts it
     #[command(hide = true)]
     Worker { ids: Vec<String> },
@@ -79,6 +89,8 @@ pub fn run() -> Exit {
     };
     match cli.command {
         Command::Serve { config, log } => serve(&config, log),
+        Command::Demo { once } => plain(demo::run(once)),
+        Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Check { config } => check(&config),
         Command::Get { key, socket, json, fresh } => get::run(&key, &socket, json, fresh),
         Command::Worker { ids } => work(&ids),
@@ -89,6 +101,16 @@ pub fn run() -> Exit {
 fn tell(message: &dyn std::fmt::Display) {
     // There is nobody to tell when stderr is closed.
     let _ = writeln!(std::io::stderr(), "keyhatch: {message}");
+}
+
+fn plain(done: std::io::Result<()>) -> Exit {
+    match done {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tell(&error);
+            Exit::Other
+        }
+    }
 }
 
 fn serve(path: &std::path::Path, log: Log) -> Exit {

@@ -27,6 +27,12 @@ pub fn ignore_end_signals() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Asks a child of ours to end.
+pub fn terminate(pid: u32) -> Result<(), Errno> {
+    let pid = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM)
+}
+
 /// How many threads this process has; 1 is what a fork wants.
 pub fn thread_count() -> std::io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
