@@ -114,6 +114,8 @@ keys = ["/billing/*"]
         }
         say("It stays up for you to play with. Ctrl-C ends it.")?;
         if let Some(broker) = &mut self.broker {
+            // A Ctrl-C reaches the broker, too: it ends, and then this does, with nothing left behind.
+            process::ignore_end_signals()?;
             broker.wait()?;
         }
         Ok(())
