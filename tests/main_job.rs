@@ -30,6 +30,11 @@ fn a_granted_user_gets_the_value_and_nobody_else() {
         let refused = broker.curl(uid, key, &[]);
         assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("\"code\":\"denied\""), "{refused}");
     }
+    let keys = broker.curl(GRANTED, "/-/keys", &[]);
+    assert!(keys.contains(&format!("\"key\":\"{KEY}\"")) && keys.contains("\"state\":\"fresh\""), "{keys}");
+    assert!(broker.curl(STRANGER, "/-/keys", &[]).ends_with("{\"keys\":[]}"));
+    assert!(broker.curl(GRANTED, "/-/health", &[]).contains("\"fresh\":1"));
+    assert!(broker.curl(STRANGER, "/-/health", &[]).contains("\"fresh\":0"));
     let got = broker.get(GRANTED, KEY);
     assert_eq!((got.status.code(), got.stdout.as_slice()), (Some(0), VALUE.as_bytes()));
     assert_eq!(broker.get(STRANGER, KEY).status.code(), Some(77));

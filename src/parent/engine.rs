@@ -17,7 +17,8 @@ use super::upstream::{HttpUpstream, project};
 use super::vault::Vault;
 use crate::config::{Config, Document, Source};
 use crate::ipc::wire::{
-    Body, BootInstant, Detail, FailureReply, Forward, Lease, Recall, Reply, Tag, ValueReply, Verdict,
+    Body, BootInstant, Detail, FailureReply, Forward, KeyState, Lease, Recall, Reply, State, Survey, Tag, ValueReply,
+    Verdict,
 };
 use crate::outcome::{Class, Failure, Reason};
 use crate::secret::{KeyPath, SecretValue, WireBytes};
@@ -48,6 +49,8 @@ struct Entry {
     refusals: Option<(u32, Instant)>,
     /// The token was refused for long enough: not served until it is accepted again.
     withheld: bool,
+    /// Given up after refusals that were the value's own.
+    shredded: bool,
 }
 
 struct Held {
@@ -103,6 +106,7 @@ impl Engine {
                 failure: None,
                 refusals: None,
                 withheld: false,
+                shredded: false,
             };
             entries.insert(key.path.clone(), entry);
         }
@@ -155,6 +159,21 @@ impl Engine {
                 self.fall_back(key, failure, Verdict { fwd_status: failure.status(), detail, ..verdict })
             }
         }
+    }
+
+    /// How the keys that `may_read` lets through are, in the order of their paths.
+    pub(super) fn survey(&self, may_read: impl Fn(&KeyPath) -> bool) -> Survey {
+        let now = self.clock.now();
+        let entries = self.entries.borrow();
+        let readable = entries.iter().filter(|(key, _)| may_read(key));
+        let state = |(key, entry): (&KeyPath, &Entry)| KeyState {
+            key: key.clone(),
+            state: entry.state(now),
+            age: entry.age(now),
+        };
+        let mut keys: Vec<KeyState> = readable.map(state).collect();
+        keys.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Survey { keys }
     }
 
     fn consider(&self, key: &KeyPath, revalidate: bool) -> Option<(Decision, Document, bool)> {
@@ -253,6 +272,7 @@ impl Engine {
                 tracing::info!(%key, "answered again");
             }
             (entry.failure, entry.refusals, entry.withheld) = (None, None, false);
+            entry.shredded = false;
             let sealed_at = entry.held.as_ref().map_or(0, |held| held.sealed_at);
             let held = Held::new(&self.store, key, Arc::new(value), now, sealed_at);
             let changed = entry.held.as_ref().is_none_or(|before| before.tag != held.tag);
@@ -303,6 +323,7 @@ impl Engine {
                 return;
             }
             entry.held = None;
+            entry.shredded = true;
             tracing::error!(%key, refusals = count, outcome = failure.class.name(), "revoked: the value is shredded");
             true
         };
@@ -391,6 +412,16 @@ impl Entry {
     fn age(&self, now: u64) -> Option<Duration> {
         let held = self.held.as_ref().filter(|_| !self.withheld)?;
         Some(Duration::from_millis(now.saturating_sub(held.fetched_at)))
+    }
+
+    fn state(&self, now: u64) -> State {
+        match (self.age(now), self.failure) {
+            _ if self.withheld || self.shredded => State::Revoked,
+            (_, Some(_)) => State::Failing,
+            (Some(age), None) if self.settings.max_age.covers(age) => State::Fresh,
+            (Some(_), None) => State::Stale,
+            (None, None) => State::NeverFetched,
+        }
     }
 
     fn is_usable(&self, now: u64) -> bool {

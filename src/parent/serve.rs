@@ -151,6 +151,7 @@ async fn serve(
         };
         match received {
             Some((ToParent::Fetch(request), Some(peer))) => fetch(&engine, &channel, &acl, &listeners, request, peer)?,
+            Some((ToParent::Survey { id, .. }, Some(peer))) => survey(&engine, &channel, &acl, &listeners, id, peer)?,
             Some((ToParent::Recalled { .. }, None)) => {}
             Some((ToParent::Drained, None)) if ending => return Ok(()),
             Some(_) => return Err(ParentError::Protocol("a message out of order")),
@@ -174,14 +175,7 @@ fn fetch(
     request: FetchRequest,
     socket: OwnedFd,
 ) -> Result<(), ParentError> {
-    let from = peer::accepted_from(socket.as_fd());
-    if !from.is_some_and(|path| listeners.contains(&path)) {
-        return Err(ParentError::Protocol("the fd beside a fetch is no connection of ours"));
-    }
-    let credentials =
-        peer::credentials(socket.as_fd()).map_err(|_| ParentError::Protocol("a peer without credentials"))?;
-    drop(socket);
-    let peer = Peer { uid: credentials.uid, gid: credentials.gid, groups: credentials.groups, pid: credentials.pid };
+    let peer = attest(listeners, socket)?;
     let granted = acl.judge(&peer, &request.key).is_some();
     let (engine, channel) = (engine.clone(), channel.clone());
     tokio::task::spawn_local(async move {
@@ -193,6 +187,39 @@ fn fetch(
         };
         if let Err(error) = answer(&channel, request.id, reply).await {
             tracing::debug!(%error, "a reply was not sent");
+        }
+    });
+    Ok(())
+}
+
+/// Who the peer is by its own socket, which must be a connection to one of our listeners; closes it.
+fn attest(listeners: &[PathBuf], socket: OwnedFd) -> Result<Peer, ParentError> {
+    let from = peer::accepted_from(socket.as_fd());
+    if !from.is_some_and(|path| listeners.contains(&path)) {
+        return Err(ParentError::Protocol("the fd beside a request is no connection of ours"));
+    }
+    let found = peer::credentials(socket.as_fd()).map_err(|_| ParentError::Protocol("a peer without credentials"))?;
+    Ok(Peer { uid: found.uid, gid: found.gid, groups: found.groups, pid: found.pid })
+}
+
+/// The states of the keys that the peer may read.
+fn survey(
+    engine: &Rc<Engine>,
+    channel: &Rc<ParentEnd>,
+    acl: &Acl,
+    listeners: &[PathBuf],
+    id: u64,
+    socket: OwnedFd,
+) -> Result<(), ParentError> {
+    let peer = attest(listeners, socket)?;
+    let survey = engine.survey(|key| acl.judge(&peer, key).is_some());
+    let bytes = postcard::to_stdvec(&survey).map_err(|_| ParentError::Protocol("a survey cannot be encoded"))?;
+    let payload = memfd::sealed(&bytes).map_err(ParentError::Io)?;
+    let channel = channel.clone();
+    tokio::task::spawn_local(async move {
+        let reply = ToWorker::SurveyReply { id, len: bytes.len() as u64 };
+        if let Err(error) = channel.send(&reply, Some(payload.as_fd())).await {
+            tracing::debug!(%error, "a survey was not sent");
         }
     });
     Ok(())

@@ -12,11 +12,21 @@ use tokio::time::timeout;
 use super::WorkerError;
 use super::service::Shared;
 use crate::ipc::channel::WorkerEnd;
-use crate::ipc::wire::{Body, FetchRequest, Recall, Reply, RequestId, ToParent, ToWorker};
+use crate::ipc::wire::{Body, FetchRequest, Recall, Reply, RequestId, Survey, ToParent, ToWorker, decode_payload};
 use crate::secret::KeyPath;
 use crate::sys::memfd;
 
-/// What the parent said, and how many recalls had come before it: one that comes after it may mean this value.
+/// What the parent said.
+enum Said {
+    Replied(Replied),
+    Surveyed { payload: Option<OwnedFd>, len: u64 },
+    SurveyRefused,
+}
+
+/// The longest survey: some 600 bytes for each of the most keys that a configuration can hold.
+const MAX_SURVEY: u64 = 64 << 20;
+
+/// A reply to a fetch, and how many recalls had come before it: one that comes after it may mean this value.
 pub(super) struct Replied {
     pub(super) reply: Reply,
     pub(super) recalls: u64,
@@ -26,7 +36,7 @@ pub(super) struct Replied {
 pub(super) struct Link {
     channel: Rc<WorkerEnd>,
     next: Cell<u64>,
-    waiting: RefCell<HashMap<u64, oneshot::Sender<Replied>>>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<Said>>>,
     recalls: Cell<u64>,
 }
 
@@ -45,18 +55,8 @@ impl Link {
         patience: Duration,
         largest: u64,
     ) -> Option<Replied> {
-        let id = self.next.get();
-        self.next.set(id + 1);
-        let (reply, replied) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id, reply);
-        let ask = ToParent::Fetch(FetchRequest { id, request, key: key.clone(), revalidate });
-        let asked = async {
-            self.channel.send(&ask, Some(peer)).await.ok()?;
-            replied.await.ok()
-        };
-        let answered = timeout(patience, asked).await.ok().flatten();
-        self.waiting.borrow_mut().remove(&id);
-        let mut replied = answered?;
+        let ask = |id| ToParent::Fetch(FetchRequest { id, request, key: key.clone(), revalidate });
+        let Said::Replied(mut replied) = self.ask(ask, peer, patience).await? else { return None };
         if let Reply::Value(value) = &mut replied.reply
             && let Body::Memfd { len } = value.body
         {
@@ -64,6 +64,38 @@ impl Link {
             value.body = Body::Inline(crate::secret::WireBytes(std::mem::take(&mut *bytes)));
         }
         Some(replied)
+    }
+
+    /// The keys that the peer may read, as the parent judges, and their states.
+    pub(super) async fn survey(&self, request: RequestId, peer: BorrowedFd<'_>) -> Option<Survey> {
+        let ask = |id| ToParent::Survey { id, request };
+        let Said::Surveyed { payload, len } = self.ask(ask, peer, Duration::from_secs(5)).await? else { return None };
+        decode_payload(&memfd::read_sealed(payload?, len, MAX_SURVEY).ok()?).ok()
+    }
+
+    async fn ask(&self, ask: impl Fn(u64) -> ToParent, peer: BorrowedFd<'_>, patience: Duration) -> Option<Said> {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let (say, said) = oneshot::channel();
+        self.waiting.borrow_mut().insert(id, say);
+        let asked = async {
+            self.channel.send(&ask(id), Some(peer)).await.ok()?;
+            said.await.ok()
+        };
+        let answered = timeout(patience, asked).await.ok().flatten();
+        self.waiting.borrow_mut().remove(&id);
+        answered
+    }
+
+    fn hand_out(&self, id: u64, said: Said) -> Result<(), WorkerError> {
+        if id >= self.next.get() {
+            return Err(WorkerError::Protocol("a reply to what was never asked"));
+        }
+        // Who asked may have gone.
+        if let Some(waiting) = self.waiting.borrow_mut().remove(&id) {
+            let _ = waiting.send(said);
+        }
+        Ok(())
     }
 
     /// How many recalls there have been.
@@ -77,14 +109,10 @@ impl Link {
             let (message, fd) = self.channel.recv().await?.ok_or(WorkerError::ParentGone)?;
             match message {
                 ToWorker::Reply { id, reply } => {
-                    if id >= self.next.get() {
-                        return Err(WorkerError::Protocol("a reply to what was never asked"));
-                    }
-                    // Who asked may have gone.
-                    if let Some(waiting) = self.waiting.borrow_mut().remove(&id) {
-                        let _ = waiting.send(Replied { reply, recalls: self.recalls.get(), payload: fd });
-                    }
+                    self.hand_out(id, Said::Replied(Replied { reply, recalls: self.recalls.get(), payload: fd }))?;
                 }
+                ToWorker::SurveyReply { id, len } => self.hand_out(id, Said::Surveyed { payload: fd, len })?,
+                ToWorker::SurveyRefused { id, .. } => self.hand_out(id, Said::SurveyRefused)?,
                 ToWorker::Recall { serial, keys } => {
                     self.recalls.set(self.recalls.get() + 1);
                     match keys {

@@ -18,7 +18,8 @@ use super::link::Link;
 use super::request::{self, Accepts, Target};
 use crate::acl::Peer;
 use crate::ipc::wire::{
-    Body, BootInstant, Forward, Lease, Reply, RequestId, Tag, ValueReply, Verdict, WorkerConfig, WorkerKey,
+    Body, BootInstant, Forward, KeyState, Lease, Reply, RequestId, State, Survey, Tag, ValueReply, Verdict,
+    WorkerConfig, WorkerKey,
 };
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::{clock, peer};
@@ -223,9 +224,11 @@ async fn judge(
     }
     let key = match target {
         Target::Key(key) => key,
-        Target::Health => return Ok(answer::own(&health(shared))),
         Target::Whoami => return Ok(answer::own(&whoami(shared, peer))),
-        Target::Keys => return Ok(answer::own(&keys(shared, peer))),
+        Target::Health | Target::Keys => {
+            let survey = shared.link.survey(id, connection.socket.as_fd()).await.ok_or_else(not_answering)?;
+            return Ok(answer::own(&if target == Target::Keys { keys(&survey) } else { health(shared, &survey) }));
+        }
     };
     let accepts = request::accepts(request.headers());
     if accepts == Accepts::Neither {
@@ -264,14 +267,13 @@ async fn ask(
     id: RequestId,
     revalidate: bool,
 ) -> Result<(Rc<Held>, Verdict), Problem> {
-    let unavailable = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "keyhatch is not answering");
     let patience = shared.keys.get(key).ok_or_else(denied)?.patience;
     let largest = shared.config.limits.value_size;
     let reply = shared.link.fetch(key, id, revalidate, connection.socket.as_fd(), patience, largest).await;
-    let replied = reply.ok_or_else(unavailable)?;
+    let replied = reply.ok_or_else(not_answering)?;
     match replied.reply {
         Reply::Value(value) => {
-            let (held, verdict) = Held::new(value).ok_or_else(unavailable)?;
+            let (held, verdict) = Held::new(value).ok_or_else(not_answering)?;
             let held = Rc::new(held);
             let recalled = replied.recalls != shared.link.recalls();
             if !recalled && held.lease.usable_until.0 > clock::boot_nanos() {
@@ -294,6 +296,10 @@ async fn ask(
     }
 }
 
+fn not_answering() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "keyhatch is not answering")
+}
+
 /// One and the same answer for what is not granted and what does not exist.
 fn denied() -> Problem {
     Problem::new(
@@ -308,8 +314,19 @@ fn not_acceptable() -> Problem {
     Problem::new(StatusCode::NOT_ACCEPTABLE, "malformed", detail)
 }
 
-fn health(shared: &Shared) -> serde_json::Value {
-    json!({ "status": if shared.config.degraded { "degraded" } else { "ok" } })
+/// Counts among the keys that the peer may read.
+fn health(shared: &Shared, survey: &Survey) -> serde_json::Value {
+    let count = |state| survey.keys.iter().filter(|key| key.state == state).count();
+    json!({
+        "status": if shared.config.degraded { "degraded" } else { "ok" },
+        "keys": {
+            "fresh": count(State::Fresh),
+            "stale": count(State::Stale),
+            "failing": count(State::Failing),
+            "revoked": count(State::Revoked),
+            "never-fetched": count(State::NeverFetched),
+        },
+    })
 }
 
 fn whoami(shared: &Shared, peer: &Peer) -> serde_json::Value {
@@ -317,7 +334,7 @@ fn whoami(shared: &Shared, peer: &Peer) -> serde_json::Value {
     json!({ "uid": peer.uid, "gid": peer.gid, "groups": peer.groups, "pid": peer.pid, "clients": clients })
 }
 
-fn keys(shared: &Shared, peer: &Peer) -> serde_json::Value {
-    let granted = shared.config.keys.iter().filter(|key| shared.config.acl.judge(peer, &key.path).is_some());
-    json!({ "keys": granted.map(|key| json!({ "key": key.path })).collect::<Vec<_>>() })
+fn keys(survey: &Survey) -> serde_json::Value {
+    let key = |one: &KeyState| json!({ "key": one.key, "state": one.state, "age": one.age.map(|age| age.as_secs()) });
+    json!({ "keys": survey.keys.iter().map(key).collect::<Vec<_>>() })
 }
