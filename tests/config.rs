@@ -6,11 +6,12 @@ mod common;
 use std::time::Duration;
 
 use common::{Names, sources};
-use keyhatch::acl::Who;
+use keyhatch::acl::{Peer, Who};
 use keyhatch::config::{
     Auth, Config, Document, Format, HawkAlgorithm, Key, Limits, Method, Projection, SandboxMode, SecretFile, TokenName,
-    Trust, load, parse,
+    Trust, explain, load, parse,
 };
+use keyhatch::secret::KeyPath;
 use keyhatch::staleness::{Revocation, Settings, Span};
 use proptest::prelude::*;
 
@@ -330,6 +331,24 @@ fn an_unsafe_drop_in_and_errors_elsewhere_are_told_together() {
     assert_eq!(error.count(), 2);
     let text = error.render(false);
     assert!(text.contains("everybody can write") && text.contains("chmod o-w") && text.contains("`server`"), "{text}");
+}
+
+#[test]
+fn an_explanation_names_the_line_that_decides() {
+    let config = config(FULL);
+    let told = |uid, key: &str| {
+        let peer = Peer { uid, gid: uid, groups: vec![], pid: 1 };
+        explain(&config, &peer, &KeyPath::parse(key).unwrap()).to_string()
+    };
+    assert_eq!(
+        told(1001, "/billing/database-url"),
+        "/billing/database-url is granted by client `billing` (keyhatch.toml:49), whose keys hold `/billing/*`\n  the key is defined at keyhatch.toml:33"
+    );
+    assert_eq!(
+        told(1001, "/web/nothing"),
+        "/web/nothing is not granted by any client\n  client `billing` (keyhatch.toml:49) matches the peer, but none of its keys is this one\n  client `deploy` (keyhatch.toml:53) holds the key, but the peer is none of its users and groups\n  client `geo` (keyhatch.toml:57) matches the peer, but none of its keys is this one\n  there is no such key"
+    );
+    assert!(told(0, "/billing/database-url").contains("not granted"), "root has no right of its own");
 }
 
 /// Whatever comes: an answer, and one that can be shown.

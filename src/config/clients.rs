@@ -1,5 +1,7 @@
 //! `[clients]`: who may read what.
 
+use std::collections::BTreeMap;
+
 use super::Server;
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
 use super::names;
@@ -11,7 +13,7 @@ use crate::acl::{Client, OVERFLOW_ID, Pattern, Who};
 /// The clients of all files, in the order of their definition, and where each pattern stands.
 #[derive(Default)]
 pub(super) struct Clients {
-    names: Vec<(String, Place)>,
+    names: BTreeMap<String, Place>,
     pub(super) clients: Vec<Client>,
     pub(super) patterns: Vec<(Pattern, Place)>,
 }
@@ -19,7 +21,7 @@ pub(super) struct Clients {
 impl Clients {
     pub(super) fn add(&mut self, entry: &Entry<'_>, server: &Server, resolver: &dyn Resolver, report: &mut Report<'_>) {
         let at = |title: String| Diagnostic::at(entry.place.clone(), title);
-        if let Some((_, first)) = self.names.iter().find(|(name, _)| name == entry.name) {
+        if let Some(first) = self.names.get(entry.name) {
             let title = format!("the client {} is defined twice", quoted(entry.name));
             report.error(at(title).also(first.clone(), "first defined here"));
         } else if !values::is_name(entry.name) {
@@ -29,7 +31,7 @@ impl Clients {
                 ),
             );
         }
-        self.names.push((entry.name.to_owned(), entry.place.clone()));
+        self.names.entry(entry.name.to_owned()).or_insert_with(|| entry.place.clone());
         let Some(table) = entry.node.table(report, &names::CLIENT) else { return };
         let keys = self.patterns(entry, &table, report);
         let mut lookup = Lookup { client: entry.name, server, resolver, nobody: false };

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
@@ -93,7 +93,7 @@ impl Diagnostic {
     fn render(&self, files: &[SourceText], shown: &[String], renderer: &Renderer) -> String {
         let title = Level::ERROR.primary_title(self.title.as_str());
         let mut group = match &self.subject {
-            Subject::Path(path) => title.element(annotate_snippets::Origin::path(path.to_string_lossy())),
+            Subject::Path(path) => title.element(annotate_snippets::Origin::path(shown_path(path))),
             Subject::Place(place) => title.elements(self.snippets(place, files, shown)),
         };
         for help in &self.help {
@@ -131,9 +131,8 @@ fn snippet<'a: 's, 's>(
     let lines = spans.clone().map(|(at, ..)| first_line(shown, &at.span));
     let start = lines.clone().map(|line| line.start).min().unwrap_or(0);
     let end = lines.map(|line| line.end).max().unwrap_or(0);
-    let mut snippet = Snippet::source(&shown[start..end])
-        .line_start(line_number(shown, start))
-        .path(file.path.to_string_lossy().into_owned());
+    let mut snippet =
+        Snippet::source(&shown[start..end]).line_start(line_number(shown, start)).path(shown_path(&file.path));
     for (at, label, kind) in spans {
         // A caret under the first line of a table of many lines says enough.
         let line = first_line(shown, &at.span);
@@ -154,7 +153,7 @@ pub(super) fn first_line(text: &str, span: &Range<usize>) -> Range<usize> {
 }
 
 /// From 1.
-pub(super) fn line_number(text: &str, offset: usize) -> usize {
+fn line_number(text: &str, offset: usize) -> usize {
     text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
@@ -164,11 +163,15 @@ pub(super) struct Report<'a> {
     pub(super) errors: Vec<Diagnostic>,
     pub(super) warnings: Vec<String>,
     pub(super) problems: Vec<String>,
+    /// The offset of every newline of each file, for line numbers without reading the file again.
+    newlines: Vec<Vec<usize>>,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(files: &'a [SourceText]) -> Self {
-        Self { files, errors: Vec::new(), warnings: Vec::new(), problems: Vec::new() }
+        let newlines = |file: &SourceText| file.text.match_indices('\n').map(|(at, _)| at).collect();
+        let newlines = files.iter().map(newlines).collect();
+        Self { files, errors: Vec::new(), warnings: Vec::new(), problems: Vec::new(), newlines }
     }
 
     pub(super) fn error(&mut self, error: Diagnostic) {
@@ -186,9 +189,8 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn location(&self, place: &Place) -> Location {
-        let file = &self.files[place.file];
-        let line = line_number(&file.text, place.span.start);
-        Location { file: file.path.clone(), line: u32::try_from(line).unwrap_or(u32::MAX) }
+        let line = self.newlines[place.file].partition_point(|newline| *newline < place.span.start) + 1;
+        Location { file: self.files[place.file].path.clone(), line: u32::try_from(line).unwrap_or(u32::MAX) }
     }
 }
 
@@ -246,6 +248,14 @@ impl fmt::Debug for LoadError {
 }
 
 impl std::error::Error for LoadError {}
+
+/// A path for a person: whatever could move the terminal is escaped.
+fn shown_path(path: &Path) -> String {
+    path.to_string_lossy()
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] })
+        .collect()
+}
 
 /// A text of the configuration inside a message: in backticks, control characters escaped, not too long.
 pub(super) fn quoted(text: &str) -> String {

@@ -8,6 +8,7 @@ mod auth;
 mod clients;
 mod definition;
 mod diagnostic;
+mod explain;
 mod headers;
 mod keys;
 mod limits;
@@ -25,10 +26,12 @@ mod url;
 mod values;
 
 pub use diagnostic::{LoadError, SourceText};
+pub use explain::{Explanation, Obstacle, explain};
 pub use model::*;
 pub use open::Trust;
 pub use resolve::{Resolver, System};
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use toml::Spanned;
@@ -72,11 +75,11 @@ fn parse_into(files: Vec<SourceText>, unread: Vec<Diagnostic>, resolver: &dyn Re
 /// The document, as far as it can be read, with all its syntax errors in the report.
 fn syntax<'a>(file: usize, text: &'a str, report: &mut Report<'_>) -> Spanned<DeTable<'a>> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for error in errors {
         let span = error.span().unwrap_or(text.len()..text.len());
         let what = (error.message().to_owned(), span.start);
-        if seen.contains(&what) {
+        if !seen.insert(what) {
             continue;
         }
         let written = text.get(span.clone()).unwrap_or_default();
@@ -92,7 +95,6 @@ fn syntax<'a>(file: usize, text: &'a str, report: &mut Report<'_>) -> Spanned<De
             }
             message => Diagnostic::at(place, message),
         });
-        seen.push(what);
     }
     table
 }
@@ -100,12 +102,13 @@ fn syntax<'a>(file: usize, text: &'a str, report: &mut Report<'_>) -> Spanned<De
 /// In a file with syntax errors, what is found on the same line or to be missing may follow from those.
 fn drop_consequences(files: &[SourceText], syntax: &[Diagnostic], errors: &mut Vec<Diagnostic>) {
     let line = |at: &Place| (at.file, first_line(&files[at.file].text, &at.span).start);
-    let broken: Vec<(usize, usize)> = syntax.iter().filter_map(Diagnostic::place).map(line).collect();
+    let broken: HashSet<(usize, usize)> = syntax.iter().filter_map(Diagnostic::place).map(line).collect();
+    let broken_files: HashSet<usize> = broken.iter().map(|(file, _)| *file).collect();
     let mut index = 0;
     errors.retain(|error| {
         index += 1;
         let Some(place) = error.place().filter(|_| index > syntax.len()) else { return true };
-        let in_broken_file = broken.iter().any(|(file, _)| *file == place.file);
+        let in_broken_file = broken_files.contains(&place.file);
         !(broken.contains(&line(place)) || (in_broken_file && error.about_absence))
     });
 }

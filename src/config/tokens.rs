@@ -9,16 +9,13 @@ use super::{SecretFile, TokenName, mask, names, values};
 /// The tokens of all files, with the places of their names.
 #[derive(Default)]
 pub(super) struct Tokens {
-    defined: BTreeMap<TokenName, (SecretFile, Place)>,
-    /// Defined, but wrongly: naming them is no second error.
-    broken: Vec<(String, Place)>,
+    /// By name; `None` is one that is defined wrongly, so that naming it is no second error.
+    entries: BTreeMap<String, (Option<SecretFile>, Place)>,
 }
 
 impl Tokens {
     pub(super) fn add(&mut self, entry: &Entry<'_>, report: &mut Report<'_>) {
-        let first = self.defined.iter().find(|(name, _)| name.0 == entry.name).map(|(_, (_, place))| place);
-        let first = first.or_else(|| self.broken.iter().find(|(name, _)| name == entry.name).map(|(_, place)| place));
-        if let Some(first) = first {
+        if let Some((_, first)) = self.entries.get(entry.name) {
             report.error(
                 Diagnostic::at(entry.place.clone(), format!("the token {} is defined twice", quoted(entry.name)))
                     .also(first.clone(), "first defined here"),
@@ -33,12 +30,8 @@ impl Tokens {
                 ),
             );
         }
-        match secret_file(&entry.node, report).filter(|_| legal) {
-            Some(file) => {
-                self.defined.insert(TokenName(entry.name.to_owned()), (file, entry.place.clone()));
-            }
-            None => self.broken.push((entry.name.to_owned(), entry.place.clone())),
-        }
+        let file = secret_file(&entry.node, report).filter(|_| legal);
+        self.entries.insert(entry.name.to_owned(), (file, entry.place.clone()));
     }
 
     /// The name of a token where a source uses one. That nobody defined it is a problem, not an error: the
@@ -49,7 +42,7 @@ impl Tokens {
             return None;
         };
         let name = TokenName(text.to_owned());
-        if self.defined.contains_key(&name) || self.broken.iter().any(|(broken, _)| broken == text) {
+        if self.entries.contains_key(text) {
             return Some(name);
         }
         if !values::is_name(text) || mask::looks_like_token(text) {
@@ -60,7 +53,7 @@ impl Tokens {
             );
             return None;
         }
-        let known = self.defined.keys().map(|name| name.0.as_str());
+        let known = self.entries.keys().map(String::as_str);
         let hint = match super::diagnostic::similar(text, known) {
             Some(known) => format!("did you mean `{known}`?"),
             None => format!("add it: [tokens] {text} = {{ file = \"/etc/keyhatch/tokens/{text}\" }}"),
@@ -70,7 +63,7 @@ impl Tokens {
     }
 
     pub(super) fn finish(self) -> BTreeMap<TokenName, SecretFile> {
-        self.defined.into_iter().map(|(name, (file, _))| (name, file)).collect()
+        self.entries.into_iter().filter_map(|(name, (file, _))| Some((TokenName(name), file?))).collect()
     }
 }
 
