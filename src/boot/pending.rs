@@ -19,17 +19,11 @@ pub fn refused(config: &Config) -> Vec<String> {
         !matches!(config.cache.seal_keys.as_slice(), [SecretFile::File(_)]),
     );
     let (limits, standard) = (&config.limits, Limits::default());
-    refuse("limits.fetches-per-user".into(), limits.fetches_per_user != standard.fetches_per_user);
     refuse("limits.memory".into(), limits.memory != standard.memory);
     refuse("limits.idle-timeout".into(), limits.idle_timeout != standard.idle_timeout);
     for key in &config.keys {
         let named = |what: &str| format!("{}: key `{}`: {what}", key.at, key.path);
         let settings = &key.settings;
-        refuse(named("refresh"), settings.refresh.is_some());
-        refuse(
-            named("negative-max-age"),
-            settings.negative_max_age != crate::staleness::Settings::default().negative_max_age,
-        );
         refuse(named("forget-after"), settings.forget_after != crate::staleness::Settings::default().forget_after);
         match &key.source.document {
             Document::File(_) => refuse(named("source type `file`"), true),

@@ -94,6 +94,7 @@ pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
         tokio::task::spawn_local(relay_log(log));
         tokio::task::spawn_local(relay_recalls(channel.clone(), recalled));
         greet(&channel, &inputs.config).await?;
+        engine.refresh_ahead();
         serve(engine, channel, inputs.config.acl, inputs.listeners).await
     })
 }
@@ -180,7 +181,7 @@ fn fetch(
     let (engine, channel) = (engine.clone(), channel.clone());
     tokio::task::spawn_local(async move {
         let reply = if granted {
-            engine.ask(&request.key, request.revalidate).await
+            engine.ask(&request.key, peer.uid, request.revalidate).await
         } else {
             tracing::warn!(uid = peer.uid, pid = peer.pid, key = %request.key, request = %request.request, "denied");
             Reply::Denied
@@ -212,6 +213,15 @@ fn survey(
     socket: OwnedFd,
 ) -> Result<(), ParentError> {
     let peer = attest(listeners, socket)?;
+    if let Err(wait) = engine.charge(peer.uid) {
+        let channel = channel.clone();
+        tokio::task::spawn_local(async move {
+            let refused = ToWorker::SurveyRefused { id, retry_after: Some(wait) };
+            // A worker that is gone needs no refusal.
+            let _ = channel.send(&refused, None).await;
+        });
+        return Ok(());
+    }
     let survey = engine.survey(|key| acl.judge(&peer, key).is_some());
     let bytes = postcard::to_stdvec(&survey).map_err(|_| ParentError::Protocol("a survey cannot be encoded"))?;
     let payload = memfd::sealed(&bytes).map_err(ParentError::Io)?;

@@ -54,12 +54,6 @@ pub fn decide(settings: &Settings, view: &View) -> Decision {
     }
 }
 
-/// The wait before attempt number `failures` + 1: 1 s doubling to 60 s, or what the upstream asked for if that is longer.
-pub fn back_off(failures: u32, retry_after: Option<Duration>) -> Duration {
-    let doubled = Duration::from_secs(1 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(60));
-    doubled.max(retry_after.unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Span;
@@ -117,12 +111,5 @@ mod tests {
         let asked = |view| View { revalidate: true, ..view };
         assert_eq!(decide(&settings(), &asked(at(1))), Decision::Wait { up_to: seconds(1) });
         assert_eq!(decide(&settings(), &View { attempt_due: false, ..asked(at(1)) }), Decision::Stale);
-    }
-
-    #[test]
-    fn back_off_doubles_to_a_minute_and_honours_the_upstream() {
-        let waits: Vec<u64> = (1..=8).map(|n| back_off(n, None).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(back_off(1, Some(seconds(90))), seconds(90));
     }
 }

@@ -6,5 +6,5 @@
 mod decide;
 mod settings;
 
-pub use decide::{Decision, View, back_off, decide, is_usable};
+pub use decide::{Decision, View, decide, is_usable};
 pub use settings::{Revocation, Settings, Span};

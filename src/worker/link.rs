@@ -20,7 +20,7 @@ use crate::sys::memfd;
 enum Said {
     Replied(Replied),
     Surveyed { payload: Option<OwnedFd>, len: u64 },
-    SurveyRefused,
+    SurveyRefused { retry_after: Option<Duration> },
 }
 
 /// The longest survey: some 600 bytes for each of the most keys that a configuration can hold.
@@ -67,10 +67,19 @@ impl Link {
     }
 
     /// The keys that the peer may read, as the parent judges, and their states.
-    pub(super) async fn survey(&self, request: RequestId, peer: BorrowedFd<'_>) -> Option<Survey> {
+    ///
+    /// # Errors
+    /// How long to wait, if the peer is over its budget; else `None`: the parent does not answer.
+    pub(super) async fn survey(&self, request: RequestId, peer: BorrowedFd<'_>) -> Result<Survey, Option<Duration>> {
         let ask = |id| ToParent::Survey { id, request };
-        let Said::Surveyed { payload, len } = self.ask(ask, peer, Duration::from_secs(5)).await? else { return None };
-        decode_payload(&memfd::read_sealed(payload?, len, MAX_SURVEY).ok()?).ok()
+        match self.ask(ask, peer, Duration::from_secs(5)).await {
+            Some(Said::Surveyed { payload: Some(payload), len }) => {
+                let bytes = memfd::read_sealed(payload, len, MAX_SURVEY).map_err(|_| None)?;
+                decode_payload(&bytes).map_err(|_| None)
+            }
+            Some(Said::SurveyRefused { retry_after }) => Err(retry_after),
+            _ => Err(None),
+        }
     }
 
     async fn ask(&self, ask: impl Fn(u64) -> ToParent, peer: BorrowedFd<'_>, patience: Duration) -> Option<Said> {
@@ -112,7 +121,9 @@ impl Link {
                     self.hand_out(id, Said::Replied(Replied { reply, recalls: self.recalls.get(), payload: fd }))?;
                 }
                 ToWorker::SurveyReply { id, len } => self.hand_out(id, Said::Surveyed { payload: fd, len })?,
-                ToWorker::SurveyRefused { id, .. } => self.hand_out(id, Said::SurveyRefused)?,
+                ToWorker::SurveyRefused { id, retry_after } => {
+                    self.hand_out(id, Said::SurveyRefused { retry_after })?
+                }
                 ToWorker::Recall { serial, keys } => {
                     self.recalls.set(self.recalls.get() + 1);
                     match keys {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
@@ -226,7 +227,8 @@ async fn judge(
         Target::Key(key) => key,
         Target::Whoami => return Ok(answer::own(&whoami(shared, peer))),
         Target::Health | Target::Keys => {
-            let survey = shared.link.survey(id, connection.socket.as_fd()).await.ok_or_else(not_answering)?;
+            let survey = shared.link.survey(id, connection.socket.as_fd()).await;
+            let survey = survey.map_err(|wait| wait.map_or_else(not_answering, over_budget))?;
             return Ok(answer::own(&if target == Target::Keys { keys(&survey) } else { health(shared, &survey) }));
         }
     };
@@ -288,16 +290,18 @@ async fn ask(
             Err(problem)
         }
         Reply::Denied => Err(denied()),
-        Reply::OverBudget { retry_after } => {
-            let detail = "too many fetches for this user; try again later";
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "over-budget", detail);
-            Err(Problem { retry_after: Some(retry_after), ..problem })
-        }
+        Reply::OverBudget { retry_after } => Err(over_budget(retry_after)),
     }
 }
 
 fn not_answering() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "keyhatch is not answering")
+}
+
+fn over_budget(retry_after: Duration) -> Problem {
+    let detail = "too many fetches for this user; try again later";
+    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "over-budget", detail);
+    Problem { retry_after: Some(retry_after), ..problem }
 }
 
 /// One and the same answer for what is not granted and what does not exist.

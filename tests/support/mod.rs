@@ -1,5 +1,5 @@
 //! What the tests from outside share: an upstream, a broker, and peers of another uid.
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic; each test uses its share")]
+#![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "a test may panic; each test uses its share")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -85,6 +85,11 @@ pub struct Broker {
 
 impl Broker {
     pub fn new(upstream: u16, settings: &str) -> Self {
+        Self::with(upstream, settings, "")
+    }
+
+    /// `settings` are the key's, `sections` stand beside it.
+    pub fn with(upstream: u16, settings: &str, sections: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -100,7 +105,7 @@ impl Broker {
              [tokens]\nheroku = {{ file = \"{}\" }}\n\
              [keys.\"/billing/database-url\"]\nsource = {{ type = \"heroku\", app = \"billing-prod\", \
              config-var = \"DATABASE_URL\", token = \"heroku\", base-url = \"http://127.0.0.1:{upstream}\", \
-             allow-plaintext = true }}\n{settings}\n\
+             allow-plaintext = true }}\n{settings}\n{sections}\n\
              [clients.billing]\nuser = {GRANTED}\nkeys = [\"/billing/*\"]\n",
             at("keyhatch.sock"),
             at("cache"),

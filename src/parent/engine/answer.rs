@@ -1,0 +1,117 @@
+//! Replies: a value with its lease, or why there is none.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Engine;
+use super::entry::{Entry, Held};
+use crate::ipc::wire::{Body, BootInstant, Detail, FailureReply, KeyState, Lease, Reply, Survey, ValueReply, Verdict};
+use crate::outcome::{Class, Failure, Reason};
+use crate::secret::{KeyPath, WireBytes};
+use crate::staleness::Span;
+use crate::sys::clock::boot_nanos;
+
+fn nanos(length: Duration) -> i64 {
+    i64::try_from(length.as_nanos()).unwrap_or(i64::MAX)
+}
+
+impl Engine {
+    /// How the keys that `may_read` lets through are, in the order of their paths.
+    pub(in crate::parent) fn survey(&self, may_read: impl Fn(&KeyPath) -> bool) -> Survey {
+        let now = self.clock.now();
+        let entries = self.entries.borrow();
+        let readable = entries.iter().filter(|(key, _)| may_read(key));
+        let state = |(key, entry): (&KeyPath, &Entry)| KeyState {
+            key: key.clone(),
+            state: entry.state(now),
+            age: entry.age(now),
+        };
+        let mut keys: Vec<KeyState> = readable.map(state).collect();
+        keys.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Survey { keys }
+    }
+
+    /// The value if it may be served, else this failure.
+    pub(super) fn fall_back(&self, key: &KeyPath, failure: Failure, verdict: Verdict) -> Reply {
+        let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
+        if usable { self.value(key, verdict) } else { self.failure(key, Some(failure), verdict) }
+    }
+
+    pub(super) fn value(&self, key: &KeyPath, verdict: Verdict) -> Reply {
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(key) else { return Reply::Denied };
+        let Some(held) = &entry.held else {
+            drop(entries);
+            return self.failure(key, None, verdict);
+        };
+        let lease = self.lease(entry, held, verdict);
+        let reply = ValueReply {
+            verdict,
+            lease,
+            etag: held.tag,
+            etag_text: held.tag_text,
+            body: Body::Inline(WireBytes(held.value.json().to_vec())),
+        };
+        entry.leased_until = entry.leased_until.max(lease.usable_until.0);
+        entry.leased_stale = lease.fresh_until.0 <= boot_nanos();
+        Reply::Value(reply)
+    }
+
+    /// A fresh value until it is not; a stale one until the next attempt is due, or the one under way has ended.
+    fn lease(&self, entry: &Entry, held: &Held, verdict: Verdict) -> Lease {
+        let now = boot_nanos();
+        let age = Duration::from_millis(self.clock.now().saturating_sub(held.fetched_at));
+        let born = now.saturating_sub(nanos(age));
+        let end = |span: Span| match span {
+            Span::Finite(length) => born.saturating_add(nanos(length)),
+            Span::Forever => i64::MAX,
+        };
+        let fresh_until = end(entry.settings.max_age);
+        let legal_until = end(entry.settings.max_age.plus(entry.settings.stale_if_error));
+        let pause = match verdict.detail {
+            // What the next peer gets may be another thing.
+            Some(Detail::OverBudget) => Duration::ZERO,
+            _ => self.quiet_for(entry),
+        };
+        Lease {
+            born: BootInstant(born),
+            fresh_until: BootInstant(fresh_until),
+            usable_until: BootInstant(fresh_until.max(now.saturating_add(nanos(pause)).min(legal_until))),
+            stale_detail: match verdict.detail {
+                Some(detail @ (Detail::FailoverTimeout | Detail::Revalidating)) => detail,
+                _ => Detail::BackingOff,
+            },
+        }
+    }
+
+    /// How long asking again would bring nothing new.
+    fn quiet_for(&self, entry: &Entry) -> Duration {
+        let documents = self.documents.borrow();
+        let document = &documents[entry.document.0];
+        if let Some(flight) = &document.flight {
+            // Who lands recalls the lease.
+            return document.fetch_timeout.saturating_sub(flight.started.elapsed());
+        }
+        let due = self.next_attempt(entry, document);
+        due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()))
+    }
+
+    pub(super) fn failure(&self, key: &KeyPath, failure: Option<Failure>, verdict: Verdict) -> Reply {
+        let entries = self.entries.borrow();
+        let Some(entry) = entries.get(key) else { return Reply::Denied };
+        let known = failure.or(entry.failure).unwrap_or(Failure::unavailable(Reason::Timeout));
+        if known.class == Class::Unavailable {
+            self.wanted.set(Some(Instant::now()));
+        }
+        let documents = self.documents.borrow();
+        let due = self.next_attempt(entry, &documents[entry.document.0]);
+        let wait = due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()));
+        Reply::Failure(FailureReply {
+            class: known.class,
+            reason: known.reason,
+            verdict,
+            retry_after: wait.max(Duration::from_secs(1)),
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! One key: its value, how its last fetch ended, and how often it was refused. No I/O.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::pace::Pace;
+use crate::config::{Projection, Source};
+use crate::ipc::wire::{State, Tag};
+use crate::outcome::{Class, Failure};
+use crate::parent::cache::SealKey;
+use crate::secret::{KeyPath, SecretValue};
+use crate::staleness::{Revocation, Settings, is_usable};
+
+pub(super) struct Entry {
+    pub(super) document: super::DocumentId,
+    pub(super) projection: Projection,
+    pub(super) definition: String,
+    pub(super) settings: Settings,
+    pub(super) held: Option<Held>,
+    /// How the last fetch ended, if it brought no value.
+    pub(super) failure: Option<Failure>,
+    /// Of this key alone: its field is missing from a document that is there.
+    pub(super) pace: Pace,
+    /// A failure with nothing to fall back on is remembered until then.
+    pub(super) negative_until: Option<Instant>,
+    /// Up to when the worker may hold the value without asking, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub(super) leased_until: i64,
+    /// What it was leased as: a value that is past its `max-age`.
+    pub(super) leased_stale: bool,
+    refusals: Option<Refusals>,
+    given_up: Option<GivenUp>,
+}
+
+/// In a row, all of one effect.
+struct Refusals {
+    effect: GivenUp,
+    count: u32,
+    since: Instant,
+}
+
+/// What refusals have led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    /// The token was refused: out of memory, but the sealed file stays for when a token is accepted.
+    Withheld,
+    /// The value itself was: out of memory and off the disk.
+    Shredded,
+}
+
+pub(super) struct Held {
+    pub(super) value: Arc<SecretValue>,
+    /// Milliseconds since the epoch.
+    pub(super) fetched_at: u64,
+    /// The instant that is on disk with it; 0 when it is not.
+    pub(super) sealed_at: u64,
+    pub(super) tag: Tag,
+    pub(super) tag_text: Option<Tag>,
+}
+
+impl Held {
+    pub(super) fn new(seal: &SealKey, key: &KeyPath, value: Arc<SecretValue>, fetched_at: u64, sealed_at: u64) -> Self {
+        let tag = seal.tag(key, "application/json", value.json());
+        let tag_text = value.text().map(|text| seal.tag(key, "text/plain", text.as_bytes()));
+        Self { value, fetched_at, sealed_at, tag, tag_text }
+    }
+}
+
+impl Entry {
+    pub(super) fn new(document: super::DocumentId, source: &Source, settings: Settings, held: Option<Held>) -> Self {
+        Self {
+            document,
+            projection: source.projection.clone(),
+            definition: source.definition.clone(),
+            settings,
+            held,
+            failure: None,
+            pace: Pace::default(),
+            negative_until: None,
+            leased_until: 0,
+            leased_stale: false,
+            refusals: None,
+            given_up: None,
+        }
+    }
+
+    pub(super) fn age(&self, now: u64) -> Option<Duration> {
+        let held = self.held.as_ref()?;
+        Some(Duration::from_millis(now.saturating_sub(held.fetched_at)))
+    }
+
+    pub(super) fn is_usable(&self, now: u64) -> bool {
+        self.age(now).is_some_and(|age| is_usable(&self.settings, age))
+    }
+
+    pub(super) fn is_withheld(&self) -> bool {
+        self.given_up == Some(GivenUp::Withheld)
+    }
+
+    pub(super) fn state(&self, now: u64) -> State {
+        match (self.age(now), self.failure) {
+            _ if self.given_up.is_some() => State::Revoked,
+            (_, Some(_)) => State::Failing,
+            (Some(age), None) if self.settings.max_age.covers(age) => State::Fresh,
+            (Some(_), None) => State::Stale,
+            (None, None) => State::NeverFetched,
+        }
+    }
+
+    /// The upstream gave a value; says whether it is another one than before.
+    pub(super) fn accept(&mut self, held: Held) -> bool {
+        let changed = self.held.as_ref().is_none_or(|before| before.tag != held.tag);
+        (self.failure, self.refusals, self.given_up, self.negative_until) = (None, None, None, None);
+        self.pace.succeed();
+        self.held = Some(held);
+        changed
+    }
+
+    /// What was withheld serves again.
+    pub(super) fn restore(&mut self, held: Option<Held>) {
+        (self.given_up, self.refusals) = (None, None);
+        self.held = held;
+    }
+
+    /// The upstream gave none. `Some` when this makes the value be given up, which it then is in memory.
+    pub(super) fn refuse(&mut self, failure: Failure, now: Instant) -> Option<GivenUp> {
+        self.failure = Some(failure);
+        let effect = match failure.class {
+            Class::TokenRefused => GivenUp::Withheld,
+            Class::Refused | Class::Gone => GivenUp::Shredded,
+            // Says nothing about the value: neither one more refusal nor the end of a row of them.
+            Class::Unavailable | Class::Misconfigured => return None,
+        };
+        let before = self.refusals.take().filter(|before| before.effect == effect);
+        let refusals = before.map_or(Refusals { effect, count: 1, since: now }, |before| Refusals {
+            count: before.count.saturating_add(1),
+            ..before
+        });
+        let confirmed = match self.settings.revocation {
+            Revocation::Never => false,
+            Revocation::After { refusals: enough, over } => {
+                refusals.count >= enough && now.saturating_duration_since(refusals.since) >= over
+            }
+        };
+        self.refusals = Some(refusals);
+        // A value that is withheld can still be shredded; one that is shredded cannot be withheld.
+        let done = self.given_up == Some(effect) || self.given_up == Some(GivenUp::Shredded);
+        if !confirmed || done || (self.held.is_none() && self.given_up.is_none()) {
+            return None;
+        }
+        self.held = None;
+        self.given_up = Some(effect);
+        self.given_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Reason;
+    use crate::parent::cache::new_seal_key_text;
+
+    fn entry() -> Entry {
+        let key = KeyPath::parse("/a").unwrap();
+        let seal = SealKey::parse(new_seal_key_text().unwrap().as_bytes()).unwrap();
+        let held = Held::new(&seal, &key, Arc::new(SecretValue::from_text("v")), 1000, 1000);
+        let document = crate::config::Document::File(crate::config::FileDocument {
+            path: "/f".into(),
+            format: crate::config::Format::Text,
+        });
+        let source = Source { document, projection: Projection::Whole, definition: String::new() };
+        Entry::new(super::super::DocumentId(0), &source, Settings::default(), Some(held))
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn failure(class: Class) -> Failure {
+        Failure::new(class, Reason::Status(403))
+    }
+
+    #[test]
+    fn it_takes_the_number_and_the_time() {
+        let start = Instant::now();
+        let mut quick = entry();
+        assert!((0..100).all(|_| quick.refuse(failure(Class::Gone), start).is_none()), "too quick");
+        let mut slow = entry();
+        assert_eq!(slow.refuse(failure(Class::Gone), start), None);
+        assert_eq!(slow.refuse(failure(Class::Gone), start + 20 * MINUTE), None, "too few");
+        assert_eq!(slow.refuse(failure(Class::Gone), start + 21 * MINUTE), Some(GivenUp::Shredded));
+        assert!(slow.held.is_none());
+        assert_eq!(slow.refuse(failure(Class::Gone), start + 22 * MINUTE), None, "once");
+    }
+
+    #[test]
+    fn outages_between_refusals_neither_count_nor_interrupt() {
+        let start = Instant::now();
+        let mut entry = entry();
+        entry.refuse(failure(Class::TokenRefused), start);
+        (1..9).for_each(|n| assert!(entry.refuse(failure(Class::Unavailable), start + n * MINUTE).is_none()));
+        entry.refuse(failure(Class::TokenRefused), start + 9 * MINUTE);
+        let third = entry.refuse(failure(Class::TokenRefused), start + 11 * MINUTE);
+        assert_eq!(third, Some(GivenUp::Withheld));
+        assert_eq!(entry.state(2000), State::Revoked);
+    }
+
+    #[test]
+    fn refusals_of_another_effect_begin_anew() {
+        let start = Instant::now();
+        let mut entry = entry();
+        entry.refuse(failure(Class::TokenRefused), start);
+        entry.refuse(failure(Class::TokenRefused), start + MINUTE);
+        assert_eq!(entry.refuse(failure(Class::Gone), start + 30 * MINUTE), None);
+        assert!(entry.held.is_some());
+    }
+
+    #[test]
+    fn never_means_never() {
+        let start = Instant::now();
+        let mut entry = entry();
+        entry.settings.revocation = Revocation::Never;
+        assert!((0..50).all(|n| entry.refuse(failure(Class::Gone), start + n * MINUTE).is_none()));
+    }
+}

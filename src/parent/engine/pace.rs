@@ -1,0 +1,133 @@
+//! Back-off, of a document or of an origin with its token: when the next attempt is due. Pure: time is given.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The first wait.
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest wait.
+const LONGEST: Duration = Duration::from_secs(60);
+/// The longest wait while some peer has got nothing within the last minute.
+const LONGEST_WHILE_WANTED: Duration = Duration::from_secs(5);
+
+/// How often in a row it failed, and when to try again.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Pace {
+    failures: u32,
+    due: Option<Instant>,
+    /// One attempt is under way to see whether it works again.
+    probing: bool,
+}
+
+/// What makes a wait longer or shorter than the plain doubling.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Circumstances {
+    pub(super) now: Instant,
+    /// What the upstream asked for.
+    pub(super) retry_after: Option<Duration>,
+    /// Some peer has got nothing within the last minute.
+    pub(super) wanted: bool,
+    /// Any number: spreads the attempts of many.
+    pub(super) random: u8,
+}
+
+impl Pace {
+    pub(super) fn permits(&self, now: Instant) -> bool {
+        !self.probing && self.due.is_none_or(|due| due <= now)
+    }
+
+    /// When the next attempt is due; `None` when one may be made at once.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// An attempt begins. After a failure it is the only one until it ends.
+    pub(super) fn begin(&mut self) {
+        self.probing = self.failures > 0;
+    }
+
+    pub(super) fn succeed(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn fail(&mut self, why: Circumstances) {
+        self.failures = self.failures.saturating_add(1);
+        self.again(why);
+    }
+
+    /// The end of an attempt that has been counted as a failure already: the wait begins now, and is no longer than it was.
+    pub(super) fn again(&mut self, why: Circumstances) {
+        let doublings = self.failures.saturating_sub(1).min(6);
+        let longest = if why.wanted { LONGEST_WHILE_WANTED } else { LONGEST };
+        let wait = (FIRST * (1 << doublings)).min(longest);
+        // Up to a fifth less, never more: recovery is seen within one interval.
+        let spread = wait - wait * u32::from(why.random) / (5 * 255);
+        self.due = Some(why.now + spread.max(why.retry_after.unwrap_or_default()));
+        self.probing = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn why(now: Instant) -> Circumstances {
+        Circumstances { now, retry_after: None, wanted: false, random: 0 }
+    }
+
+    fn wait(pace: &Pace, now: Instant) -> Duration {
+        pace.due().unwrap() - now
+    }
+
+    #[test]
+    fn the_wait_doubles_to_a_minute_and_success_ends_it() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            pace.fail(why(now));
+            waits.push(wait(&pace, now).as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        pace.succeed();
+        assert!(pace.permits(now));
+    }
+
+    #[test]
+    fn jitter_only_shortens_and_by_a_fifth_at_most() {
+        let now = Instant::now();
+        for random in [0, 1, 128, 255] {
+            let mut pace = Pace::default();
+            pace.fail(Circumstances { random, ..why(now) });
+            let wait = wait(&pace, now);
+            assert!(wait <= FIRST && wait >= FIRST * 4 / 5, "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn the_upstream_may_ask_for_more_and_waiting_peers_for_less() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        (0..7).for_each(|_| pace.fail(Circumstances { wanted: true, ..why(now) }));
+        assert_eq!(wait(&pace, now), LONGEST_WHILE_WANTED);
+        pace.fail(Circumstances { retry_after: Some(Duration::from_secs(90)), wanted: true, ..why(now) });
+        assert_eq!(wait(&pace, now), Duration::from_secs(90));
+    }
+
+    #[test]
+    fn one_probe_at_a_time_tests_recovery() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        pace.begin();
+        assert!(pace.permits(now), "nothing has failed: no probe");
+        pace.fail(why(now));
+        assert!(!pace.permits(now));
+        let later = now + FIRST;
+        assert!(pace.permits(later));
+        pace.begin();
+        assert!(!pace.permits(later));
+        pace.again(why(later));
+        assert!(!pace.permits(later) && pace.permits(later + FIRST));
+    }
+}
