@@ -35,6 +35,13 @@ fn a_granted_user_gets_the_value_and_nobody_else() {
     assert!(broker.curl(STRANGER, "/-/keys", &[]).ends_with("{\"keys\":[]}"));
     assert!(broker.curl(GRANTED, "/-/health", &[]).contains("\"fresh\":1"));
     assert!(broker.curl(STRANGER, "/-/health", &[]).contains("\"fresh\":0"));
+    let status = |uid| {
+        let mut status = support::as_uid(uid, env!("CARGO_BIN_EXE_keyhatch"));
+        status.arg("status").arg("--admin-socket").arg(broker.path("admin.sock")).output().unwrap()
+    };
+    let root = status(0);
+    assert!(String::from_utf8_lossy(&root.stdout).contains(&format!("{KEY}  fresh")), "{root:?}");
+    assert_eq!(status(GRANTED).status.code(), Some(69), "the operator's socket is root's");
     let got = broker.get(GRANTED, KEY);
     assert_eq!((got.status.code(), got.stdout.as_slice()), (Some(0), VALUE.as_bytes()));
     assert_eq!(broker.get(STRANGER, KEY).status.code(), Some(77));

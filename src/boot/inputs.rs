@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::{Ids, StartError, at};
-use crate::config::{Config, SecretFile, TokenName};
+use crate::config::{Config, SecretFile, Server, TokenName};
 use crate::parent::cache::new_seal_key_text;
 use crate::sys::{creds, file};
 
@@ -108,6 +108,21 @@ fn secret(path: &Path) -> Result<File, Refusal> {
         return Err(Refusal::Unsafe(format!("{} can be read by others. Mend it with: chmod 0400 {0}", at(path))));
     }
     Ok(opened)
+}
+
+/// The operator's socket: for root, and for the members of a group that may look.
+pub(super) fn admin_listener(server: &Server, privileged: bool) -> Result<Option<UnixListener>, StartError> {
+    let path = &server.admin_socket;
+    let default = Path::new("/run/keyhatch/admin.sock");
+    if !privileged && path == default && !path.parent().is_some_and(Path::exists) {
+        tracing::warn!("no operator's socket: {} is for root; set server.admin-socket to have one", at(path));
+        return Ok(None);
+    }
+    let bound = listener(path, if server.admin_group.is_some() { 0o660 } else { 0o600 })?;
+    if let (true, Some(group)) = (privileged, server.admin_group) {
+        file::chown(path, 0, group.as_raw()).map_err(|error| wrong(format!("socket {}: {error}", at(path))))?;
+    }
+    Ok(Some(bound))
 }
 
 /// Binds the socket; a file that a crash left behind is replaced, a broker that listens is not.

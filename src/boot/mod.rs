@@ -62,6 +62,7 @@ pub fn start(config: Config) -> Result<ParentInputs, StartError> {
     let seal_key = inputs::seal_key(&config.cache.seal_keys)?;
     let tokens = inputs::tokens(&config)?;
     let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
+    let admin = inputs::admin_listener(&config.server, users.is_some())?;
 
     // The worker, before any token byte is in this process.
     let (channel, worker_channel) = spawn::channel_pair().map_err(system("cannot make the channel"))?;
@@ -78,7 +79,7 @@ pub fn start(config: Config) -> Result<ParentInputs, StartError> {
 
     give_up(parent_ids)?;
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, listeners })
+    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, listeners, admin })
 }
 
 type Ids = (u32, u32);

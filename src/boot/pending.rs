@@ -11,8 +11,6 @@ pub fn refused(config: &Config) -> Vec<String> {
         }
     };
     let server = &config.server;
-    refuse("server.admin-socket".into(), server.admin_socket.as_os_str() != "/run/keyhatch/admin.sock");
-    refuse("server.admin-group".into(), server.admin_group.is_some());
     refuse("server.sandbox = \"best-effort\"".into(), server.sandbox == SandboxMode::BestEffort);
     refuse(
         "cache.seal-key other than one file".into(),

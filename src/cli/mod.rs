@@ -1,7 +1,9 @@
 //! The command line: parses, calls the one function that does it, and maps the end to an exit code.
 #![forbid(unsafe_code)]
 
+mod client;
 mod get;
+mod status;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -56,6 +58,26 @@ enum Command {
         #[arg(long)]
         fresh: bool,
     },
+    /// List the keys that I may read, with their state and age
+    #[command(after_help = "Example: keyhatch list --json | jq -r '.keys[].key'")]
+    List {
+        /// The broker's socket
+        #[arg(long, env = "KEYHATCH_SOCKET", default_value = "/run/keyhatch/keyhatch.sock")]
+        socket: PathBuf,
+        /// Print JSON, ages in seconds
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell the state of every key, as root or a member of admin-group
+    #[command(after_help = "Example: keyhatch status --json")]
+    Status {
+        /// The operator's socket
+        #[arg(long, default_value = "/run/keyhatch/admin.sock")]
+        admin_socket: PathBuf,
+        /// Print JSON, times in seconds
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the whole of it in this terminal: no root, no network, nothing left behind
     #[command(after_help = "Example: keyhatch demo --once")]
     Demo {
@@ -89,6 +111,8 @@ pub fn run() -> Exit {
     };
     match cli.command {
         Command::Serve { config, log } => serve(&config, log),
+        Command::List { socket, json } => status::list(&socket, json),
+        Command::Status { admin_socket, json } => status::status(&admin_socket, json),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Check { config } => check(&config),

@@ -51,6 +51,7 @@ impl Scene {
         let text = format!(
             r#"[server]
 socket = "{socket}"
+admin-socket = "{admin}"
 {users}
 [cache]
 directory = "{cache}"
@@ -70,6 +71,7 @@ user = {uid}
 keys = ["/billing/*"]
 "#,
             socket = at("keyhatch.sock"),
+            admin = at("admin.sock"),
             cache = at("cache"),
             seal = at("seal.key"),
             token = at("token"),

@@ -3,6 +3,7 @@
 //! Judges every fetch again from the peer's own socket, and ends at the first surprise on the channel.
 #![forbid(unsafe_code)]
 
+mod admin;
 pub mod cache;
 mod clock;
 mod engine;

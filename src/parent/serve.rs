@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use super::admin;
 use super::cache::{SealKey, Store};
 use super::engine::Engine;
 use super::upstream::HttpUpstream;
@@ -38,6 +39,8 @@ pub struct ParentInputs {
     pub tokens: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>,
     /// The paths of our listeners, as `getsockname` gives them for an accepted connection.
     pub listeners: Vec<PathBuf>,
+    /// The operator's socket.
+    pub admin: Option<std::os::unix::net::UnixListener>,
 }
 
 /// Why the parent ended, other than by being told to.
@@ -95,6 +98,12 @@ pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
         tokio::task::spawn_local(relay_recalls(channel.clone(), recalled));
         greet(&channel, &inputs.config).await?;
         engine.refresh_ahead();
+        if let Some(admin) = inputs.admin {
+            admin.set_nonblocking(true).map_err(ParentError::Io)?;
+            let listener = tokio::net::UnixListener::from_std(admin).map_err(ParentError::Io)?;
+            let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
+            tokio::task::spawn_local(admin::serve(listener, engine.clone(), group));
+        }
         serve(engine, channel, inputs.config.acl, inputs.listeners).await
     })
 }

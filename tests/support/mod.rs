@@ -100,7 +100,7 @@ impl Broker {
         };
         secret("token", &format!("{TOKEN}\n"), 0o400);
         let text = format!(
-            "[server]\nsocket = \"{}\"\nparent-user = {PARENT}\nworker-user = {WORKER}\n\
+            "[server]\nsocket = \"{}\"\nadmin-socket = \"{}\"\nparent-user = {PARENT}\nworker-user = {WORKER}\n\
              [cache]\ndirectory = \"{}\"\nseal-key = {{ file = \"{}\" }}\n\
              [tokens]\nheroku = {{ file = \"{}\" }}\n\
              [keys.\"/billing/database-url\"]\nsource = {{ type = \"heroku\", app = \"billing-prod\", \
@@ -108,6 +108,7 @@ impl Broker {
              allow-plaintext = true }}\n{settings}\n{sections}\n\
              [clients.billing]\nuser = {GRANTED}\nkeys = [\"/billing/*\"]\n",
             at("keyhatch.sock"),
+            at("admin.sock"),
             at("cache"),
             at("seal.key"),
             at("token"),
@@ -184,7 +185,7 @@ impl Drop for Broker {
     }
 }
 
-fn as_uid(uid: u32, program: &str) -> Command {
+pub fn as_uid(uid: u32, program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into(), program.into()]);
     command

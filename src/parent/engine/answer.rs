@@ -32,6 +32,25 @@ impl Engine {
         Survey { keys }
     }
 
+    /// Every key for the operator: state, age, and when the next attempt may be made. Times in seconds.
+    pub(in crate::parent) fn status(&self) -> serde_json::Value {
+        let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
+        let (now, instant) = (self.clock.now(), Instant::now());
+        let mut keys: Vec<_> = entries.iter().collect();
+        keys.sort_unstable_by_key(|(key, _)| *key);
+        let line = |(key, entry): &(&KeyPath, &Entry)| {
+            let due = self.next_attempt(entry, &documents[entry.document.0]);
+            serde_json::json!({
+                "key": key,
+                "state": entry.state(now),
+                "age": entry.age(now).map(|age| age.as_secs()),
+                "last-failure": entry.failure.map(|failure| format!("{} ({})", failure.class.name(), failure.reason)),
+                "next-attempt-in": due.map(|due| due.saturating_duration_since(instant).as_secs()),
+            })
+        };
+        serde_json::json!({ "keys": keys.iter().map(line).collect::<Vec<_>>() })
+    }
+
     /// The value if it may be served, else this failure.
     pub(super) fn fall_back(&self, key: &KeyPath, failure: Failure, verdict: Verdict) -> Reply {
         let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
