@@ -14,7 +14,7 @@ use crate::boot::{self, StartError};
 use crate::config;
 use crate::exit::Exit;
 use crate::sys::creds;
-use crate::{demo, parent, worker};
+use crate::{demo, parent, telemetry, worker};
 
 /// A privilege-separated secret broker: applications read values over a Unix socket, tokens stay on the other side.
 #[derive(Parser)]
@@ -35,6 +35,9 @@ enum Command {
         /// How log lines on stderr look
         #[arg(long, value_enum, default_value_t = Log::Text)]
         log: Log,
+        /// Write a log line for each request, not only for first answers and refusals
+        #[arg(long)]
+        log_requests: bool,
     },
     /// Validate the configuration without starting
     #[command(after_help = "Example: keyhatch check ./keyhatch.toml")]
@@ -110,7 +113,7 @@ pub fn run() -> Exit {
         }
     };
     match cli.command {
-        Command::Serve { config, log } => serve(&config, log),
+        Command::Serve { config, log, log_requests } => serve(&config, log, log_requests),
         Command::List { socket, json } => status::list(&socket, json),
         Command::Status { admin_socket, json } => status::status(&admin_socket, json),
         Command::Demo { once } => plain(demo::run(once)),
@@ -137,9 +140,9 @@ fn plain(done: std::io::Result<()>) -> Exit {
     }
 }
 
-fn serve(path: &std::path::Path, log: Log) -> Exit {
+fn serve(path: &std::path::Path, log: Log, log_requests: bool) -> Exit {
     let started = boot::harden().and_then(|()| {
-        start_log(log == Log::Json, std::io::stderr().is_terminal());
+        telemetry::start(log == Log::Json, std::io::stderr().is_terminal());
         let config = config::load(path, trust()).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         config.problems.iter().for_each(|problem| tracing::error!("{problem}"));
@@ -152,7 +155,9 @@ fn serve(path: &std::path::Path, log: Log) -> Exit {
             return if matches!(error, StartError::Configuration(_)) { Exit::Configuration } else { Exit::Other };
         }
     };
-    match parent::run(inputs) {
+    // The last lines are written when the guard is dropped.
+    let (_guard, dropped) = telemetry::detach();
+    match parent::run(inputs, parent::LogOptions { requests: log_requests, dropped }) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             tell(&error);
@@ -187,7 +192,7 @@ fn check(path: &std::path::Path) -> Exit {
 
 fn work(ids: &[String]) -> Exit {
     let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|(listener, channel)| {
-        start_log(false, false);
+        telemetry::start(false, false);
         worker::run(listener, channel).map_err(|error| error.to_string())
     });
     match done {
@@ -196,15 +201,5 @@ fn work(ids: &[String]) -> Exit {
             tell(&error);
             Exit::Other
         }
-    }
-}
-
-/// Lines go to stderr as they come; without a helper thread, since one may be forbidden yet.
-fn start_log(json: bool, colour: bool) {
-    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(colour);
-    if json {
-        lines.json().flatten_event(true).init();
-    } else {
-        lines.compact().init();
     }
 }

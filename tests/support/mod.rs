@@ -120,9 +120,14 @@ impl Broker {
     }
 
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With more arguments to `serve`.
+    pub fn start_with(&mut self, more: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
-        serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).stdin(Stdio::null()).stderr(log);
+        serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).args(more).stdin(Stdio::null()).stderr(log);
         let already = self.log().matches("serving").count();
         let mut child = serve.spawn().unwrap();
         wait_until("the broker serves", || {
