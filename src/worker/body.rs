@@ -42,6 +42,6 @@ impl Body for AnswerBody {
 /// hyper drops a body when it has taken all of it, or needs none of it.
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.conversation.enter(Phase::Answered);
+        self.conversation.follow(Phase::Answered);
     }
 }

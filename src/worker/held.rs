@@ -13,6 +13,7 @@ use hyper::header::HeaderValue;
 use zeroize::Zeroizing;
 
 use super::answer;
+use super::log::Hits;
 use crate::ipc::wire::{Body, BootInstant, Forward, Lease, Tag, ValueReply, Verdict};
 use crate::secret::{KeyPath, SecretValue};
 
@@ -31,6 +32,8 @@ pub(super) struct Slot {
     pub(super) path: KeyPath,
     /// How long to wait for the parent's reply.
     pub(super) patience: Duration,
+    /// Answers from memory that have no line in the log.
+    pub(super) hits: Hits,
     held: RefCell<Option<Rc<Held>>>,
 }
 
@@ -126,13 +129,17 @@ impl Slots {
     pub(super) fn new(keys: &[crate::ipc::wire::WorkerKey], limit: u64) -> Self {
         let slot = |(number, key): (usize, &crate::ipc::wire::WorkerKey)| {
             let (path, patience) = (key.path.clone(), key.patience);
-            (path.clone(), Rc::new(Slot { number, path, patience, held: RefCell::default() }))
+            (path.clone(), Rc::new(Slot { number, path, patience, hits: Hits::default(), held: RefCell::default() }))
         };
         Self { by_path: keys.iter().enumerate().map(slot).collect(), used: Cell::new(0), limit }
     }
 
     pub(super) fn find(&self, path: &str) -> Option<&Rc<Slot>> {
         self.by_path.get(path)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Rc<Slot>> {
+        self.by_path.values()
     }
 
     /// A value that may be given without asking, and what to say of it.

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::connection::Connection;
+use super::held::Slots;
 use crate::ipc::record::{Event, Record};
 use crate::ipc::wire::RequestId;
 use crate::secret::KeyPath;
@@ -37,6 +38,23 @@ struct Window {
     others: u64,
 }
 
+/// Of one key: how many hits each user had, of which kind. Few users read one key, so a list is quicker than a map.
+#[derive(Default)]
+pub(super) struct Hits {
+    counts: RefCell<Vec<(u32, &'static str, u16, u64)>>,
+}
+
+impl Hits {
+    pub(super) fn count(&self, uid: u32, verdict: &'static str, status: u16) {
+        let mut counts = self.counts.borrow_mut();
+        let same = |entry: &&mut (u32, &str, u16, u64)| (entry.0, entry.1, entry.2) == (uid, verdict, status);
+        match counts.iter_mut().find(same) {
+            Some(entry) => entry.3 += 1,
+            None => counts.push((uid, verdict, status, 1)),
+        }
+    }
+}
+
 /// What is counted together.
 #[derive(PartialEq, Eq, Hash)]
 struct What {
@@ -63,6 +81,11 @@ pub(super) struct Told<'a> {
 impl Log {
     pub(super) fn new(each: bool) -> Self {
         Self { each, window: RefCell::default(), dropped: Cell::new(0) }
+    }
+
+    /// Whether an answer that is not the first needs no line.
+    pub(super) fn only_counts(&self) -> bool {
+        !self.each
     }
 
     /// Counts it, and writes a line if `first` or if it is the first of its kind in this interval and no hit.
@@ -106,8 +129,14 @@ impl Log {
     }
 
     /// Tells what was counted, and begins a new interval.
-    pub(super) fn flush(&self) {
-        let window = std::mem::take(&mut *self.window.borrow_mut());
+    pub(super) fn flush(&self, slots: &Slots) {
+        let mut window = std::mem::take(&mut *self.window.borrow_mut());
+        for slot in slots.all() {
+            for (uid, verdict, status, count) in slot.hits.counts.take() {
+                let what = What { uid, key: Some(slot.path.clone()), verdict, status };
+                *window.counts.entry(what).or_default() += count;
+            }
+        }
         let counted = window.counts.into_iter().filter(|(_, count)| *count > 0);
         let mut others = window.others;
         for (told, (what, count)) in counted.enumerate() {

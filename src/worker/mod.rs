@@ -98,7 +98,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd) -> Result<(), WorkerError> {
         let _ = timeout(within, shared.connections.drained()).await;
         sweeping.abort();
         telling.abort();
-        shared.log.flush();
+        shared.log.flush(&shared.slots);
         channel.send(&ToParent::Drained, None).await?;
         Ok(())
     })
@@ -132,7 +132,7 @@ async fn tell(shared: Rc<Shared>) {
     let mut tick = tokio::time::interval(log::INTERVAL);
     loop {
         tick.tick().await;
-        shared.log.flush();
+        shared.log.flush(&shared.slots);
     }
 }
 
@@ -166,7 +166,6 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.half_close(true).max_buf_size(usize::try_from(limits.header_size).unwrap_or(usize::MAX).max(8192));
     let service = hyper::service::service_fn(|request| {
-        conversation.enter(Phase::Exchange);
         let (shared, connection, conversation) = (&shared, &connection, &conversation);
         async move {
             let answer = service::serve(shared, connection, conversation, &request).await;

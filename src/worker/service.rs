@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
@@ -17,10 +17,10 @@ use super::link::Link;
 use super::log::{Log, Told};
 use super::own;
 use super::request::{self, Accepts, Target};
-use super::stream::Conversation;
+use super::stream::{Conversation, Phase};
 use crate::ipc::record::Event;
 use crate::ipc::wire::{BootInstant, Forward, Reply, RequestId, Verdict, WorkerConfig};
-use crate::sys::clock;
+use crate::sys::{clock, random};
 
 /// What all connections have in common.
 pub(super) struct Shared {
@@ -38,7 +38,7 @@ impl Shared {
     pub(super) fn new(config: WorkerConfig, link: Rc<Link>) -> Self {
         let mut start = [0; 8];
         // Ids need to be different, not unpredictable: zero is a start, too.
-        let _ = aws_lc_rs::rand::fill(&mut start);
+        let _ = random::fill(&mut start);
         Self {
             connections: Rc::default(),
             slots: Slots::new(&config.keys, config.limits.memory),
@@ -64,6 +64,7 @@ struct Exchange<'a> {
     conversation: &'a Conversation,
     request: &'a Request<Incoming>,
     id: RequestId,
+    started: BootInstant,
 }
 
 /// Answers one request, whatever it is.
@@ -73,13 +74,14 @@ pub(super) async fn serve(
     conversation: &Conversation,
     request: &Request<Incoming>,
 ) -> Answer {
-    let exchange = Exchange { shared, connection, conversation, request, id: shared.next_request() };
+    let started = BootInstant(clock::boot_nanos());
+    conversation.enter_at(Phase::Exchange, started.0);
+    let exchange = Exchange { shared, connection, conversation, request, id: shared.next_request(), started };
     let mut granted = None;
-    let started = Instant::now();
-    match exchange.answer(&mut granted, started).await {
+    match exchange.answer(&mut granted).await {
         Ok(answer) => answer,
         Err(problem) => {
-            exchange.tell_refusal(&problem, granted, started);
+            exchange.tell_refusal(&problem, granted);
             problem.answer(exchange.id)
         }
     }
@@ -87,7 +89,7 @@ pub(super) async fn serve(
 
 impl<'a> Exchange<'a> {
     /// `granted` becomes the client that grants.
-    async fn answer(&self, granted: &mut Option<&'a str>, started: Instant) -> Result<Answer, Problem> {
+    async fn answer(&self, granted: &mut Option<&'a str>) -> Result<Answer, Problem> {
         let uri = self.request.uri();
         // What is a key of the configuration, letter by letter, is well-formed.
         let plain = uri.query().is_none() && uri.scheme().is_none() && uri.authority().is_none();
@@ -109,7 +111,7 @@ impl<'a> Exchange<'a> {
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "malformed", "a request has no body here"));
         }
         match target {
-            Ok(slot) => self.value(&slot, granted.as_deref(), started).await,
+            Ok(slot) => self.value(&slot, granted.as_deref()).await,
             Err(own) => self.own(&own).await,
         }
     }
@@ -125,25 +127,25 @@ impl<'a> Exchange<'a> {
         Ok(answer::own(&if *target == Target::Keys { own::keys(&survey) } else { own::health(degraded, &survey) }))
     }
 
-    async fn value(&self, slot: &Slot, client: Option<&str>, started: Instant) -> Result<Answer, Problem> {
+    async fn value(&self, slot: &Slot, client: Option<&str>) -> Result<Answer, Problem> {
         let accepts = request::accepts(self.request.headers());
         if accepts == Accepts::Neither {
             return Err(not_acceptable());
         }
         let revalidate = request::revalidates(self.request.headers());
-        let now = BootInstant(clock::boot_nanos());
-        let remembered = if revalidate { None } else { self.shared.slots.remembered(slot, now) };
+        let remembered = if revalidate { None } else { self.shared.slots.remembered(slot, self.started) };
         let asked = remembered.is_none();
         let (held, verdict) = match remembered {
             Some(found) => found,
             None => self.ask(slot, revalidate).await?,
         };
-        let now = if asked { BootInstant(clock::boot_nanos()) } else { now };
+        let now = if asked { BootInstant(clock::boot_nanos()) } else { self.started };
         let mut answer = self.represent(accepts, &held, &verdict, asked, now)?;
         if asked {
+            self.conversation.enter_at(Phase::Exchange, now.0);
             answer::identify(&mut answer, self.id);
         }
-        self.tell_answer(answer.status(), slot, client, &verdict, asked.then_some(started));
+        self.tell_answer(answer.status(), slot, client, &verdict, asked);
         Ok(answer)
     }
 
@@ -200,14 +202,12 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn tell_answer(
-        &self,
-        status: StatusCode,
-        slot: &Slot,
-        client: Option<&str>,
-        verdict: &Verdict,
-        asked_at: Option<Instant>,
-    ) {
+    fn tell_answer(&self, status: StatusCode, slot: &Slot, client: Option<&str>, verdict: &Verdict, asked: bool) {
+        // Each that needed the parent has a line; of hits the first on its connection.
+        let first = self.connection.is_first_answer(slot) || asked;
+        if !first && self.shared.log.only_counts() {
+            return slot.hits.count(self.connection.uid(), name(verdict), status.as_u16());
+        }
         let told = Told {
             connection: self.connection,
             event: Event::Answer,
@@ -215,15 +215,17 @@ impl<'a> Exchange<'a> {
             client,
             verdict: name(verdict),
             status: status.as_u16(),
-            millis: asked_at.map_or(0, millis_since),
+            millis: if asked { self.millis() } else { 0 },
             request: self.id,
         };
-        // Each that needed the parent has a line; of hits the first on its connection.
-        let first = self.connection.is_first_answer(slot) || asked_at.is_some();
         self.shared.log.tell(&told, first);
     }
 
-    fn tell_refusal(&self, problem: &Problem, client: Option<&str>, started: Instant) {
+    fn millis(&self) -> u64 {
+        u64::try_from(clock::boot_nanos().saturating_sub(self.started.0) / 1_000_000).unwrap_or(0)
+    }
+
+    fn tell_refusal(&self, problem: &Problem, client: Option<&str>) {
         let denied = problem.status == StatusCode::FORBIDDEN;
         // The target is the peer's own text, and only well-formed keys are told.
         let asked = match request::target(self.request.uri()) {
@@ -237,7 +239,7 @@ impl<'a> Exchange<'a> {
             client,
             verdict: problem.code,
             status: problem.status.as_u16(),
-            millis: millis_since(started),
+            millis: self.millis(),
             request: self.id,
         };
         self.shared.log.tell(&told, false);
@@ -257,10 +259,6 @@ pub(super) fn tell_unparsed(shared: &Shared, connection: &Connection, status: St
         request,
     };
     shared.log.tell(&told, false);
-}
-
-fn millis_since(started: Instant) -> u64 {
-    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A verdict in one word, for the log.

@@ -53,8 +53,13 @@ impl Conversation {
         self.phase.get()
     }
 
-    pub(super) fn enter(&self, phase: Phase) {
-        self.phase.set((phase, boot_nanos()));
+    pub(super) fn enter_at(&self, phase: Phase, now: i64) {
+        self.phase.set((phase, now));
+    }
+
+    /// The next phase begins with this one's time: what is between is too short to be worth a look at the clock.
+    pub(super) fn follow(&self, phase: Phase) {
+        self.phase.set((phase, self.phase.get().1));
     }
 
     /// The status for bytes that hyper could not parse, once it has given up on them.
@@ -76,7 +81,7 @@ impl Conversation {
     fn received(&self, bytes: &[u8]) {
         if self.phase.get().0 == Phase::Idle {
             self.line_ended.set(false);
-            self.enter(Phase::Head);
+            self.enter_at(Phase::Head, boot_nanos());
         }
         if !self.line_ended.get() {
             self.line_ended.set(bytes.contains(&b'\n'));
@@ -140,7 +145,7 @@ impl AsyncWrite for Watched {
     /// hyper calls this when it has written all that it had.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.0.phase.get().0 == Phase::Answered {
-            self.0.enter(Phase::Idle);
+            self.0.follow(Phase::Idle);
         }
         Poll::Ready(Ok(()))
     }
