@@ -11,3 +11,4 @@ pub mod peer;
 pub mod process;
 pub mod random;
 pub mod spawn;
+pub mod users;
