@@ -10,3 +10,4 @@ pub mod memfd;
 pub mod peer;
 pub mod process;
 pub mod spawn;
+pub mod trusted;
