@@ -12,3 +12,4 @@ pub mod process;
 pub mod random;
 pub mod spawn;
 pub mod users;
+pub mod trusted;
