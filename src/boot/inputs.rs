@@ -85,13 +85,13 @@ pub(super) fn tokens(config: &Config) -> Result<Vec<OpenedToken>, StartError> {
     Ok(opened)
 }
 
-enum Refusal {
+pub(super) enum Refusal {
     Absent(String),
     Unsafe(String),
 }
 
 /// A regular file of ours that nobody else can read.
-fn secret(path: &Path) -> Result<File, Refusal> {
+pub(super) fn secret(path: &Path) -> Result<File, Refusal> {
     let opened = file::open_secret(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Refusal::Absent("no such file".into()),
         _ => Refusal::Unsafe(format!("{}: {error} (a link is not followed)", at(path))),

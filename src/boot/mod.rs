@@ -5,6 +5,7 @@
 
 mod inputs;
 mod pending;
+mod sources;
 mod worker;
 
 pub use pending::refused as pending;
@@ -61,6 +62,7 @@ pub fn start(config: Config) -> Result<ParentInputs, StartError> {
     let cache_directory = inputs::cache_directory(&config.cache.directory, parent_ids)?;
     let seal_key = inputs::seal_key(&config.cache.seal_keys)?;
     let tokens = inputs::tokens(&config)?;
+    let sources = sources::open(&config)?;
     let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
     let admin = inputs::admin_listener(&config.server, users.is_some())?;
 
@@ -79,7 +81,7 @@ pub fn start(config: Config) -> Result<ParentInputs, StartError> {
 
     give_up(parent_ids)?;
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, listeners, admin })
+    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, sources, listeners, admin })
 }
 
 type Ids = (u32, u32);

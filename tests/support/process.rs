@@ -1,5 +1,6 @@
 //! The upstream as a process of its own (`tests/upstream`), started, told how to behave, and asked what it saw.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -13,6 +14,7 @@ use super::TOKEN;
 pub struct Process {
     child: Child,
     ports: HashMap<String, u16>,
+    controls: Cell<u64>,
 }
 
 impl Process {
@@ -31,10 +33,10 @@ impl Process {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { child, ports: serde_json::from_str(&line).unwrap() }
+        Self { child, ports: serde_json::from_str(&line).unwrap(), controls: Cell::new(0) }
     }
 
-    /// Of one of `plain`, `other`, `proxy`, `tls`, `expired`, `elsewhere`.
+    /// Of one of `plain`, `other`, `proxy`, `tls`.
     pub fn port(&self, listener: &str) -> u16 {
         self.ports[listener]
     }
@@ -47,6 +49,11 @@ impl Process {
     /// What good answers hold from now on.
     pub fn set_value(&self, value: &str) {
         self.control("value", value);
+    }
+
+    /// What `tls` shows to new connections: `valid`, `expired`, `of-another-host` or `of-another-authority`.
+    pub fn set_certificate(&self, which: &str) {
+        self.control("certificate", which);
     }
 
     /// By how many seconds its clock is ahead, for Hawk.
@@ -67,7 +74,13 @@ impl Process {
         self.control("connections", "")[listener].as_u64().unwrap_or(0)
     }
 
+    /// How many connections to `other` were for telling it or asking it something.
+    pub fn controls(&self) -> u64 {
+        self.controls.get()
+    }
+
     fn control(&self, what: &str, body: &str) -> Value {
+        self.controls.set(self.controls.get() + 1);
         let mut stream = TcpStream::connect(("127.0.0.1", self.port("other"))).unwrap();
         let length = body.len();
         write!(

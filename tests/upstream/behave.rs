@@ -45,6 +45,9 @@ pub(crate) async fn answer(state: &Rc<State>, connection: &Rc<Connection>, reque
         let date = SystemTime::now() + Duration::from_secs(seconds.parse().unwrap());
         set(&mut answer, "retry-after", &httpdate::fmt_http_date(date));
     }
+    if query.contains_key("close") {
+        set(&mut answer, "connection", "close");
+    }
     for (key, header) in [("remaining", "ratelimit-remaining"), ("reset", "ratelimit-reset")] {
         if let Some(value) = query.get(key) {
             set(&mut answer, header, value);

@@ -10,6 +10,7 @@ mod proxy;
 mod state;
 mod tls;
 
+use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 
@@ -39,7 +40,7 @@ fn main() {
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         let mut plain = Vec::new();
-        for wanted in [port, 0, 0, 0, 0, 0] {
+        for wanted in [port, 0, 0, 0] {
             plain.push(TcpListener::bind(("127.0.0.1", wanted)).await.unwrap());
         }
         let ports: Vec<u16> = plain.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
@@ -48,11 +49,9 @@ fn main() {
             std::fs::write(path, authority.pem()).unwrap();
         }
         let state = Rc::new(State::new(token, ports[1]));
-        let acceptors = [None, None, None]
-            .into_iter()
-            .chain([authority.valid(), authority.expired(), authority.of_another_host()].map(Some));
-        for ((listener, name), acceptor) in plain.into_iter().zip(NAMES).zip(acceptors) {
-            tokio::task::spawn_local(accept(listener, name, acceptor, state.clone()));
+        let tls = Rc::new(authority.servers());
+        for (listener, name) in plain.into_iter().zip(NAMES) {
+            tokio::task::spawn_local(accept(listener, name, tls.clone(), state.clone()));
         }
         let told: serde_json::Map<_, _> =
             NAMES.iter().map(|name| name.to_string()).zip(ports.iter().map(|&p| p.into())).collect();
@@ -62,14 +61,20 @@ fn main() {
 }
 
 /// The listeners: `other` is the same upstream as another origin.
-const NAMES: [&str; 6] = ["plain", "other", "proxy", "tls", "expired", "elsewhere"];
+const NAMES: [&str; 4] = ["plain", "other", "proxy", "tls"];
 
-async fn accept(listener: TcpListener, name: &'static str, acceptor: Option<TlsAcceptor>, state: Rc<State>) {
+async fn accept(
+    listener: TcpListener,
+    name: &'static str,
+    tls: Rc<HashMap<&'static str, TlsAcceptor>>,
+    state: Rc<State>,
+) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let connection = Rc::new(Connection::new(name, &stream));
         state.count_connection(name);
-        let (state, acceptor) = (state.clone(), acceptor.clone());
+        let acceptor = (name == "tls").then(|| tls[state.certificate.borrow().as_str()].clone());
+        let state = state.clone();
         tokio::task::spawn_local(async move {
             match acceptor {
                 None => serve(stream, connection, state).await,

@@ -37,6 +37,8 @@ pub(crate) struct State {
     aliases: RefCell<HashMap<String, String>>,
     requests: RefCell<Vec<Value>>,
     connections: RefCell<HashMap<&'static str, u64>>,
+    /// What the listener `tls` shows.
+    pub(crate) certificate: RefCell<String>,
     /// Of Hawk, which may be shown only once.
     pub(crate) nonces: RefCell<Vec<String>>,
     /// By how many seconds the clock of Hawk is ahead.
@@ -52,6 +54,7 @@ impl State {
             aliases: RefCell::default(),
             requests: RefCell::default(),
             connections: RefCell::default(),
+            certificate: RefCell::new("valid".to_owned()),
             nonces: RefCell::default(),
             ahead: Cell::new(0),
         }
@@ -91,6 +94,10 @@ impl State {
             }
             ("value", _) => {
                 *self.value.borrow_mut() = body;
+                Value::Null
+            }
+            ("certificate", _) => {
+                *self.certificate.borrow_mut() = body;
                 Value::Null
             }
             ("ahead", _) => {

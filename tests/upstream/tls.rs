@@ -1,5 +1,6 @@
 //! An authority made at start, and servers with certificates of it: a valid one, an expired one, one of another host.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -25,19 +26,19 @@ impl Authority {
         &self.pem
     }
 
-    pub(crate) fn valid(&self) -> TlsAcceptor {
-        self.server(&["127.0.0.1", "localhost"], |_| {})
-    }
-
-    pub(crate) fn expired(&self) -> TlsAcceptor {
-        self.server(&["127.0.0.1", "localhost"], |params| {
+    /// By the names that a test chooses a certificate by.
+    pub(crate) fn servers(&self) -> HashMap<&'static str, TlsAcceptor> {
+        let here = ["127.0.0.1", "localhost"];
+        let expired = |params: &mut CertificateParams| {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2021, 1, 1);
-        })
-    }
-
-    pub(crate) fn of_another_host(&self) -> TlsAcceptor {
-        self.server(&["elsewhere.example"], |_| {})
+        };
+        HashMap::from([
+            ("valid", self.server(&here, |_| {})),
+            ("expired", self.server(&here, expired)),
+            ("of-another-host", self.server(&["elsewhere.example"], |_| {})),
+            ("of-another-authority", Self::new().server(&here, |_| {})),
+        ])
     }
 
     fn server(&self, names: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
