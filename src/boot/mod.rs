@@ -5,6 +5,7 @@
 
 mod inputs;
 mod pending;
+mod sources;
 mod worker;
 
 pub use pending::refused as pending;
@@ -65,6 +66,7 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     let missing =
         tokens.iter().filter_map(|(name, _, opened)| Some(format!("token `{name}`: {}", opened.as_ref().err()?)));
     config.problems.extend(missing);
+    let sources = sources::open(&config)?;
     let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
     let admin = inputs::admin_listener(&config.server, users.is_some())?;
 
@@ -83,7 +85,7 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
 
     give_up(parent_ids)?;
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, listeners, admin })
+    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, sources, listeners, admin })
 }
 
 type Ids = (u32, u32);

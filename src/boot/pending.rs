@@ -1,6 +1,6 @@
 //! What the configuration may say and this version does not do yet: refused by name, never accepted and ignored.
 
-use crate::config::{Auth, Config, Document, Limits, SandboxMode, SecretFile};
+use crate::config::{Config, Limits, SandboxMode, SecretFile};
 
 /// One sentence for each such setting.
 pub fn refused(config: &Config) -> Vec<String> {
@@ -22,14 +22,6 @@ pub fn refused(config: &Config) -> Vec<String> {
         let named = |what: &str| format!("{}: key `{}`: {what}", key.at, key.path);
         let settings = &key.settings;
         refuse(named("forget-after"), settings.forget_after != crate::staleness::Settings::default().forget_after);
-        match &key.source.document {
-            Document::File(_) => refuse(named("source type `file`"), true),
-            Document::Http(http) => {
-                refuse(named("auth type `hawk`"), matches!(http.auth, Auth::Hawk { .. }));
-                refuse(named("ca-file"), http.ca_file.is_some());
-                refuse(named("proxy"), http.proxy.is_some());
-            }
-        }
     }
     found
 }

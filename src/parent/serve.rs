@@ -17,10 +17,10 @@ use super::admin;
 use super::cache::{SealKey, Store};
 use super::engine::Engine;
 use super::relay::{self, LogOptions};
-use super::upstream::HttpUpstream;
+use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
 use crate::acl::{Acl, Peer};
-use crate::config::{Config, Document, SecretFile, TokenName};
+use crate::config::{Config, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd};
 use crate::ipc::wire::{
     Body, FetchRequest, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
@@ -41,6 +41,7 @@ pub struct ParentInputs {
     pub cache_directory: OwnedFd,
     pub seal_key: std::fs::File,
     pub tokens: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>,
+    pub sources: SourceInputs,
     /// The paths of our listeners, as `getsockname` gives them for an accepted connection.
     pub listeners: Vec<PathBuf>,
     /// The operator's socket.
@@ -87,14 +88,12 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     io::Read::read_to_end(&mut io::Read::take(inputs.seal_key, 256), &mut text).map_err(|error| start(&error))?;
     let seal = SealKey::parse(&text).map_err(|error| start(&error))?;
     let store = Store::open(inputs.cache_directory, seal, inputs.config.limits.value_size).map_err(|e| start(&e))?;
-    let https = |document: &Document| matches!(document, Document::Http(http) if http.url.https);
-    let with_tls = inputs.config.keys.iter().any(|key| https(&key.source.document));
-    let http = HttpUpstream::new(inputs.config.limits.document_size, with_tls).map_err(|error| start(&error))?;
+    let sources = Sources::new(&inputs.config, inputs.sources).map_err(|error| start(&error))?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ParentError::Io)?;
     let local = LocalSet::new();
     let (recalls, recalled) = mpsc::unbounded_channel();
-    let engine = Rc::new(Engine::new(&inputs.config, store, http, vault, recalls));
+    let engine = Rc::new(Engine::new(&inputs.config, store, sources, vault, recalls));
     local.block_on(&runtime, async move {
         let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
         let worker_log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;

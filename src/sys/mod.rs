@@ -11,5 +11,5 @@ pub mod peer;
 pub mod process;
 pub mod random;
 pub mod spawn;
-pub mod users;
 pub mod trusted;
+pub mod users;

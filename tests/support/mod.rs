@@ -1,6 +1,8 @@
 //! What the tests from outside share: an upstream, a broker, and peers of another uid.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "a test may panic; each test uses its share")]
 
+pub mod process;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -91,33 +93,41 @@ impl Broker {
 
     /// `settings` are the key's, `sections` stand beside it.
     pub fn with(upstream: u16, settings: &str, sections: &str) -> Self {
+        let mut broker = Self::prepared(|_| {
+            format!(
+                "[tokens]\nheroku = {{ file = \"DIR/token\" }}\n\
+                 [keys.\"/billing/database-url\"]\nsource = {{ type = \"heroku\", app = \"billing-prod\", \
+                 config-var = \"DATABASE_URL\", token = \"heroku\", base-url = \"http://127.0.0.1:{upstream}\", \
+                 allow-plaintext = true }}\n{settings}\n{sections}\n\
+                 [clients.billing]\nuser = {GRANTED}\nkeys = [\"/billing/*\"]\n"
+            )
+        });
+        broker.start();
+        broker
+    }
+
+    /// Not started yet. What `sections` gives stands below `[server]` and `[cache]`; `DIR` in it becomes the directory.
+    pub fn prepared(sections: impl FnOnce(&Path) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let at = |name: &str| root.join(name).display().to_string();
-        let secret = |name: &str, content: &str, mode| {
-            std::fs::write(root.join(name), content).unwrap();
-            std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
-        };
-        secret("token", &format!("{TOKEN}\n"), 0o400);
         let text = format!(
-            "[server]\nsocket = \"{}\"\nadmin-socket = \"{}\"\nparent-user = {PARENT}\nworker-user = {WORKER}\n\
-             [cache]\ndirectory = \"{}\"\nseal-key = {{ file = \"{}\" }}\n\
-             [tokens]\nheroku = {{ file = \"{}\" }}\n\
-             [keys.\"/billing/database-url\"]\nsource = {{ type = \"heroku\", app = \"billing-prod\", \
-             config-var = \"DATABASE_URL\", token = \"heroku\", base-url = \"http://127.0.0.1:{upstream}\", \
-             allow-plaintext = true }}\n{settings}\n{sections}\n\
-             [clients.billing]\nuser = {GRANTED}\nkeys = [\"/billing/*\"]\n",
-            at("keyhatch.sock"),
-            at("admin.sock"),
-            at("cache"),
-            at("seal.key"),
-            at("token"),
+            "[server]\nsocket = \"DIR/keyhatch.sock\"\nadmin-socket = \"DIR/admin.sock\"\n\
+             parent-user = {PARENT}\nworker-user = {WORKER}\n\
+             [cache]\ndirectory = \"DIR/cache\"\nseal-key = {{ file = \"DIR/seal.key\" }}\n{}",
+            sections(root)
         );
-        secret("keyhatch.toml", &text, 0o600);
-        let mut broker = Self { directory, child: None };
-        broker.start();
+        let text = text.replace("DIR", &root.display().to_string());
+        let broker = Self { directory, child: None };
+        broker.write("token", &format!("{TOKEN}\n"), 0o400);
+        broker.write("keyhatch.toml", &text, 0o600);
         broker
+    }
+
+    /// A file of this mode in the directory.
+    pub fn write(&self, name: &str, content: &str, mode: u32) {
+        std::fs::write(self.path(name), content).unwrap();
+        std::fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
     }
 
     pub fn start(&mut self) {

@@ -21,6 +21,8 @@ pub(super) struct Entry {
     pub(super) held: Option<Held>,
     /// How the last fetch ended, if it brought no value.
     pub(super) failure: Option<Failure>,
+    /// The status of the last good answer, where the source has such a thing.
+    pub(super) status: Option<u16>,
     /// Of this key alone: its field is missing from a document that is there.
     pub(super) pace: Pace,
     /// A failure with nothing to fall back on is remembered until then.
@@ -76,6 +78,7 @@ impl Entry {
             settings,
             held,
             failure: None,
+            status: None,
             pace: Pace::default(),
             negative_until: None,
             leased_until: 0,

@@ -14,7 +14,7 @@ use super::{DocumentId, DocumentState, Engine, Origin};
 use crate::config::Document;
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
-use crate::parent::upstream::{DocumentBody, project};
+use crate::parent::upstream::{Answer, Fetched, Validators, project};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::boot_nanos;
 
@@ -28,6 +28,9 @@ pub(super) struct Flight {
     pub(super) started: Instant,
     pub(super) landed: watch::Receiver<bool>,
 }
+
+/// A value that the upstream vouches for now, and the status of its saying so.
+type Fresh = (Arc<SecretValue>, Option<u16>);
 
 impl Engine {
     /// When back-off of the document, of its origin or of the key itself lets the next attempt begin.
@@ -91,14 +94,15 @@ impl Engine {
     }
 
     async fn fly(&self, id: DocumentId) {
-        let (document, keys, limit, late_after) = {
+        let (document, keys, known, limit, late_after) = {
             let documents = self.documents.borrow();
             let state = &documents[id.0];
-            (state.document.clone(), state.keys.clone(), state.fetch_timeout, self.late_after(state))
+            let (known, late_after) = (self.known(state), self.late_after(state));
+            (state.document.clone(), state.keys.clone(), known, state.fetch_timeout, late_after)
         };
         let started = Instant::now();
         let mut late = false;
-        let call = timeout(limit, self.call(&document));
+        let call = timeout(limit, self.sources.fetch(&document, &known, &self.vault));
         tokio::pin!(call);
         let fetched = loop {
             tokio::select! {
@@ -109,38 +113,63 @@ impl Engine {
                 }
             }
         };
-        let fetched = fetched.unwrap_or(Err(Failure::unavailable(Reason::Timeout)));
-        let fetched = fetched.map_err(|failure| self.classify(id, failure));
+        let Fetched { answer, quota_spent } =
+            fetched.unwrap_or_else(|_| Err(Failure::unavailable(Reason::Timeout)).into());
+        let answer = answer.map_err(|failure| self.classify(id, failure));
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        match &fetched {
-            Ok(_) => tracing::info!(origin = document.origin(), millis, outcome = "answered", "fetch"),
+        let outcome = if matches!(answer, Ok(Answer::NotModified)) { "not-modified" } else { "answered" };
+        match &answer {
+            Ok(_) => tracing::info!(origin = document.origin(), millis, outcome, "fetch"),
             Err(failure) => tracing::warn!(
                 origin = document.origin(), millis, outcome = failure.class.name(), reason = %failure.reason, "fetch"
             ),
         }
-        self.settle(id, fetched.as_ref().err().copied(), late);
+        self.settle(id, answer.as_ref().err().copied(), late, quota_spent);
+        let mut all_accepted = answer.is_ok();
         for key in keys.iter() {
-            let projection = self.entries.borrow().get(key).map(|entry| entry.projection.clone());
-            let Some(projection) = projection else { continue };
-            let projected = match &fetched {
-                Ok(body) => project(body, &projection, self.value_size),
-                Err(failure) => Err(*failure),
-            };
-            match projected {
-                Ok(value) => self.accept(key, value).await,
-                Err(failure) => self.refuse(key, failure, fetched.is_ok()).await,
+            match self.value_of(key, &answer) {
+                Some(Ok((value, status))) => self.accept(key, value, status).await,
+                Some(Err(failure)) => {
+                    all_accepted = false;
+                    self.refuse(id, key, failure, answer.is_ok()).await;
+                }
+                None => all_accepted = false,
             }
         }
-        if fetched.is_ok() {
+        if answer.is_ok() {
             self.restore_withheld(&document).await;
         }
-        self.documents.borrow_mut()[id.0].flight = None;
+        let state = &mut self.documents.borrow_mut()[id.0];
+        state.flight = None;
+        match answer {
+            // An answer that one of its keys has no value of must be had again, whole.
+            Ok(Answer::Answered { .. } | Answer::NotModified) if !all_accepted => {
+                state.validators = Validators::default()
+            }
+            Ok(Answer::Answered { validators, .. }) => state.validators = validators,
+            Ok(Answer::NotModified) | Err(_) => {}
+        }
     }
 
-    async fn call(&self, document: &Document) -> Result<DocumentBody, Failure> {
-        match document {
-            Document::Http(http) => self.http.fetch(http, &self.vault).await,
-            Document::File(_) => Err(Failure::unavailable(Reason::SourceUnreadable)),
+    /// What a request may show: only while every key of the document has the value that came with it.
+    fn known(&self, state: &DocumentState) -> Validators {
+        let entries = self.entries.borrow();
+        let has_value = |key: &KeyPath| entries.get(key).is_some_and(|entry| entry.held.is_some());
+        if state.keys.iter().all(has_value) { state.validators.clone() } else { Validators::default() }
+    }
+
+    /// The value of a key in an answer, with the status of that. `None` when there is no such key any more, or no
+    /// value that could be as it was.
+    fn value_of(&self, key: &KeyPath, answer: &Result<Answer, Failure>) -> Option<Result<Fresh, Failure>> {
+        let entries = self.entries.borrow();
+        let entry = entries.get(key)?;
+        match answer {
+            Err(failure) => Some(Err(*failure)),
+            Ok(Answer::NotModified) => Some(Ok((entry.held.as_ref()?.value.clone(), Some(304)))),
+            Ok(Answer::Answered { body, status, .. }) => {
+                let value = project(body, &entry.projection, self.value_size);
+                Some(value.map(|value| (Arc::new(value), *status)))
+            }
         }
     }
 
@@ -168,25 +197,28 @@ impl Engine {
     }
 
     /// Back-off after a call: of the document, and of its origin if that is what failed.
-    fn settle(&self, id: DocumentId, failure: Option<Failure>, late: bool) {
+    fn settle(&self, id: DocumentId, failure: Option<Failure>, late: bool, quota_spent: Option<Duration>) {
         let mut documents = self.documents.borrow_mut();
         let state = &mut documents[id.0];
         let mut origins = self.origins.borrow_mut();
         let origin = origins.entry(state.origin.clone()).or_default();
         state.refused = failure.is_some_and(|failure| matches!(failure.class, Class::TokenRefused | Class::Refused));
-        let Some(failure) = failure else {
+        if let Some(failure) = failure {
+            let why = self.circumstances(failure.retry_after);
+            match (late, failure.is_of_origin()) {
+                (false, true) => origin.fail(why),
+                (true, true) => origin.again(why),
+                // It answered, if only to refuse.
+                (_, false) => origin.succeed(),
+            }
+            if late { state.pace.again(why) } else { state.pace.fail(why) }
+        } else {
             state.pace.succeed();
             origin.succeed();
-            return;
-        };
-        let why = self.circumstances(failure.retry_after);
-        match (late, failure.is_of_origin()) {
-            (false, true) => origin.fail(why),
-            (true, true) => origin.again(why),
-            // It answered, if only to refuse.
-            (_, false) => origin.succeed(),
         }
-        if late { state.pace.again(why) } else { state.pace.fail(why) }
+        if let Some(wait) = quota_spent {
+            origin.rest(Instant::now() + wait);
+        }
     }
 
     /// A 403 is the token's when every document of the token that was asked is refused, and the document's own otherwise.
@@ -204,7 +236,7 @@ impl Engine {
         Failure { class, ..failure }
     }
 
-    async fn accept(&self, key: &KeyPath, value: SecretValue) {
+    async fn accept(&self, key: &KeyPath, value: Arc<SecretValue>, status: Option<u16>) {
         let now = self.clock.now();
         let (definition, value) = {
             let mut entries = self.entries.borrow_mut();
@@ -213,9 +245,10 @@ impl Engine {
                 tracing::info!(%key, "answered again");
             }
             let sealed_at = entry.held.as_ref().map_or(0, |held| held.sealed_at);
-            let held = Held::new(self.store.seal_key(), key, Arc::new(value), now, sealed_at);
+            let held = Held::new(self.store.seal_key(), key, value, now, sealed_at);
             let value = held.value.clone();
             let changed = entry.accept(held);
+            entry.status = status;
             if changed || entry.leased_stale {
                 self.recall(key, entry);
             }
@@ -237,7 +270,7 @@ impl Engine {
         }
     }
 
-    async fn refuse(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
+    async fn refuse(&self, id: DocumentId, key: &KeyPath, failure: Failure, document_is_good: bool) {
         let given_up = {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { return };
@@ -251,6 +284,8 @@ impl Engine {
             let given_up = entry.refuse(failure, Instant::now());
             if given_up.is_some() {
                 self.recall(key, entry);
+                // What is restored from disk some day need not be what they came with.
+                self.documents.borrow_mut()[id.0].validators = Validators::default();
             }
             given_up
         };

@@ -23,7 +23,7 @@ use self::flight::{Flight, Origins};
 use self::pace::Pace;
 use super::cache::Store;
 use super::clock::Clock;
-use super::upstream::HttpUpstream;
+use super::upstream::{Sources, Validators};
 use super::vault::Vault;
 use crate::config::{Config, Document, TokenName};
 use crate::ipc::wire::{Detail, Forward, Recall, Reply, Verdict};
@@ -43,7 +43,7 @@ pub(super) struct Engine {
     wanted: Cell<Option<Instant>>,
     store: Arc<Store>,
     clock: Clock,
-    http: HttpUpstream,
+    sources: Sources,
     vault: Vault,
     value_size: u64,
     recalls: mpsc::UnboundedSender<Recall>,
@@ -69,6 +69,8 @@ struct DocumentState {
     pace: Pace,
     /// The last answer was 401 or 403.
     refused: bool,
+    /// Of the answer that all its keys have their values from; none when they have not.
+    validators: Validators,
 }
 
 /// The documents of the configuration and their keys.
@@ -96,6 +98,7 @@ fn documents(config: &Config) -> (Vec<DocumentState>, HashMap<KeyPath, DocumentI
             last_started: None,
             pace: Pace::default(),
             refused: false,
+            validators: Validators::default(),
         })
     };
     (keys.into_iter().filter_map(state).collect(), of_key)
@@ -106,7 +109,7 @@ impl Engine {
     pub(super) fn new(
         config: &Config,
         store: Store,
-        http: HttpUpstream,
+        sources: Sources,
         vault: Vault,
         recalls: mpsc::UnboundedSender<Recall>,
     ) -> Self {
@@ -136,7 +139,7 @@ impl Engine {
             wanted: Cell::new(None),
             clock: Clock::new(reached),
             store: Arc::new(store),
-            http,
+            sources,
             vault,
             value_size: config.limits.value_size,
             recalls,
@@ -191,9 +194,10 @@ impl Engine {
             let verdict = Verdict { detail: Some(Detail::FailoverTimeout), ..verdict };
             return self.fall_back(key, late, verdict);
         }
-        let failure = self.entries.borrow().get(key).and_then(|entry| entry.failure);
+        let ended = self.entries.borrow().get(key).map(|entry| (entry.failure, entry.status));
+        let (failure, fwd_status) = ended.unwrap_or_default();
         match failure {
-            None => self.value(key, Verdict { fwd_status: Some(200), stored: true, ..verdict }),
+            None => self.value(key, Verdict { fwd_status, stored: fwd_status != Some(304), ..verdict }),
             Some(failure) => {
                 let detail = Some(Detail::Failed(failure.reason));
                 self.fall_back(key, failure, Verdict { fwd_status: failure.status(), detail, ..verdict })
