@@ -22,13 +22,40 @@ const USES: &[(&str, &[&str])] = &[
     ("acl", &["secret", "config::Location"]),
     ("config", &["sys", "secret", "acl", "staleness"]),
     ("ipc", &["secret", "acl", "outcome", "config::Limits"]),
+    ("telemetry", &["ipc::record"]),
     // The start returns what the parent takes, and makes the first seal key: nothing else of the parent.
-    ("boot", &["sys", "config", "staleness::Settings", "parent::ParentInputs", "parent::cache::new_seal_key_text"]),
-    ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness"]),
+    (
+        "boot",
+        &[
+            "sys",
+            "config",
+            "staleness::Settings",
+            "parent::ParentInputs",
+            "parent::cache::new_seal_key_text",
+            "parent::upstream::SourceFile",
+            "parent::upstream::SourceInputs",
+        ],
+    ),
+    ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness", "telemetry"]),
     // Neither the parent nor the configuration: what the worker needs of it crosses as `ipc::wire::WorkerConfig`.
-    ("worker", &["sys", "secret", "acl", "ipc", "outcome"]),
+    ("worker", &["sys", "secret", "acl", "config::Limits", "ipc", "outcome"]),
     ("demo", &["sys"]),
-    ("cli", &["boot", "config", "demo", "exit", "parent", "sys::creds", "worker"]),
+    (
+        "cli",
+        &[
+            "acl::Peer",
+            "boot",
+            "config",
+            "demo",
+            "exit",
+            "parent",
+            "secret::KeyPath",
+            "sys::creds",
+            "sys::users",
+            "telemetry",
+            "worker",
+        ],
+    ),
 ];
 
 /// What is only for a few: the paths, and the files or folders that may use them, each with its reason.
@@ -42,7 +69,9 @@ const ONLY: &[(&[&str], &[&str])] = &[
     // HTTP is served to applications by the worker and to the operator by the parent.
     (&["hyper::server"], &["worker/mod.rs", "parent/admin.rs"]),
     // Asked are upstreams, by the parent, and the broker's own sockets, by commands.
-    (&["hyper_util::client", "hyper_rustls", "rustls"], &["parent/upstream/", "cli/client.rs"]),
+    (&["hyper_util::client", "hyper_rustls"], &["parent/upstream/", "cli/client.rs"]),
+    // The start reads certificates: only root may be able to.
+    (&["rustls"], &["parent/upstream/", "boot/sources.rs"]),
     (&["hyperlocal"], &["cli/client.rs"]),
     // An event loop begins after the drop: nothing of the start may know one.
     (&["tokio", "tokio_seqpacket"], &["ipc/channel.rs", "parent/", "worker/", "cli/client.rs"]),
