@@ -127,7 +127,7 @@ fn the_log_tells_first_answers_and_denials_and_counts_the_rest() {
         let uid = format!("uid={uid}");
         log.lines().filter(|line| line.contains(&uid) && line.contains(event)).collect::<Vec<_>>()
     };
-    let answers = about(GRANTED, "answer");
+    let answers = about(GRANTED, "answer role");
     assert_eq!(answers.len(), 1, "{log}");
     for field in [
         "role=\"worker\"",

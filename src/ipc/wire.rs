@@ -207,8 +207,10 @@ pub enum Detail {
     FailoverTimeout,
     /// Stale within `stale-while-revalidate`; a refresh runs behind the answer.
     Revalidating,
-    /// Stale, and the next attempt is not due yet.
-    BackingOff,
+    /// Stale, and the upstream answered with an error status.
+    StaleIfError,
+    /// The upstream failed, and the next attempt is not due yet.
+    BreakerOpen,
     /// Stale, and the peer is over `fetches-per-user`.
     OverBudget,
 }
@@ -219,7 +221,8 @@ impl Detail {
             Self::Failed(reason) => reason.detail(),
             Self::FailoverTimeout => "failover-timeout",
             Self::Revalidating => "revalidating",
-            Self::BackingOff => "backing-off",
+            Self::StaleIfError => "stale-if-error",
+            Self::BreakerOpen => "breaker-open",
             Self::OverBudget => "over-budget",
         }
     }

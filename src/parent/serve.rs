@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::admin;
 use super::cache::{SealKey, Store};
-use super::engine::Engine;
+use super::engine::{Asker, Engine};
 use super::relay::{self, LogOptions};
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
@@ -192,10 +192,11 @@ fn fetch(
 ) -> Result<(), ParentError> {
     let peer = attest(listeners, socket)?;
     let granted = acl.judge(&peer, &request.key).is_some();
+    let asker = Asker { uid: peer.uid, pid: peer.pid, request: request.request };
     let (engine, channel) = (engine.clone(), channel.clone());
     tokio::task::spawn_local(async move {
         let reply = if granted {
-            engine.ask(&request.key, peer.uid, request.revalidate).await
+            engine.ask(&request.key, asker, request.revalidate).await
         } else {
             tracing::warn!(uid = peer.uid, pid = peer.pid, key = %request.key, request = %request.request, "denied");
             Reply::Denied

@@ -210,7 +210,7 @@ mod tests {
             born: BootInstant(born),
             fresh_until: BootInstant(fresh_until),
             usable_until,
-            stale_detail: Detail::BackingOff,
+            stale_detail: Detail::BreakerOpen,
         }
     }
 

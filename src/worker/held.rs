@@ -213,7 +213,7 @@ mod tests {
             born: BootInstant(0),
             fresh_until: BootInstant(100),
             usable_until: BootInstant(200),
-            stale_detail: Detail::BackingOff,
+            stale_detail: Detail::BreakerOpen,
         };
         let verdict =
             Verdict { forward: Forward::UriMiss, fwd_status: None, stored: true, collapsed: false, detail: None };
@@ -228,7 +228,7 @@ mod tests {
         slots.keep(slot, &held(1), BootInstant(0));
         let detail = |now| slots.remembered(slot, BootInstant(now)).map(|(_, verdict)| verdict.detail);
         assert_eq!(detail(99), Some(None));
-        assert_eq!(detail(100), Some(Some(Detail::BackingOff)));
+        assert_eq!(detail(100), Some(Some(Detail::BreakerOpen)));
         assert_eq!(detail(200), None);
     }
 

@@ -54,7 +54,11 @@ impl Engine {
     /// The value if it may be served, else this failure.
     pub(super) fn fall_back(&self, key: &KeyPath, failure: Failure, verdict: Verdict) -> Reply {
         let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
-        if usable { self.value(key, verdict) } else { self.failure(key, Some(failure), verdict) }
+        if !usable {
+            return self.failure(key, Some(failure), verdict);
+        }
+        let detail = if failure.status().is_some() { Some(Detail::StaleIfError) } else { verdict.detail };
+        self.value(key, Verdict { detail, ..verdict })
     }
 
     pub(super) fn value(&self, key: &KeyPath, verdict: Verdict) -> Reply {
@@ -99,7 +103,7 @@ impl Engine {
             usable_until: BootInstant(fresh_until.max(now.saturating_add(nanos(pause)).min(legal_until))),
             stale_detail: match verdict.detail {
                 Some(detail @ (Detail::FailoverTimeout | Detail::Revalidating)) => detail,
-                _ => Detail::BackingOff,
+                _ => Detail::BreakerOpen,
             },
         }
     }

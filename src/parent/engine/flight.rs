@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::entry::{Entry, GivenUp, Held};
 use super::pace::{Circumstances, Pace};
-use super::{DocumentId, DocumentState, Engine, Origin};
+use super::{Asker, DocumentId, DocumentState, Engine, Origin};
 use crate::config::Document;
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
@@ -49,7 +49,7 @@ impl Engine {
     }
 
     /// The fetch of a document that is under way, or a new one; and whether it was under way.
-    pub(super) fn join(self: &Rc<Self>, id: DocumentId) -> (Flight, bool) {
+    pub(super) fn join(self: &Rc<Self>, id: DocumentId, asker: Option<Asker>) -> (Flight, bool) {
         let mut documents = self.documents.borrow_mut();
         let state = &mut documents[id.0];
         if let Some(flight) = &state.flight {
@@ -62,7 +62,7 @@ impl Engine {
         self.origins.borrow_mut().entry(state.origin.clone()).or_default().begin();
         let engine = self.clone();
         tokio::task::spawn_local(async move {
-            engine.fly(id).await;
+            engine.fly(id, asker).await;
             // Nobody may be waiting any more.
             let _ = land.send(true);
         });
@@ -84,7 +84,7 @@ impl Engine {
                         state.pace.permits(now) && origins.get(&state.origin).is_none_or(|pace| pace.permits(now))
                     };
                     if permitted {
-                        engine.join(id);
+                        engine.join(id, None);
                     }
                     // Up to a tenth earlier, so that many documents do not stay in step.
                     tokio::time::sleep(every - every * u32::from(random()) / 2550).await;
@@ -93,7 +93,7 @@ impl Engine {
         }
     }
 
-    async fn fly(&self, id: DocumentId) {
+    async fn fly(&self, id: DocumentId, asker: Option<Asker>) {
         let (document, keys, known, limit, late_after) = {
             let documents = self.documents.borrow();
             let state = &documents[id.0];
@@ -116,14 +116,7 @@ impl Engine {
         let Fetched { answer, quota_spent } =
             fetched.unwrap_or_else(|_| Err(Failure::unavailable(Reason::Timeout)).into());
         let answer = answer.map_err(|failure| self.classify(id, failure));
-        let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let outcome = if matches!(answer, Ok(Answer::NotModified)) { "not-modified" } else { "answered" };
-        match &answer {
-            Ok(_) => tracing::info!(origin = document.origin(), millis, outcome, "fetch"),
-            Err(failure) => tracing::warn!(
-                origin = document.origin(), millis, outcome = failure.class.name(), reason = %failure.reason, "fetch"
-            ),
-        }
+        log_fetch(&document, &keys, asker, started, &answer);
         self.settle(id, answer.as_ref().err().copied(), late, quota_spent);
         let mut all_accepted = answer.is_ok();
         for key in keys.iter() {
@@ -334,6 +327,33 @@ impl Engine {
         }
         entry.leased_until = 0;
     }
+}
+
+/// One line for each call, with whoever made it begin: nobody, when it refreshes ahead.
+fn log_fetch(
+    document: &Document,
+    keys: &[KeyPath],
+    asker: Option<Asker>,
+    started: Instant,
+    answer: &Result<Answer, Failure>,
+) {
+    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
+    let request = asker.map(|asker| tracing::field::display(asker.request));
+    let key = keys.first().map(tracing::field::display);
+    let more_keys = (keys.len() > 1).then(|| keys.len() - 1);
+    let origin = document.origin();
+    let (outcome, status) = match answer {
+        Ok(Answer::Answered { status, .. }) => ("answered", *status),
+        Ok(Answer::NotModified) => ("not-modified", Some(304)),
+        Err(failure) => {
+            let (outcome, reason) = (failure.class.name(), tracing::field::display(failure.reason));
+            let status = failure.status();
+            tracing::warn!(origin, key, more_keys, uid, pid, request, millis, outcome, reason, status, "fetch");
+            return;
+        }
+    };
+    tracing::info!(origin, key, more_keys, uid, pid, request, millis, outcome, status, "fetch");
 }
 
 /// For spreading only: without randomness, nothing is spread.

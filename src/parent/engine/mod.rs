@@ -26,7 +26,7 @@ use super::clock::Clock;
 use super::upstream::{Sources, Validators};
 use super::vault::Vault;
 use crate::config::{Config, Document, TokenName};
-use crate::ipc::wire::{Detail, Forward, Recall, Reply, Verdict};
+use crate::ipc::wire::{Detail, Forward, Recall, Reply, RequestId, Verdict};
 use crate::outcome::{Failure, Reason};
 use crate::secret::KeyPath;
 use crate::staleness::{Decision, View, decide};
@@ -151,17 +151,17 @@ impl Engine {
         self.budget.borrow_mut().take(uid, Instant::now())
     }
 
-    /// The answer for a peer of this uid that may read `key`.
-    pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, uid: u32, revalidate: bool) -> Reply {
+    /// The answer for a peer that may read `key`.
+    pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Reply {
         let Some(considered) = self.consider(key, revalidate) else { return Reply::Denied };
         let hit = |detail| Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail };
         let starts = matches!(considered.decision, Decision::Wait { .. } | Decision::StaleAndRefresh);
         if starts
             && !considered.in_flight
-            && let Err(retry_after) = self.charge(uid)
+            && let Err(retry_after) = self.charge(asker.uid)
         {
             let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
-            tracing::warn!(uid, %key, "over its budget of fetches");
+            tracing::warn!(uid = asker.uid, pid = asker.pid, %key, request = %asker.request, "over its budget of fetches");
             return if usable {
                 self.value(key, hit(Some(Detail::OverBudget)))
             } else {
@@ -172,16 +172,16 @@ impl Engine {
             Decision::Fresh => return self.value(key, hit(None)),
             Decision::Stale => {
                 let late = considered.in_flight;
-                return self.value(key, hit(Some(if late { Detail::FailoverTimeout } else { Detail::BackingOff })));
+                return self.value(key, hit(Some(if late { Detail::FailoverTimeout } else { Detail::BreakerOpen })));
             }
-            Decision::Fail => return self.failure(key, None, hit(None)),
+            Decision::Fail => return self.failure(key, None, hit(Some(Detail::BreakerOpen))),
             Decision::StaleAndRefresh => {
-                self.join(considered.document);
+                self.join(considered.document, Some(asker));
                 return self.value(key, hit(Some(Detail::Revalidating)));
             }
             Decision::Wait { up_to } => up_to,
         };
-        let (mut flight, collapsed) = self.join(considered.document);
+        let (mut flight, collapsed) = self.join(considered.document, Some(asker));
         let forward = match (considered.revalidate, considered.had_value) {
             (true, _) => Forward::Request,
             (false, true) => Forward::Stale,
@@ -226,6 +226,14 @@ impl Engine {
             revalidate,
         })
     }
+}
+
+/// Who a fetch is for, as the parent has judged it; for the log and the budget.
+#[derive(Clone, Copy)]
+pub(super) struct Asker {
+    pub(super) uid: u32,
+    pub(super) pid: i32,
+    pub(super) request: RequestId,
 }
 
 /// What is to be done for one request, and on what grounds.
