@@ -57,7 +57,9 @@ impl Engine {
         if !usable {
             return self.failure(key, Some(failure), verdict);
         }
-        let detail = if failure.status().is_some() { Some(Detail::StaleIfError) } else { verdict.detail };
+        // A refused or wrong answer is told apart by its `fwd-status`; 429 has a word of its own.
+        let status = matches!(failure.reason, Reason::Status(status) if status != 429);
+        let detail = if status { Some(Detail::StaleIfError) } else { verdict.detail };
         self.value(key, Verdict { detail, ..verdict })
     }
 
