@@ -1,4 +1,5 @@
 //! The exit codes, after sysexits(3): scripts and units can tell "mend the configuration" from "try again".
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
 //! What an upstream did, in the classes that decide what may be served instead.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::time::Duration;

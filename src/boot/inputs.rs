@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use super::{Ids, StartError, at};
 use crate::config::{Config, SecretFile, Server, TokenName};
 use crate::parent::cache::new_seal_key_text;
-use crate::sys::{creds, file};
+use crate::sys::trusted::{self, OpenError};
+use crate::sys::{creds, file, peer};
 
 fn wrong(message: String) -> StartError {
     StartError::Configuration(message)
@@ -66,16 +67,10 @@ pub(super) type OpenedToken = (TokenName, SecretFile, Result<OwnedFd, String>);
 pub(super) fn tokens(config: &Config) -> Result<Vec<OpenedToken>, StartError> {
     let mut opened = Vec::with_capacity(config.tokens.len());
     for (name, from) in &config.tokens {
-        let path = match from {
-            SecretFile::File(path) => path.clone(),
-            SecretFile::Credential(credential) => {
-                PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY").unwrap_or_default()).join(credential)
-            }
-        };
-        let result = match secret(&path) {
+        let result = match token(from) {
             Ok(file) => Ok(file.into()),
             Err(Refusal::Absent(reason)) => {
-                tracing::error!(token = %name, path = at(&path), reason, "token not found: its keys serve what is known");
+                tracing::error!(token = %name, from = %from, reason, "token not found: its keys serve what is known");
                 Err(reason)
             }
             Err(Refusal::Unsafe(message)) => return Err(wrong(format!("token `{name}`: {message}"))),
@@ -85,6 +80,27 @@ pub(super) fn tokens(config: &Config) -> Result<Vec<OpenedToken>, StartError> {
     Ok(opened)
 }
 
+/// Opened and checked as far as that goes without reading it.
+fn token(from: &SecretFile) -> Result<File, Refusal> {
+    let (path, file) = match from {
+        SecretFile::File(path) => (path.clone(), secret(path)?),
+        SecretFile::Credential(credential) => {
+            let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                Refusal::Absent("$CREDENTIALS_DIRECTORY is not set: a unit has it by LoadCredential=".into())
+            })?;
+            let path = PathBuf::from(directory).join(credential);
+            // To a service with a user of its own, systemd shows the file by an ACL, which looks like rights of a group.
+            let file = secret_closed_to(&path, 0o007)?;
+            (path, file)
+        }
+    };
+    let length = file.metadata().map_err(|error| Refusal::Unsafe(format!("{}: {error}", at(&path))))?.len();
+    if length == 0 {
+        return Err(Refusal::Unsafe(format!("{} is empty; it must hold the token, on one line", at(&path))));
+    }
+    Ok(file)
+}
+
 pub(super) enum Refusal {
     Absent(String),
     Unsafe(String),
@@ -92,20 +108,28 @@ pub(super) enum Refusal {
 
 /// A regular file of ours that nobody else can read.
 pub(super) fn secret(path: &Path) -> Result<File, Refusal> {
-    let opened = file::open_secret(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Refusal::Absent("no such file".into()),
-        _ => Refusal::Unsafe(format!("{}: {error} (a link is not followed)", at(path))),
+    secret_closed_to(path, 0o077)
+}
+
+fn secret_closed_to(path: &Path, others: u32) -> Result<File, Refusal> {
+    let refuse = |what: String| Refusal::Unsafe(format!("{}: {what}", at(path)));
+    let opened = trusted::open_secret(path).map_err(|error| match error {
+        OpenError::Io(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Refusal::Absent(error.to_string())
+        }
+        other => refuse(other.to_string()),
     })?;
-    let found = opened.metadata().map_err(|error| Refusal::Unsafe(format!("{}: {error}", at(path))))?;
-    if !found.is_file() {
-        return Err(Refusal::Unsafe(format!("{} is not a regular file", at(path))));
-    }
+    let found = opened.metadata().map_err(|error| refuse(error.to_string()))?;
     if found.uid() != 0 && found.uid() != creds::own_uid() {
-        let message = format!("{} is owned by uid {}. Mend it with: chown root {0}", at(path), found.uid());
-        return Err(Refusal::Unsafe(message));
+        let owner = if creds::is_root() { "root".to_owned() } else { creds::own_uid().to_string() };
+        return Err(refuse(format!("it belongs to uid {}. Mend it with: chown {owner} {}", found.uid(), at(path))));
     }
-    if found.mode() & 0o077 != 0 {
-        return Err(Refusal::Unsafe(format!("{} can be read by others. Mend it with: chmod 0400 {0}", at(path))));
+    if found.mode() & others != 0 {
+        let mode = found.mode() & 0o7777;
+        return Err(refuse(format!(
+            "it can be read by others (mode {mode:04o}). Mend it with: chmod 0400 {}",
+            at(path)
+        )));
     }
     Ok(opened)
 }
@@ -136,11 +160,10 @@ pub(super) fn listener(path: &Path, mode: u32) -> Result<UnixListener, StartErro
         if !found.file_type().is_socket() {
             return Err(wrong(format!("{} is there and is no socket; it is left alone", at(path))));
         }
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(wrong(format!("another broker is listening at {}", at(path)))),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed)?,
-            Err(error) => return Err(failed(error)),
+        if peer::somebody_listens(path).map_err(failed)? {
+            return Err(wrong(format!("another broker is listening at {}; stop it first", at(path))));
         }
+        fs::remove_file(path).map_err(failed)?;
     }
     // The umask of the start keeps everybody else away until the mode is set.
     let listener = UnixListener::bind(path).map_err(failed)?;

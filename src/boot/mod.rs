@@ -47,7 +47,7 @@ pub fn harden() -> Result<(), StartError> {
 }
 
 /// The root phase, in the only order that is right.
-pub fn start(config: Config) -> Result<ParentInputs, StartError> {
+pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     let pending = pending(&config);
     if !pending.is_empty() {
         return Err(StartError::Configuration(pending.join("\n")));
@@ -62,6 +62,10 @@ pub fn start(config: Config) -> Result<ParentInputs, StartError> {
     let cache_directory = inputs::cache_directory(&config.cache.directory, parent_ids)?;
     let seal_key = inputs::seal_key(&config.cache.seal_keys)?;
     let tokens = inputs::tokens(&config)?;
+    // Missing tokens degrade the broker like missing users do.
+    let missing =
+        tokens.iter().filter_map(|(name, _, opened)| Some(format!("token `{name}`: {}", opened.as_ref().err()?)));
+    config.problems.extend(missing);
     let sources = sources::open(&config)?;
     let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
     let admin = inputs::admin_listener(&config.server, users.is_some())?;

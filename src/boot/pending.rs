@@ -18,7 +18,6 @@ pub fn refused(config: &Config) -> Vec<String> {
     );
     let (limits, standard) = (&config.limits, Limits::default());
     refuse("limits.memory".into(), limits.memory != standard.memory);
-    refuse("limits.idle-timeout".into(), limits.idle_timeout != standard.idle_timeout);
     for key in &config.keys {
         let named = |what: &str| format!("{}: key `{}`: {what}", key.at, key.path);
         let settings = &key.settings;

@@ -7,9 +7,11 @@ mod admin;
 pub mod cache;
 mod clock;
 mod engine;
+mod relay;
 mod serve;
 pub mod upstream;
 mod vault;
 
+pub use relay::LogOptions;
 pub use serve::{ParentError, ParentInputs, run};
 pub use vault::{Vault, VaultError};

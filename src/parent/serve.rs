@@ -7,27 +7,31 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
+use tokio::time::timeout;
 
 use super::admin;
 use super::cache::{SealKey, Store};
 use super::engine::Engine;
+use super::relay::{self, LogOptions};
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
 use crate::acl::{Acl, Peer};
 use crate::config::{Config, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd};
 use crate::ipc::wire::{
-    Body, FetchRequest, LogLevel, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
+    Body, FetchRequest, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
 };
 use crate::sys::{memfd, peer};
 
 /// How long requests in flight may go on after the signal to end.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the worker may take to close its log after it has closed the channel.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// What the root phase hands over: everything open, nothing read that is a token.
 pub struct ParentInputs {
@@ -77,7 +81,7 @@ impl From<ChannelError> for ParentError {
 }
 
 /// Reads the tokens, then serves until SIGTERM or SIGINT (`Ok`) or until the worker is gone.
-pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
+pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
     let mut text = zeroize::Zeroizing::new(Vec::with_capacity(256));
@@ -92,10 +96,10 @@ pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
     let engine = Rc::new(Engine::new(&inputs.config, store, sources, vault, recalls));
     local.block_on(&runtime, async move {
         let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
-        let log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
-        tokio::task::spawn_local(relay_log(log));
+        let worker_log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
+        let relayed = tokio::task::spawn_local(relay::relay(worker_log, log.dropped));
         tokio::task::spawn_local(relay_recalls(channel.clone(), recalled));
-        greet(&channel, &inputs.config).await?;
+        greet(&channel, &inputs.config, log.requests).await?;
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;
@@ -103,12 +107,15 @@ pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
             tokio::task::spawn_local(admin::serve(listener, engine.clone(), group));
         }
-        serve(engine, channel, inputs.config.acl, inputs.listeners).await
+        let served = serve(engine, channel, inputs.config.acl, inputs.listeners).await;
+        // What the worker said last: it may be why it ended.
+        let _ = timeout(LAST_LINES, relayed).await;
+        served
     })
 }
 
 /// The handshake: one version on both sides, then the worker's share of the configuration.
-async fn greet(channel: &ParentEnd, config: &Config) -> Result<(), ParentError> {
+async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Result<(), ParentError> {
     match channel.recv().await? {
         Some((ToParent::Hello { protocol: PROTOCOL, version }, None)) if version == env!("CARGO_PKG_VERSION") => {}
         Some(_) => return Err(ParentError::Protocol("no greeting of this version")),
@@ -125,8 +132,7 @@ async fn greet(channel: &ParentEnd, config: &Config) -> Result<(), ParentError> 
         keys: keys.collect(),
         acl: config.acl.clone(),
         degraded: !config.problems.is_empty(),
-        log_requests: false,
-        log_level: LogLevel::Info,
+        log_requests,
     };
     let bytes =
         postcard::to_stdvec(&worker).map_err(|_| ParentError::Protocol("the configuration cannot be encoded"))?;
@@ -261,20 +267,6 @@ async fn relay_recalls(channel: Rc<ParentEnd>, mut recalls: mpsc::UnboundedRecei
         serial += 1;
         if channel.send(&ToWorker::Recall { serial, keys }, None).await.is_err() {
             return;
-        }
-    }
-}
-
-/// The worker's lines: capped, escaped and marked as its own.
-async fn relay_log(pipe: pipe::Receiver) {
-    const LONGEST: u64 = 4096;
-    let mut reader = BufReader::new(pipe);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match (&mut reader).take(LONGEST).read_until(b'\n', &mut line).await {
-            Ok(1..) => tracing::info!(role = "worker", "{}", line.trim_ascii_end().escape_ascii()),
-            _ => return,
         }
     }
 }

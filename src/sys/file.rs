@@ -15,12 +15,6 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
-/// Opens what may hold a secret: no link at the end, nothing that blocks.
-pub fn open_secret(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    Ok(openat(AT_FDCWD, path, flags, Mode::empty())?.into())
-}
-
 /// Makes a file that must not be there yet, 0400.
 pub fn create_secret(path: &Path, content: &[u8]) -> io::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

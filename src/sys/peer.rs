@@ -3,10 +3,12 @@
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getpeername, getsockname, getsockopt, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, getpeername, getsockname,
+    getsockopt, socket, sockopt,
 };
 
 /// `SO_PEERCRED` and `SO_PEERGROUPS`: as they were at `connect()`.
@@ -63,4 +65,16 @@ pub fn accepted_from(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     }
     let own: UnixAddr = getsockname(fd.as_raw_fd()).ok()?;
     own.path().map(PathBuf::from)
+}
+
+/// Whether a process listens at this socket file. Does not wait for one that is too busy to accept.
+pub fn somebody_listens(path: &Path) -> io::Result<bool> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
+        // EAGAIN: its backlog is full.
+        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
 }

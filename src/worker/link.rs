@@ -127,8 +127,12 @@ impl Link {
                 ToWorker::Recall { serial, keys } => {
                     self.recalls.set(self.recalls.get() + 1);
                     match keys {
-                        Recall::All => shared.forget_all(),
-                        Recall::Keys(keys) => keys.iter().for_each(|key| shared.forget(key)),
+                        Recall::All => shared.slots.forget_where(|_, _| true),
+                        Recall::Keys(keys) => {
+                            keys.iter()
+                                .filter_map(|key| shared.slots.find(key.as_str()))
+                                .for_each(|slot| shared.slots.forget(slot));
+                        }
                     }
                     self.channel.send(&ToParent::Recalled { serial }, None).await?;
                 }

@@ -6,6 +6,7 @@ pub mod serving;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -142,9 +143,14 @@ impl Broker {
     }
 
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With more arguments to `serve`.
+    pub fn start_with(&mut self, more: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
-        serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).stdin(Stdio::null()).stderr(log);
+        serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).args(more).stdin(Stdio::null()).stderr(log);
         let already = self.log().matches("serving").count();
         let mut child = serve.spawn().unwrap();
         wait_until("the broker serves", || {
@@ -204,6 +210,24 @@ impl Drop for Broker {
         if self.child.is_some() {
             self.end("KILL");
         }
+    }
+}
+
+/// A listener that nobody can connect to without waiting, and what fills it.
+pub fn full_listener(path: &Path) -> (OwnedFd, Vec<OwnedFd>) {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+    let address = UnixAddr::new(path).unwrap();
+    let new = |flags| socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+    let listener = new(SockFlag::SOCK_CLOEXEC);
+    bind(listener.as_raw_fd(), &address).unwrap();
+    listen(&listener, Backlog::new(1).unwrap()).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let client = new(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK);
+        if connect(client.as_raw_fd(), &address).is_err() {
+            return (listener, waiting);
+        }
+        waiting.push(client);
     }
 }
 

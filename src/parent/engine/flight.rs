@@ -339,7 +339,7 @@ impl Engine {
 /// For spreading only: without randomness, nothing is spread.
 fn random() -> u8 {
     let mut byte = [0];
-    let _ = aws_lc_rs::rand::fill(&mut byte);
+    let _ = crate::sys::random::fill(&mut byte);
     byte[0]
 }
 

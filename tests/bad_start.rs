@@ -1,0 +1,390 @@
+//! What must not start does not: exit code 78, a message that says what to mend, and nothing left listening.
+//! What is wrong with one part only starts, and says so.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use support::{PARENT, as_uid, send, wait_until};
+
+/// `@` is the directory of the test.
+const GOOD: &str = r#"
+[server]
+socket = "@/keyhatch.sock"
+admin-socket = "@/admin.sock"
+parent-user = 61001
+worker-user = 61002
+[cache]
+directory = "@/cache"
+seal-key = { file = "@/seal.key" }
+[tokens]
+heroku = { file = "@/token" }
+[keys."/billing/url"]
+source = { type = "heroku", app = "a", config-var = "V", token = "heroku", base-url = "http://127.0.0.1:9", allow-plaintext = true }
+[clients.billing]
+user = 61010
+keys = ["/billing/*"]
+"#;
+
+/// A start in a directory of its own. The directory is below /run, where root alone can write all the way up.
+struct Scene {
+    directory: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Scene {
+    fn new(configuration: &str) -> Self {
+        let directory = tempfile::Builder::new().prefix("keyhatch-test-").tempdir_in("/run").unwrap();
+        let scene = Self { directory, child: None };
+        chmod(scene.path(), 0o755);
+        scene.file("token", "planted-token\n", 0o400);
+        scene.file("keyhatch.toml", &configuration.replace('@', &scene.path().display().to_string()), 0o600);
+        scene
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn file(&self, name: &str, content: &str, mode: u32) {
+        fs::write(self.path().join(name), content).unwrap();
+        chmod(&self.path().join(name), mode);
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path().join("log")).unwrap_or_default()
+    }
+
+    fn start(&mut self, mut serve: Command) {
+        let log = File::options().create(true).append(true).open(self.path().join("log")).unwrap();
+        serve.args(["serve", "--config"]).arg(self.path().join("keyhatch.toml"));
+        self.child = Some(serve.stdin(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    /// Starts, and expects that it ends by itself with this code.
+    fn refused(&mut self, serve: Command, code: i32) -> String {
+        self.start(serve);
+        let child = self.child.as_mut().unwrap();
+        let log = self.directory.path().join("log");
+        let mut ended = None;
+        wait_until("it ends or serves", || {
+            ended = child.try_wait().unwrap();
+            ended.is_some() || fs::read_to_string(&log).unwrap().contains("serving")
+        });
+        if ended.is_some() {
+            self.child = None;
+        }
+        assert_eq!(ended.and_then(|status| status.code()), Some(code), "{}", self.log());
+        self.log()
+    }
+
+    /// Starts, and expects that it serves.
+    fn serves(&mut self, serve: Command) -> String {
+        self.start(serve);
+        let child = self.child.as_mut().unwrap();
+        let log = self.directory.path().join("log");
+        wait_until("it serves", || {
+            let log = fs::read_to_string(&log).unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "{log}");
+            log.contains("serving")
+        });
+        self.log()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            send("KILL", child.id());
+            child.wait().unwrap();
+        }
+    }
+}
+
+fn serve() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_keyhatch"))
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+type Arrange = fn(&Path);
+
+fn as_it_is(_: &Path) {}
+
+/// Each with what is changed in `GOOD`, what is done to the directory, and what the message must say.
+type Case = (&'static str, (&'static str, &'static str), Arrange, &'static [&'static str]);
+
+const REFUSED: &[Case] = &[
+    (
+        "no configuration",
+        ("", ""),
+        |d| fs::remove_file(d.join("keyhatch.toml")).unwrap(),
+        &["No such file", "--config"],
+    ),
+    ("broken syntax", ("[server]", "[server"), as_it_is, &["keyhatch.toml:2"]),
+    ("unknown setting", ("socket =", "sokket ="), as_it_is, &["sokket", "did you mean `socket`"]),
+    ("bare duration", ("[clients", "max-age = 5\n[clients"), as_it_is, &["max-age = 5", "\"5s\""]),
+    ("no leading slash", ("\"/billing/url\"", "\"billing/url\""), as_it_is, &["a key begins with `/`"]),
+    (
+        "two keys with one path",
+        ("[clients", "[keys.\"/billing/url\"]\n[clients"),
+        as_it_is,
+        &["already in its table", "defined above"],
+    ),
+    (
+        "long socket path",
+        (
+            "@/keyhatch.sock",
+            "@/a-name-of-more-than-one-hundred-and-seven-bytes-does-not-fit-into-the-address-of-a-unix-socket-at-all.sock",
+        ),
+        as_it_is,
+        &["107"],
+    ),
+    ("missing parent-user", ("61001", "\"no-such-user-here\""), as_it_is, &["useradd --system", "no-such-user-here"]),
+    ("missing worker-user", ("61002", "\"no-such-user-here\""), as_it_is, &["useradd --system", "no-such-user-here"]),
+    ("one user for both", ("61002", "61001"), as_it_is, &["the same user"]),
+    ("root as a service user", ("61002", "0"), as_it_is, &["is root"]),
+    ("writable configuration", ("", ""), |d| chmod(&d.join("keyhatch.toml"), 0o620), &["chmod go-w"]),
+    ("writable directory", ("", ""), |d| chmod(d, 0o777), &["chmod go-w"]),
+    (
+        "configuration of another user",
+        ("", ""),
+        |d| chown(d.join("keyhatch.toml"), Some(61_010), None).unwrap(),
+        &["chown root"],
+    ),
+    (
+        "writable conf.d",
+        ("", ""),
+        |d| {
+            fs::create_dir(d.join("conf.d")).unwrap();
+            chmod(&d.join("conf.d"), 0o775);
+        },
+        &["conf.d", "chmod go-w"],
+    ),
+    (
+        "writable drop-in",
+        ("", ""),
+        |d| {
+            fs::create_dir(d.join("conf.d")).unwrap();
+            fs::write(d.join("conf.d/a.toml"), "").unwrap();
+            chmod(&d.join("conf.d/a.toml"), 0o666);
+        },
+        &["a.toml", "chmod go-w"],
+    ),
+    (
+        "token is a directory",
+        ("", ""),
+        |d| {
+            fs::remove_file(d.join("token")).unwrap();
+            fs::create_dir(d.join("token")).unwrap();
+        },
+        &["token `heroku`", "it is a directory"],
+    ),
+    (
+        "token is a pipe",
+        ("", ""),
+        |d| {
+            fs::remove_file(d.join("token")).unwrap();
+            assert!(Command::new("mkfifo").arg(d.join("token")).status().unwrap().success());
+        },
+        &["token `heroku`", "it is a pipe"],
+    ),
+    ("empty token", ("", ""), |d| fs::write(d.join("token"), "").unwrap(), &["token `heroku`", "empty"]),
+    ("token that others can read", ("", ""), |d| chmod(&d.join("token"), 0o440), &["token `heroku`", "chmod 0400"]),
+    (
+        "token of another user",
+        ("", ""),
+        |d| chown(d.join("token"), Some(61_010), None).unwrap(),
+        &["token `heroku`", "chown root"],
+    ),
+    (
+        "token by a link that another user could change",
+        ("@/token", "@/theirs/token"),
+        |d| {
+            fs::create_dir(d.join("theirs")).unwrap();
+            symlink("../token", d.join("theirs/token")).unwrap();
+            chown(d.join("theirs"), Some(61_010), None).unwrap();
+        },
+        &["theirs/token is a symbolic link", "belongs to uid 61010", "chown root"],
+    ),
+    (
+        "token by a link into a directory for all",
+        ("@/token", "@/link"),
+        |d| {
+            fs::create_dir(d.join("all")).unwrap();
+            fs::rename(d.join("token"), d.join("all/token")).unwrap();
+            symlink("all/token", d.join("link")).unwrap();
+            chmod(&d.join("all"), 0o1777);
+        },
+        &["link is a symbolic link", "can be written by others", "chmod go-w"],
+    ),
+    (
+        "cache of another user",
+        ("", ""),
+        |d| {
+            fs::create_dir(d.join("cache")).unwrap();
+            chown(d.join("cache"), Some(61_010), None).unwrap();
+        },
+        &["cache", "owned by uid 61010", "chown"],
+    ),
+    (
+        "cache open to others",
+        ("", ""),
+        |d| {
+            fs::create_dir(d.join("cache")).unwrap();
+            chown(d.join("cache"), Some(PARENT), None).unwrap();
+            chmod(&d.join("cache"), 0o755);
+        },
+        &["cache", "chmod 0700"],
+    ),
+    ("cache is a file", ("", ""), |d| fs::write(d.join("cache"), "").unwrap(), &["cache", "Not a directory"]),
+];
+
+#[test]
+#[ignore = "needs root: the files of others, and a start that drops"]
+fn what_is_wrong_for_all_stops_the_start() {
+    for (name, (from, to), arrange, told) in REFUSED {
+        assert!(GOOD.contains(from), "{name}");
+        let mut scene = Scene::new(&GOOD.replacen(from, to, 1));
+        arrange(scene.path());
+        let log = scene.refused(serve(), 78);
+        for part in *told {
+            assert!(log.contains(part), "{name}: no {part:?} in:\n{log}");
+        }
+        assert!(!scene.path().join("keyhatch.sock").exists(), "{name}: a socket is left behind");
+        assert!(!log.contains("planted-token"), "{name}: {log}");
+    }
+}
+
+const SERVED: &[Case] = &[
+    ("good", ("", ""), as_it_is, &["serving"]),
+    ("missing token", ("", ""), |d| fs::remove_file(d.join("token")).unwrap(), &["token=heroku", "No such file"]),
+    (
+        "credential without a directory of credentials",
+        ("{ file = \"@/token\" }", "{ credential = \"heroku\" }"),
+        as_it_is,
+        &["token=heroku", "$CREDENTIALS_DIRECTORY is not set"],
+    ),
+    ("token of no use", ("token = \"heroku\"", "token = \"absent\""), as_it_is, &["absent"]),
+    ("missing user", ("user = 61010", "user = \"no-such-user-here\""), as_it_is, &["client `billing` matches nobody"]),
+    ("missing group", ("user = 61010", "group = \"no-such-group-here\""), as_it_is, &["matches nobody"]),
+    ("pattern without a key", ("/billing/*", "/shop/*"), as_it_is, &["the pattern `/shop/*` matches no key"]),
+    ("token without a line end", ("", ""), |d| fs::write(d.join("token"), "planted").unwrap(), &["serving"]),
+    (
+        "token by a link of root's",
+        ("@/token", "@/dir/token"),
+        |d| {
+            fs::create_dir(d.join("real")).unwrap();
+            fs::rename(d.join("token"), d.join("real/token")).unwrap();
+            symlink("real", d.join("dir")).unwrap();
+        },
+        &["serving"],
+    ),
+];
+
+#[test]
+#[ignore = "needs root: the files of others, and a start that drops"]
+fn what_is_wrong_for_some_is_said_and_served_around() {
+    for (name, (from, to), arrange, told) in SERVED {
+        assert!(GOOD.contains(from), "{name}");
+        let mut scene = Scene::new(&GOOD.replacen(from, to, 1));
+        arrange(scene.path());
+        let log = scene.serves(serve());
+        for part in *told {
+            assert!(log.contains(part), "{name}: no {part:?} in:\n{log}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn a_configuration_without_keys_serves_what_is_its_own() {
+    let mut scene = Scene::new(GOOD.split("[tokens]").next().unwrap());
+    assert!(scene.serves(serve()).contains("no keys: there is nothing to serve"));
+    let health = health(&scene);
+    assert!(health.starts_with("HTTP/1.1 200 OK") && health.contains("\"status\":\"ok\""), "{health}");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn health_tells_that_a_token_is_missing() {
+    let mut scene = Scene::new(GOOD);
+    fs::remove_file(scene.path().join("token")).unwrap();
+    scene.serves(serve());
+    assert!(health(&scene).contains("\"status\":\"degraded\""), "{}", health(&scene));
+}
+
+fn health(scene: &Scene) -> String {
+    let mut curl = as_uid(61_010, "curl");
+    curl.args(["--silent", "--include", "--unix-socket"]).arg(scene.path().join("keyhatch.sock"));
+    String::from_utf8(curl.arg("http://keyhatch/-/health").output().unwrap().stdout).unwrap()
+}
+
+#[test]
+#[ignore = "needs root: a start as somebody else"]
+fn a_configuration_that_the_caller_cannot_read_is_named() {
+    let mut scene = Scene::new(GOOD);
+    let log = scene.refused(as_uid(61_010, env!("CARGO_BIN_EXE_keyhatch")), 78);
+    assert!(log.contains("keyhatch.toml") && log.contains("Permission denied"), "{log}");
+}
+
+/// The parent reads it after the drop, when it cannot remove the socket any more: nobody listens there.
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn a_token_of_two_lines_stops_the_start() {
+    let mut scene = Scene::new(GOOD);
+    scene.file("token", "planted-token\nanother\n", 0o400);
+    let log = scene.refused(serve(), 78);
+    assert!(log.contains("token `heroku`") && log.contains("more than one line"), "{log}");
+    assert!(!log.contains("planted"), "{log}");
+    let socket = scene.path().join("keyhatch.sock");
+    wait_until("the worker is gone", || {
+        UnixStream::connect(&socket).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    });
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn a_credential_is_found_in_its_directory() {
+    let mut scene = Scene::new(&GOOD.replace("{ file = \"@/token\" }", "{ credential = \"token\" }"));
+    let mut with = serve();
+    with.env("CREDENTIALS_DIRECTORY", scene.path());
+    let log = scene.serves(with);
+    assert!(!log.contains("token not found"), "{log}");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn a_socket_that_a_crash_left_is_replaced_and_a_live_one_is_not() {
+    let mut scene = Scene::new(GOOD);
+    let socket = scene.path().join("keyhatch.sock");
+    drop(UnixListener::bind(&socket).unwrap());
+    scene.serves(serve());
+
+    let mut second = Scene::new(&GOOD.replace("@/keyhatch.sock", &socket.display().to_string()));
+    let log = second.refused(serve(), 78);
+    assert!(log.contains("another broker is listening") && log.contains(&socket.display().to_string()), "{log}");
+    assert!(UnixStream::connect(&socket).is_ok(), "the first one is not disturbed");
+
+    let mut third = Scene::new(GOOD);
+    third.file("keyhatch.sock", "what somebody wrote", 0o600);
+    assert!(third.refused(serve(), 78).contains("is no socket; it is left alone"));
+    assert_eq!(fs::read_to_string(third.path().join("keyhatch.sock")).unwrap(), "what somebody wrote");
+}
+
+/// Whoever listens and does not accept is alive, too, and the start does not wait for it.
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn a_listener_with_a_full_backlog_is_alive() {
+    let mut scene = Scene::new(GOOD);
+    let socket = scene.path().join("keyhatch.sock");
+    let _full = support::full_listener(&socket);
+    assert!(scene.refused(serve(), 78).contains("another broker is listening"));
+}
