@@ -8,8 +8,11 @@ use super::{Broker, GRANTED};
 pub const GOOD: &str = "{\"value\":\"good-value\"}";
 pub const BEARER: &str = "auth = { type = \"bearer\", token = \"t\" }, allow-plaintext = true";
 
-/// An upstream and a broker with these keys: name, source settings beside its type, settings.
-pub fn serving(keys: &dyn Fn(&Process) -> Vec<(&'static str, String, &'static str)>) -> (Process, Broker) {
+/// Name, source beside its type, settings.
+pub type Key = (&'static str, String, &'static str);
+
+/// An upstream and a broker with these keys.
+pub fn serving(keys: &dyn Fn(&Process) -> Vec<Key>) -> (Process, Broker) {
     let mut upstream = None;
     let mut broker = Broker::prepared(|directory| {
         let started = Process::start(directory);
@@ -21,7 +24,7 @@ pub fn serving(keys: &dyn Fn(&Process) -> Vec<(&'static str, String, &'static st
     (upstream.unwrap(), broker)
 }
 
-pub fn configuration(keys: &[(&'static str, String, &'static str)]) -> String {
+pub fn configuration(keys: &[Key]) -> String {
     let key = |(name, source, settings): &(&str, String, &str)| {
         let kind = if source.contains("path =") { "file" } else { "http" };
         format!("[keys.\"/{name}\"]\nsource = {{ type = \"{kind}\", {source} }}\n{settings}\n")
