@@ -31,9 +31,9 @@ const USES: &[(&str, &[&str])] = &[
             "config",
             "staleness::Settings",
             "parent::ParentInputs",
+            "parent::SourceInputs",
+            "parent::Authorities",
             "parent::cache::new_seal_key_text",
-            "parent::upstream::SourceFile",
-            "parent::upstream::SourceInputs",
         ],
     ),
     ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness", "telemetry"]),
@@ -69,9 +69,7 @@ const ONLY: &[(&[&str], &[&str])] = &[
     // HTTP is served to applications by the worker and to the operator by the parent.
     (&["hyper::server"], &["worker/mod.rs", "parent/admin.rs"]),
     // Asked are upstreams, by the parent, and the broker's own sockets, by commands.
-    (&["hyper_util::client", "hyper_rustls"], &["parent/upstream/", "cli/client.rs"]),
-    // The start reads certificates: only root may be able to.
-    (&["rustls"], &["parent/upstream/", "boot/sources.rs"]),
+    (&["hyper_util::client", "hyper_rustls", "rustls"], &["parent/upstream/", "cli/client.rs"]),
     (&["hyperlocal"], &["cli/client.rs"]),
     // An event loop begins after the drop: nothing of the start may know one.
     (&["tokio", "tokio_seqpacket"], &["ipc/channel.rs", "parent/", "worker/", "cli/client.rs"]),

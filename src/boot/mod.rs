@@ -66,7 +66,8 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     let missing =
         tokens.iter().filter_map(|(name, _, opened)| Some(format!("token `{name}`: {}", opened.as_ref().err()?)));
     config.problems.extend(missing);
-    let sources = sources::open(&config)?;
+    let (sources, missing) = sources::open(&config)?;
+    config.problems.extend(missing);
     let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
     let admin = inputs::admin_listener(&config.server, users.is_some())?;
 

@@ -14,4 +14,5 @@ mod vault;
 
 pub use relay::LogOptions;
 pub use serve::{ParentError, ParentInputs, run};
+pub use upstream::{Authorities, SourceInputs};
 pub use vault::{Vault, VaultError};

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "a test may panic; each test uses its share")]
 
 pub mod process;
+pub mod serving;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -111,17 +112,28 @@ impl Broker {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let broker = Self { directory, child: None };
+        broker.write("token", &format!("{TOKEN}\n"), 0o400);
+        broker.configure(&sections(broker.directory.path()));
+        broker
+    }
+
+    /// Writes the configuration, for the next start.
+    pub fn configure(&self, sections: &str) {
         let text = format!(
             "[server]\nsocket = \"DIR/keyhatch.sock\"\nadmin-socket = \"DIR/admin.sock\"\n\
              parent-user = {PARENT}\nworker-user = {WORKER}\n\
-             [cache]\ndirectory = \"DIR/cache\"\nseal-key = {{ file = \"DIR/seal.key\" }}\n{}",
-            sections(root)
+             [cache]\ndirectory = \"DIR/cache\"\nseal-key = {{ file = \"DIR/seal.key\" }}\n{sections}",
         );
-        let text = text.replace("DIR", &root.display().to_string());
-        let broker = Self { directory, child: None };
-        broker.write("token", &format!("{TOKEN}\n"), 0o400);
-        broker.write("keyhatch.toml", &text, 0o600);
-        broker
+        let text = text.replace("DIR", &self.directory.path().display().to_string());
+        self.write("keyhatch.toml", &text, 0o600);
+    }
+
+    /// Starts it although it cannot: the exit code, and what it says.
+    pub fn refused(&self) -> (Option<i32>, String) {
+        let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        let done = serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
     }
 
     /// A file of this mode in the directory.

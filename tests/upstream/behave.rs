@@ -80,9 +80,9 @@ async fn behave(
             set(&mut answer, "content-encoding", "gzip");
             answer
         }
-        "/identity" => {
-            let mut answer = json(&good);
-            set(&mut answer, "content-encoding", "identity");
+        "/encoded" => {
+            let mut answer = whole(200, "text/plain", value);
+            set(&mut answer, "content-encoding", query["as"]);
             answer
         }
         "/echo" => echo(request).await,
@@ -122,6 +122,7 @@ async fn behave(
             no_answer()
         }
         "/etag" => conditional(&request, IF_NONE_MATCH, "etag", &format!("\"{value}\""), &good),
+        "/etag-part" => conditional(&request, IF_NONE_MATCH, "etag", "\"part\"", &json!({ "value": value })),
         "/last-modified" => conditional(&request, IF_MODIFIED_SINCE, "last-modified", LAST_MODIFIED, &good),
         "/bearer" => authorized(&request, AUTHORIZATION.as_str(), &format!("Bearer {}", state.token), &good),
         "/header" => authorized(&request, "x-api-key", &format!("Key {}", state.token), &good),

@@ -14,9 +14,6 @@ use super::{Answer, Validators};
 use crate::config::{FileDocument, Format};
 use crate::outcome::{Failure, Reason};
 
-/// A source of type `file`, open for reading.
-pub struct SourceFile(pub File);
-
 /// How often a file is read again that changes meanwhile.
 const ATTEMPTS: usize = 3;
 
@@ -27,8 +24,8 @@ pub(super) struct Files {
 
 impl Files {
     /// `limit` is the longest document, in bytes.
-    pub(super) fn new(limit: usize, files: BTreeMap<PathBuf, SourceFile>) -> Self {
-        Self { files: files.into_iter().map(|(path, SourceFile(file))| (path, Arc::new(file))).collect(), limit }
+    pub(super) fn new(limit: usize, files: BTreeMap<PathBuf, File>) -> Self {
+        Self { files: files.into_iter().map(|(path, file)| (path, Arc::new(file))).collect(), limit }
     }
 
     pub(super) async fn fetch(&self, document: &FileDocument) -> Result<Answer, Failure> {

@@ -12,10 +12,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
 use hyper::{Response, StatusCode, Uri};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::authorities::Authorities;
 use super::body::{Collector, DocumentBody};
 use super::connect::{self, Client};
 use super::hawk::{Artifacts, Challenge, Credentials};
@@ -30,8 +29,8 @@ use crate::parent::vault::Vault;
 /// Redirects within the origin that one fetch follows.
 const MAX_REDIRECTS: u32 = 5;
 
-/// How an origin is reached: the authorities to trust instead of the system's, and the proxy.
-type Way = (Option<PathBuf>, Option<Url>);
+/// How an origin is reached: by TLS, with the authorities to trust instead of the system's, and through which proxy.
+type Way = (bool, Option<PathBuf>, Option<Url>);
 
 /// The clients that all HTTP documents share.
 pub(super) struct HttpUpstream {
@@ -53,39 +52,25 @@ impl fmt::Display for TlsSetupError {
 
 impl std::error::Error for TlsSetupError {}
 
-/// The system's roots. That there are none shows at the first call.
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let (added, refused) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if added == 0 {
-        tracing::error!("this system has no TLS roots: https works only with `ca-file`");
-    }
-    tracing::debug!(added, refused, "system TLS roots");
-    roots
-}
-
 impl HttpUpstream {
     /// `limit` is the longest document, in bytes. The system's roots are read only if some document needs them.
     pub(super) fn new<'d>(
         limit: usize,
         documents: impl Iterator<Item = &'d HttpDocument>,
-        authorities: &BTreeMap<PathBuf, Vec<CertificateDer<'static>>>,
+        authorities: &BTreeMap<PathBuf, Authorities>,
     ) -> Result<Self, TlsSetupError> {
         let mut clients = HashMap::new();
         let mut system = None;
+        let nobody = rustls::RootCertStore::empty;
         for document in documents {
             let way = way(document);
             if clients.contains_key(&way) {
-                // The first document that goes this way may be one of plain http.
                 continue;
             }
             let roots = match &document.ca_file {
-                Some(path) => {
-                    let mut roots = RootCertStore::empty();
-                    roots.add_parsable_certificates(authorities.get(path).into_iter().flatten().cloned());
-                    roots
-                }
-                None => system.get_or_insert_with(system_roots).clone(),
+                _ if !document.url.https => nobody(),
+                Some(path) => authorities.get(path).map_or_else(nobody, Authorities::roots),
+                None => system.get_or_insert_with(Authorities::of_the_system).roots(),
             };
             let proxy = document.proxy.as_ref().and_then(|proxy| proxy.origin().parse::<Uri>().ok());
             clients.insert(way, connect::client(roots, proxy).map_err(TlsSetupError)?);
@@ -211,7 +196,7 @@ struct Exchange {
 }
 
 fn way(document: &HttpDocument) -> Way {
-    (document.ca_file.clone(), document.proxy.clone())
+    (document.url.https, document.ca_file.clone(), document.proxy.clone())
 }
 
 /// The next request, if this answer is a redirect that may be followed.

@@ -1,5 +1,6 @@
 //! Where documents come from. Borrows a token for one call and keeps nothing of it.
 
+mod authorities;
 mod body;
 mod connect;
 mod file;
@@ -12,10 +13,9 @@ mod request;
 mod response;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use rustls::pki_types::CertificateDer;
 
 use self::file::Files;
 use self::http::HttpUpstream;
@@ -23,18 +23,18 @@ use crate::config::{Config, Document};
 use crate::outcome::Failure;
 use crate::parent::vault::Vault;
 
+pub use authorities::{Authorities, NoAuthorities};
 pub use body::DocumentBody;
-pub use file::SourceFile;
 pub use http::TlsSetupError;
 pub use project::project;
 
 /// What sources need that only the root phase may open, each by its path.
 #[derive(Default)]
 pub struct SourceInputs {
-    /// The certificates of every `ca-file`.
-    pub authorities: BTreeMap<PathBuf, Vec<CertificateDer<'static>>>,
-    /// The sources of type `file` that are there.
-    pub files: BTreeMap<PathBuf, SourceFile>,
+    /// Of every `ca-file`.
+    pub authorities: BTreeMap<PathBuf, Authorities>,
+    /// The sources of type `file` that are there, open for reading.
+    pub files: BTreeMap<PathBuf, File>,
 }
 
 /// What the upstream gave to tell this answer from a later one (RFC 9110 section 8.8). Public to the upstream only: an

@@ -151,6 +151,6 @@ pub(super) fn seconds() -> u64 {
 
 fn nonce() -> Result<String, Failure> {
     let mut bytes = [0; 12];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Failure::unavailable(Reason::ConnectFailed))?;
+    crate::sys::random::fill(&mut bytes).map_err(|_| Failure::unavailable(Reason::ConnectFailed))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
