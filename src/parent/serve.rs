@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use super::admin;
-use super::cache::{SealKey, Store};
+use super::cache::{KeyRing, SealKey, Store};
 use super::engine::Engine;
 use super::upstream::HttpUpstream;
 use super::vault::Vault;
@@ -82,7 +82,8 @@ pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
     let mut text = zeroize::Zeroizing::new(Vec::with_capacity(256));
     io::Read::read_to_end(&mut io::Read::take(inputs.seal_key, 256), &mut text).map_err(|error| start(&error))?;
     let seal = SealKey::parse(&text).map_err(|error| start(&error))?;
-    let store = Store::open(inputs.cache_directory, seal, inputs.config.limits.value_size).map_err(|e| start(&e))?;
+    let keys = KeyRing::new(seal, Vec::new());
+    let store = Store::open(inputs.cache_directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
     let https = |document: &Document| matches!(document, Document::Http(http) if http.url.https);
     let with_tls = inputs.config.keys.iter().any(|key| https(&key.source.document));
     let http = HttpUpstream::new(inputs.config.limits.document_size, with_tls).map_err(|error| start(&error))?;

@@ -2,8 +2,12 @@
 //!
 //! Must never give a value to another key or another source than the one it was sealed for, and never an empty one.
 
+mod archive;
+mod format;
 mod seal;
 mod store;
 
-pub use seal::{SealKey, SealKeyError, new_seal_key_text};
-pub use store::{LoadProblem, Loaded, Store, StoreError};
+pub use archive::{Archive, Listing, Loaded, Problem, Sealed};
+pub use format::{Definition, Label, Unreadable, Validators, ValueLabel};
+pub use seal::{KeyRing, SealKey, SealKeyError, new_seal_key_text};
+pub use store::{Record, Store, StoreError};

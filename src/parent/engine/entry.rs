@@ -9,14 +9,14 @@ use super::pace::Pace;
 use crate::config::{Projection, Source};
 use crate::ipc::wire::{State, Tag};
 use crate::outcome::{Class, Failure};
-use crate::parent::cache::SealKey;
+use crate::parent::cache::{Definition, Loaded, Record, SealKey, Validators, ValueLabel};
 use crate::secret::{KeyPath, SecretValue};
 use crate::staleness::{Revocation, Settings, is_usable};
 
 pub(super) struct Entry {
     pub(super) document: super::DocumentId,
     pub(super) projection: Projection,
-    pub(super) definition: String,
+    pub(super) definition: Definition,
     pub(super) settings: Settings,
     pub(super) held: Option<Held>,
     /// How the last fetch ended, if it brought no value.
@@ -57,13 +57,37 @@ pub(super) struct Held {
     pub(super) sealed_at: u64,
     pub(super) tag: Tag,
     pub(super) tag_text: Option<Tag>,
+    pub(super) validators: Validators,
 }
 
 impl Held {
-    pub(super) fn new(seal: &SealKey, key: &KeyPath, value: Arc<SecretValue>, fetched_at: u64, sealed_at: u64) -> Self {
+    /// What the upstream has just given.
+    pub(super) fn new(seal: &SealKey, key: &KeyPath, value: SecretValue, fetched_at: u64, sealed_at: u64) -> Self {
         let tag = seal.tag(key, "application/json", value.json());
         let tag_text = value.text().map(|text| seal.tag(key, "text/plain", text.as_bytes()));
-        Self { value, fetched_at, sealed_at, tag, tag_text }
+        let validators = Validators::default();
+        Self { value: Arc::new(value), fetched_at, sealed_at, tag, tag_text, validators }
+    }
+
+    /// What was sealed: the tags are of the first seal key, whichever has sealed it.
+    pub(super) fn loaded(seal: &SealKey, loaded: Loaded) -> Self {
+        let Loaded { value, label } = loaded;
+        let held = Self::new(seal, &label.key, value, label.fetched_at, label.fetched_at);
+        Self { validators: label.validators, ..held }
+    }
+
+    /// What is to be sealed of it.
+    pub(super) fn record(&self, key: &KeyPath, definition: Definition) -> Record {
+        let label = ValueLabel {
+            key: key.clone(),
+            definition,
+            fetched_at: self.fetched_at,
+            size: self.value.len() as u64,
+            tag: self.tag,
+            tag_text: self.tag_text,
+            validators: self.validators.clone(),
+        };
+        Record { label, value: self.value.clone() }
     }
 }
 
@@ -72,7 +96,7 @@ impl Entry {
         Self {
             document,
             projection: source.projection.clone(),
-            definition: source.definition.clone(),
+            definition: Definition::of(&source.definition),
             settings,
             held,
             failure: None,
@@ -164,7 +188,7 @@ mod tests {
     fn entry() -> Entry {
         let key = KeyPath::parse("/a").unwrap();
         let seal = SealKey::parse(new_seal_key_text().unwrap().as_bytes()).unwrap();
-        let held = Held::new(&seal, &key, Arc::new(SecretValue::from_text("v")), 1000, 1000);
+        let held = Held::new(&seal, &key, SecretValue::from_text("v"), 1000, 1000);
         let document = crate::config::Document::File(crate::config::FileDocument {
             path: "/f".into(),
             format: crate::config::Format::Text,

@@ -2,24 +2,21 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::entry::{Entry, GivenUp, Held};
+use super::entry::{Entry, GivenUp};
 use super::pace::{Circumstances, Pace};
 use super::{DocumentId, DocumentState, Engine, Origin};
 use crate::config::Document;
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::upstream::{DocumentBody, project};
-use crate::secret::{KeyPath, SecretValue};
+use crate::secret::KeyPath;
 use crate::sys::clock::boot_nanos;
 
-/// How long a value's sealed age may lag behind before it is written again although the value is the same.
-const RESEAL_AFTER_MS: u64 = 60_000;
 /// How long a peer that got nothing counts as wanting the value.
 const WANTED_FOR: Duration = Duration::from_secs(60);
 
@@ -204,39 +201,6 @@ impl Engine {
         Failure { class, ..failure }
     }
 
-    async fn accept(&self, key: &KeyPath, value: SecretValue) {
-        let now = self.clock.now();
-        let (definition, value) = {
-            let mut entries = self.entries.borrow_mut();
-            let Some(entry) = entries.get_mut(key) else { return };
-            if entry.failure.is_some() {
-                tracing::info!(%key, "answered again");
-            }
-            let sealed_at = entry.held.as_ref().map_or(0, |held| held.sealed_at);
-            let held = Held::new(self.store.seal_key(), key, Arc::new(value), now, sealed_at);
-            let value = held.value.clone();
-            let changed = entry.accept(held);
-            if changed || entry.leased_stale {
-                self.recall(key, entry);
-            }
-            if !changed && now.saturating_sub(sealed_at) < RESEAL_AFTER_MS {
-                return;
-            }
-            (entry.definition.clone(), value)
-        };
-        let (store, path) = (self.store.clone(), key.clone());
-        let saved = tokio::task::spawn_blocking(move || store.save(&path, &definition, &value, now)).await;
-        match saved {
-            Ok(Ok(())) => {
-                if let Some(held) = self.entries.borrow_mut().get_mut(key).and_then(|entry| entry.held.as_mut()) {
-                    held.sealed_at = now;
-                }
-            }
-            Ok(Err(error)) => tracing::error!(%key, %error, "not persisted; still served from memory"),
-            Err(error) => tracing::error!(%key, %error, "not persisted; still served from memory"),
-        }
-    }
-
     async fn refuse(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
         let given_up = {
             let mut entries = self.entries.borrow_mut();
@@ -267,32 +231,8 @@ impl Engine {
         }
     }
 
-    /// A token was accepted: what was withheld for its sake serves again, from disk.
-    async fn restore_withheld(&self, accepted: &Document) {
-        let Some(token) = accepted.token() else { return };
-        let withheld: Vec<(KeyPath, String)> = {
-            let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
-            let of_token = |entry: &Entry| documents[entry.document.0].document.token() == Some(token);
-            let withheld = entries.iter().filter(|(_, entry)| entry.is_withheld() && of_token(entry));
-            withheld.map(|(key, entry)| (key.clone(), entry.definition.clone())).collect()
-        };
-        for (key, definition) in withheld {
-            let (store, path) = (self.store.clone(), key.clone());
-            let loaded = tokio::task::spawn_blocking(move || store.load(&path, &definition)).await;
-            let loaded = loaded.ok().and_then(Result::ok).flatten();
-            let held = loaded.map(|loaded| {
-                let value = Arc::new(loaded.value);
-                Held::new(self.store.seal_key(), &key, value, loaded.fetched_at, loaded.fetched_at)
-            });
-            if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.is_withheld()) {
-                tracing::info!(%key, "the token is accepted: what was withheld serves again");
-                entry.restore(held);
-            }
-        }
-    }
-
     /// The worker may hold this value under a lease: it must not any more.
-    fn recall(&self, key: &KeyPath, entry: &mut Entry) {
+    pub(super) fn recall(&self, key: &KeyPath, entry: &mut Entry) {
         if entry.leased_until > boot_nanos() {
             // A closed queue means that the worker is gone, and its values with it.
             let _ = self.recalls.send(Recall::Keys(vec![key.clone()]));

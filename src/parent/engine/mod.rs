@@ -7,6 +7,7 @@ mod budget;
 mod entry;
 mod flight;
 mod pace;
+mod storage;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use self::budget::Budget;
 use self::entry::{Entry, Held};
 use self::flight::{Flight, Origins};
 use self::pace::Pace;
-use super::cache::Store;
+use super::cache::{Definition, Store};
 use super::clock::Clock;
 use super::upstream::HttpUpstream;
 use super::vault::Vault;
@@ -110,14 +111,12 @@ impl Engine {
         vault: Vault,
         recalls: mpsc::UnboundedSender<Recall>,
     ) -> Self {
+        storage::tell_strange(&store);
         let (documents, of_key) = documents(config);
         let mut entries = HashMap::new();
         for key in &config.keys {
-            let held = match store.load(&key.path, &key.source.definition) {
-                Ok(loaded) => loaded.map(|loaded| {
-                    let value = Arc::new(loaded.value);
-                    Held::new(store.seal_key(), &key.path, value, loaded.fetched_at, loaded.fetched_at)
-                }),
+            let held = match store.load(&key.path, &Definition::of(&key.source.definition)) {
+                Ok(loaded) => loaded.map(|loaded| Held::loaded(store.keys().first(), loaded)),
                 Err(problem) => {
                     tracing::warn!(key = %key.path, %problem, "no last known good");
                     None
