@@ -11,5 +11,5 @@ mod serve;
 pub mod upstream;
 mod vault;
 
-pub use serve::{ParentError, ParentInputs, run};
+pub use serve::{CacheInputs, ParentError, ParentInputs, run};
 pub use vault::{Vault, VaultError};

@@ -24,6 +24,7 @@ use crate::ipc::channel::{ChannelError, ParentEnd};
 use crate::ipc::wire::{
     Body, FetchRequest, LogLevel, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
 };
+use crate::sys::clock::BootId;
 use crate::sys::{memfd, peer};
 
 /// How long requests in flight may go on after the signal to end.
@@ -34,13 +35,18 @@ pub struct ParentInputs {
     pub config: Config,
     pub channel: OwnedFd,
     pub worker_log: OwnedFd,
-    pub cache_directory: OwnedFd,
-    pub seal_key: std::fs::File,
+    pub cache: CacheInputs,
     pub tokens: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>,
     /// The paths of our listeners, as `getsockname` gives them for an accepted connection.
     pub listeners: Vec<PathBuf>,
     /// The operator's socket.
     pub admin: Option<std::os::unix::net::UnixListener>,
+}
+
+pub struct CacheInputs {
+    pub directory: OwnedFd,
+    pub seal_key: std::fs::File,
+    pub boot: Option<BootId>,
 }
 
 /// Why the parent ended, other than by being told to.
@@ -80,10 +86,10 @@ pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
     let mut text = zeroize::Zeroizing::new(Vec::with_capacity(256));
-    io::Read::read_to_end(&mut io::Read::take(inputs.seal_key, 256), &mut text).map_err(|error| start(&error))?;
+    io::Read::read_to_end(&mut io::Read::take(inputs.cache.seal_key, 256), &mut text).map_err(|error| start(&error))?;
     let seal = SealKey::parse(&text).map_err(|error| start(&error))?;
     let keys = KeyRing::new(seal, Vec::new());
-    let store = Store::open(inputs.cache_directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
+    let store = Store::open(inputs.cache.directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
     let https = |document: &Document| matches!(document, Document::Http(http) if http.url.https);
     let with_tls = inputs.config.keys.iter().any(|key| https(&key.source.document));
     let http = HttpUpstream::new(inputs.config.limits.document_size, with_tls).map_err(|error| start(&error))?;
@@ -91,12 +97,15 @@ pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ParentError::Io)?;
     let local = LocalSet::new();
     let (recalls, recalled) = mpsc::unbounded_channel();
-    let engine = Rc::new(Engine::new(&inputs.config, store, http, vault, recalls));
+    let engine =
+        Engine::new(&inputs.config, store, inputs.cache.boot, http, vault, recalls).map_err(ParentError::Io)?;
+    let engine = Rc::new(engine);
     local.block_on(&runtime, async move {
         let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
         let log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
         tokio::task::spawn_local(relay_log(log));
         tokio::task::spawn_local(relay_recalls(channel.clone(), recalled));
+        tokio::task::spawn_local(engine.clone().keep_sealed());
         greet(&channel, &inputs.config).await?;
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
@@ -105,7 +114,9 @@ pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
             tokio::task::spawn_local(admin::serve(listener, engine.clone(), group));
         }
-        serve(engine, channel, inputs.config.acl, inputs.listeners).await
+        let ended = serve(engine.clone(), channel, inputs.config.acl, inputs.listeners).await;
+        engine.close().await;
+        ended
     })
 }
 

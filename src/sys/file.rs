@@ -56,12 +56,12 @@ fn open_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<Option<File>> {
     }
 }
 
-/// The whole file, `None` when there is none, an error when it is longer than `cap`.
+/// The whole file, `None` when there is none, `FileTooLarge` when it is longer than `cap`.
 pub fn read_at(directory: BorrowedFd<'_>, name: &str, cap: u64) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let Some(file) = open_at(directory, name)? else { return Ok(None) };
     let length = file.metadata()?.len();
     if length > cap {
-        return Err(io::Error::other("longer than any file of ours"));
+        return Err(io::ErrorKind::FileTooLarge.into());
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)? + 1));
     file.take(cap).read_to_end(&mut bytes)?;

@@ -4,10 +4,14 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
-use super::format::{self, Definition, HEAD_LEN, Head, Label, Unreadable, ValueLabel};
+use super::format::{self, Definition, HEAD_LEN, Head, Label, State, Unreadable, ValueLabel};
 use super::seal::{KeyRing, NAME_LEN};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::file;
+use zeroize::Zeroizing;
+
+/// A million rows of a ledger, and some.
+const LARGEST_STATE: u64 = 1 << 30;
 
 /// A directory and the seal keys that open what is in it.
 pub struct Archive<D> {
@@ -121,8 +125,7 @@ impl<D: AsFd> Archive<D> {
         let read = file::read_head_at(self.directory.as_fd(), name, buffer).map_err(Problem::Io)?;
         let Some((filled, length)) = read else { return Ok(None) };
         let head = format::open_head(&self.keys, &buffer[..filled], length)?;
-        let Label::Value(ValueLabel { key, .. }) = &head.label;
-        if self.keys.all()[head.keyed].file_name(key) == name { Ok(Some(head)) } else { Err(Problem::Renamed) }
+        if head.label.file_name(&self.keys.all()[head.keyed]) == name { Ok(Some(head)) } else { Err(Problem::Renamed) }
     }
 
     /// The newest value that was sealed for exactly this key and this definition of its source.
@@ -150,25 +153,44 @@ impl<D: AsFd> Archive<D> {
 
     fn load_named(&self, name: &str, key: &KeyPath, definition: &Definition) -> Result<Option<Loaded>, Problem> {
         let most = self.cap.saturating_add(HEAD_LEN as u64);
-        let Some(bytes) = file::read_at(self.directory.as_fd(), name, most).map_err(Problem::Io)? else {
-            return Ok(None);
+        let read = file::read_at(self.directory.as_fd(), name, most).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => Problem::TooLarge,
+            _ => Problem::Io(error),
+        });
+        let Some(bytes) = read? else { return Ok(None) };
+        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
+        let label = match &head.label {
+            Label::Value(label) if label.key == *key => label,
+            _ => return Err(Problem::Renamed),
         };
-        let head = format::open_head(&self.keys, &bytes[..bytes.len().min(HEAD_LEN)], bytes.len() as u64)?;
-        let Label::Value(label) = &head.label;
-        if label.key != *key {
-            return Err(Problem::Renamed);
-        }
         if label.definition != *definition {
             return Err(Problem::OtherDefinition);
         }
         if label.size > self.cap {
             return Err(Problem::TooLarge);
         }
-        let value =
-            SecretValue::from_json(format::open_content(&self.keys, &head, &format::binding(key, definition), &bytes)?);
-        let Label::Value(label) = head.label;
-        Ok(Some(Loaded { value, label }))
+        let content = format::open_content(&self.keys, &head, &format::binding(key, definition), &bytes)?;
+        Ok(Some(Loaded { value: SecretValue::from_json(content), label: label.clone() }))
     }
+
+    /// What was last written of a state, under each seal key that has written one.
+    pub fn states(&self, state: State) -> Vec<Zeroizing<Vec<u8>>> {
+        self.keys.all().iter().filter_map(|seal| self.state(&seal.name_of(state.name()), state)).collect()
+    }
+
+    fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
+        let bytes = file::read_at(self.directory.as_fd(), name, LARGEST_STATE).ok()??;
+        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64).ok()?;
+        if head.label != Label::State(state) {
+            return None;
+        }
+        format::open_content(&self.keys, &head, &[], &bytes).ok()
+    }
+}
+
+/// As much of a file as its label needs.
+fn start_of(file: &[u8]) -> &[u8] {
+    &file[..file.len().min(HEAD_LEN)]
 }
 
 /// The names that sealed files have.

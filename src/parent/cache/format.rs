@@ -53,6 +53,23 @@ pub struct Validators {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Label {
     Value(ValueLabel),
+    State(State),
+}
+
+/// What the broker keeps beside values, each as one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    Clock,
+    Ledger,
+}
+
+impl State {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Clock => "clock",
+            Self::Ledger => "ledger",
+        }
+    }
 }
 
 /// Whose value it is, and all that is asked of it without its bytes.
@@ -106,6 +123,16 @@ pub(super) struct Head {
     content: usize,
 }
 
+impl Label {
+    /// The name of the file with this label.
+    pub(super) fn file_name(&self, key: &SealKey) -> String {
+        match self {
+            Self::Value(label) => key.file_name(&label.key),
+            Self::State(state) => key.name_of(state.name()),
+        }
+    }
+}
+
 /// What the content of a value's file is bound to, beside its header and its label.
 pub(super) fn binding(key: &KeyPath, definition: &Definition) -> Vec<u8> {
     [key.as_str().as_bytes(), b"\0", &definition.0].concat()
@@ -146,6 +173,7 @@ pub(super) fn open_head(keys: &KeyRing, start: &[u8], length: u64) -> Result<Hea
     // Only what was sealed as a whole has the length that its label says.
     let whole = match &label {
         Label::Value(value) => value.size > 0 && (content + OVERHEAD) as u64 == length.saturating_sub(value.size),
+        Label::State(_) => (content + OVERHEAD) as u64 <= length,
     };
     if whole { Ok(Head { keyed, label, content }) } else { Err(Unreadable::Damaged) }
 }
@@ -262,7 +290,7 @@ mod tests {
     fn the_largest_label_fits_into_the_head() {
         let keys = ring();
         let long = |length| Some("x".repeat(length));
-        let Label::Value(mut largest) = label(&format!("/{}", "a".repeat(511)), "d", u64::MAX);
+        let Label::Value(mut largest) = label(&format!("/{}", "a".repeat(511)), "d", u64::MAX) else { unreachable!() };
         largest.tag_text = Some(Tag([1; 16]));
         largest.validators = Validators { etag: long(LONGEST_VALIDATOR), last_modified: long(LONGEST_VALIDATOR) };
         largest.fetched_at = u64::MAX;

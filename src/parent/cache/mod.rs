@@ -4,10 +4,14 @@
 
 mod archive;
 mod format;
+mod lane;
+mod ledger;
 mod seal;
 mod store;
 
 pub use archive::{Archive, Listing, Loaded, Problem, Sealed};
-pub use format::{Definition, Label, Unreadable, Validators, ValueLabel};
+pub use format::{Definition, Label, State, Unreadable, Validators, ValueLabel};
+pub use lane::Lane;
+pub use ledger::Ledger;
 pub use seal::{KeyRing, SealKey, SealKeyError, new_seal_key_text};
-pub use store::{Record, Store, StoreError};
+pub use store::{Item, Record, Store, StoreError};

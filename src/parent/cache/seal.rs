@@ -87,9 +87,14 @@ impl SealKey {
     }
 
     /// The name of the file of a key; says nothing of the key to who has not the seal key.
-    pub(super) fn file_name(&self, key: &KeyPath) -> String {
+    pub(in crate::parent) fn file_name(&self, key: &KeyPath) -> String {
+        self.name_of(key.as_str())
+    }
+
+    /// The same of anything; what does not begin with a slash is no key.
+    pub(super) fn name_of(&self, what: &str) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let hash = hmac::sign(&self.names, key.as_str().as_bytes());
+        let hash = hmac::sign(&self.names, what.as_bytes());
         let digits = hash.as_ref()[..NAME_LEN / 2].iter().flat_map(|byte| [byte >> 4, byte & 15]);
         digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
     }

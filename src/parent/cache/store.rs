@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::archive::Archive;
-use super::format::{self, Label, ValueLabel};
-use super::seal::KeyRing;
+use super::format::{self, Label, State, ValueLabel};
+use super::seal::{KeyRing, SealKey};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::file::{self, DirectoryLock};
 
@@ -24,6 +24,38 @@ pub struct Store {
 pub struct Record {
     pub label: ValueLabel,
     pub value: Arc<SecretValue>,
+}
+
+/// What becomes one file.
+pub enum Item {
+    Value(Record),
+    State(State, Vec<u8>),
+}
+
+impl Item {
+    fn seal(&self, key: &SealKey) -> Option<(String, Vec<u8>)> {
+        let (label, sealed) = match self {
+            Self::Value(Record { label: of, value }) => {
+                let label = Label::Value(of.clone());
+                let sealed = format::seal(key, &label, &format::binding(&of.key, &of.definition), value.json());
+                (label, sealed)
+            }
+            Self::State(state, bytes) => {
+                let label = Label::State(*state);
+                let sealed = format::seal(key, &label, &[], bytes);
+                (label, sealed)
+            }
+        };
+        Some((label.file_name(key), sealed?))
+    }
+
+    /// The name of its file under another seal key.
+    fn name_under(&self, key: &SealKey) -> String {
+        match self {
+            Self::Value(record) => key.file_name(&record.label.key),
+            Self::State(state, _) => key.name_of(state.name()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -61,34 +93,24 @@ impl Store {
         Ok(Self { archive: Archive::new(directory, keys, cap) })
     }
 
-    /// Replaces what is sealed for these keys. What comes back is in their order.
-    pub fn save(&self, records: &[Record]) -> Vec<Result<(), StoreError>> {
-        records.chunks(BATCH).flat_map(|batch| self.save_batch(batch)).collect()
+    /// Replaces the files of these items. What comes back is in their order.
+    pub fn write(&self, items: &[Item]) -> Vec<Result<(), StoreError>> {
+        items.chunks(BATCH).flat_map(|batch| self.write_batch(batch)).collect()
     }
 
-    fn save_batch(&self, batch: &[Record]) -> Vec<Result<(), StoreError>> {
-        let seal = |record: &Record| {
-            let (label, key) = (&record.label, self.keys.first());
-            let binding = format::binding(&label.key, &label.definition);
-            let file = format::seal(key, &Label::Value(label.clone()), &binding, record.value.json())?;
-            Some((key.file_name(&label.key), file))
-        };
-        let Some(files) = batch.iter().map(seal).collect::<Option<Vec<_>>>() else {
+    fn write_batch(&self, batch: &[Item]) -> Vec<Result<(), StoreError>> {
+        let sealed = batch.iter().map(|item| item.seal(self.keys.first()));
+        let Some(files) = sealed.collect::<Option<Vec<_>>>() else {
             return batch.iter().map(|_| Err(StoreError::Seal)).collect();
         };
         let written = file::replace_at(self.directory.as_fd(), &files);
-        for (record, _) in batch.iter().zip(&written).filter(|(_, written)| written.is_ok()) {
-            self.remove_outdated(&record.label.key);
+        for (item, _) in batch.iter().zip(&written).filter(|(_, written)| written.is_ok()) {
+            for older in &self.keys.all()[1..] {
+                // What stays is older than what was just written: it loses at the next start, and is removed then.
+                let _ = file::remove_at(self.directory.as_fd(), &item.name_under(older));
+            }
         }
         written.into_iter().map(|written| written.map_err(StoreError::Io)).collect()
-    }
-
-    /// What an older seal key has sealed for this key, and the first one has sealed anew.
-    fn remove_outdated(&self, key: &KeyPath) {
-        for older in &self.keys.all()[1..] {
-            // What stays is older than what was just written: it loses at the next start, and is removed then.
-            let _ = file::remove_at(self.directory.as_fd(), &older.file_name(key));
-        }
     }
 
     /// Removes what is sealed for this key.
@@ -102,7 +124,7 @@ impl Store {
 mod tests {
     use std::path::Path;
 
-    use super::super::{Definition, Problem, SealKey, Unreadable, Validators, new_seal_key_text};
+    use super::super::{Definition, Problem, Unreadable, Validators, new_seal_key_text};
     use super::*;
 
     fn seal(text: &str) -> SealKey {
@@ -118,7 +140,7 @@ mod tests {
         KeyPath::parse(path).unwrap()
     }
 
-    fn record(store: &Store, path: &str, text: &str, fetched_at: u64) -> Record {
+    fn record(store: &Store, path: &str, text: &str, fetched_at: u64) -> Item {
         let value = Arc::new(SecretValue::from_text(text));
         let label = ValueLabel {
             key: key(path),
@@ -129,11 +151,11 @@ mod tests {
             tag_text: None,
             validators: Validators::default(),
         };
-        Record { label, value }
+        Item::Value(Record { label, value })
     }
 
     fn save(store: &Store, path: &str, text: &str, fetched_at: u64) -> String {
-        store.save(&[record(store, path, text, fetched_at)]).remove(0).unwrap();
+        store.write(&[record(store, path, text, fetched_at)]).remove(0).unwrap();
         store.keys.first().file_name(&key(path))
     }
 
@@ -188,7 +210,7 @@ mod tests {
         let text = new_seal_key_text().unwrap();
         let store = open(directory.path(), &[&text]);
         let records: Vec<_> = (0..BATCH as u64 + 5).map(|n| record(&store, &format!("/k{n}"), "v", n)).collect();
-        assert!(store.save(&records).iter().all(Result::is_ok));
+        assert!(store.write(&records).iter().all(Result::is_ok));
         let listing = store.list().unwrap();
         assert_eq!((listing.sealed.len(), listing.strange.len(), listing.temporary.len()), (records.len(), 0, 0));
         assert_eq!(load(&store, "/k68").unwrap(), Some(("v".into(), 68)));
@@ -206,6 +228,19 @@ mod tests {
         assert!(!directory.path().join(before).exists(), "no older state stays behind");
         drop(store);
         assert_eq!(load(&open(directory.path(), &[&new]), "/a").unwrap(), Some(("new".into(), 2)));
+    }
+
+    #[test]
+    fn a_state_comes_back_and_moves_to_the_first_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let (old, new) = (new_seal_key_text().unwrap(), new_seal_key_text().unwrap());
+        let write = |store: &Store, text: &[u8]| store.write(&[Item::State(State::Clock, text.to_vec())]).remove(0);
+        write(&open(directory.path(), &[&old]), b"one").unwrap();
+        let store = open(directory.path(), &[&new, &old]);
+        let read = |state| store.states(state).iter().map(|bytes| bytes.to_vec()).collect::<Vec<_>>();
+        assert_eq!((read(State::Clock), read(State::Ledger)), (vec![b"one".to_vec()], vec![]));
+        write(&store, b"two").unwrap();
+        assert_eq!(read(State::Clock), [b"two"]);
     }
 
     #[test]

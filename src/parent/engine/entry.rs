@@ -1,5 +1,7 @@
 //! One key: its value, how its last fetch ended, and how often it was refused. No I/O.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,8 +55,8 @@ pub(super) struct Held {
     pub(super) value: Arc<SecretValue>,
     /// Milliseconds since the epoch.
     pub(super) fetched_at: u64,
-    /// The instant that is on disk with it; 0 when it is not.
-    pub(super) sealed_at: u64,
+    /// The `fetched_at` in the file that has exactly this value, once there is one.
+    pub(super) on_disk: Rc<Cell<Option<u64>>>,
     pub(super) tag: Tag,
     pub(super) tag_text: Option<Tag>,
     pub(super) validators: Validators,
@@ -62,17 +64,18 @@ pub(super) struct Held {
 
 impl Held {
     /// What the upstream has just given.
-    pub(super) fn new(seal: &SealKey, key: &KeyPath, value: SecretValue, fetched_at: u64, sealed_at: u64) -> Self {
+    pub(super) fn new(seal: &SealKey, key: &KeyPath, value: SecretValue, fetched_at: u64) -> Self {
         let tag = seal.tag(key, "application/json", value.json());
         let tag_text = value.text().map(|text| seal.tag(key, "text/plain", text.as_bytes()));
         let validators = Validators::default();
-        Self { value: Arc::new(value), fetched_at, sealed_at, tag, tag_text, validators }
+        Self { value: Arc::new(value), fetched_at, on_disk: Rc::default(), tag, tag_text, validators }
     }
 
-    /// What was sealed: the tags are of the first seal key, whichever has sealed it.
-    pub(super) fn loaded(seal: &SealKey, loaded: Loaded) -> Self {
+    /// What was sealed, and the upstream last gave at `fetched_at`. The tags are of the first seal key, whichever sealed it.
+    pub(super) fn loaded(seal: &SealKey, loaded: Loaded, fetched_at: u64) -> Self {
         let Loaded { value, label } = loaded;
-        let held = Self::new(seal, &label.key, value, label.fetched_at, label.fetched_at);
+        let held = Self::new(seal, &label.key, value, fetched_at);
+        held.on_disk.set(Some(label.fetched_at));
         Self { validators: label.validators, ..held }
     }
 
@@ -188,7 +191,7 @@ mod tests {
     fn entry() -> Entry {
         let key = KeyPath::parse("/a").unwrap();
         let seal = SealKey::parse(new_seal_key_text().unwrap().as_bytes()).unwrap();
-        let held = Held::new(&seal, &key, SecretValue::from_text("v"), 1000, 1000);
+        let held = Held::new(&seal, &key, SecretValue::from_text("v"), 1000);
         let document = crate::config::Document::File(crate::config::FileDocument {
             path: "/f".into(),
             format: crate::config::Format::Text,

@@ -116,6 +116,7 @@ impl Engine {
             ),
         }
         self.settle(id, fetched.as_ref().err().copied(), late);
+        let mut values = Vec::new();
         for key in keys.iter() {
             let projection = self.entries.borrow().get(key).map(|entry| entry.projection.clone());
             let Some(projection) = projection else { continue };
@@ -124,10 +125,11 @@ impl Engine {
                 Err(failure) => Err(*failure),
             };
             match projected {
-                Ok(value) => self.accept(key, value).await,
+                Ok(value) => values.push((key.clone(), value)),
                 Err(failure) => self.refuse(key, failure, fetched.is_ok()).await,
             }
         }
+        self.accept(values).await;
         if fetched.is_ok() {
             self.restore_withheld(&document).await;
         }
