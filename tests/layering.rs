@@ -31,6 +31,7 @@ const USES: &[(&str, &[&str])] = &[
             "config",
             "staleness::Settings",
             "parent::ParentInputs",
+            "parent::CacheInputs",
             "parent::SourceInputs",
             "parent::Authorities",
             "parent::cache::new_seal_key_text",
@@ -64,7 +65,15 @@ const ONLY: &[(&[&str], &[&str])] = &[
     // config/open.rs opens and checks its own files; the others have uids and gids as types.
     (
         &["nix"],
-        &["sys/", "config/open.rs", "config/resolve.rs", "config/server.rs", "config/clients.rs", "config/model.rs"],
+        &[
+            "sys/",
+            "config/open.rs",
+            "config/resolve.rs",
+            "config/server.rs",
+            "config/clients.rs",
+            "config/model.rs",
+            "parent/engine/tests.rs",
+        ],
     ),
     // HTTP is served to applications by the worker and to the operator by the parent.
     (&["hyper::server"], &["worker/mod.rs", "parent/admin.rs"]),

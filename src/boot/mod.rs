@@ -16,8 +16,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::parent::ParentInputs;
-use crate::sys::{creds, process, spawn};
+use crate::parent::{CacheInputs, ParentInputs};
+use crate::sys::{clock, creds, process, spawn};
 
 /// Why there is no start. All but `System` are for whoever wrote the configuration.
 #[derive(Debug)]
@@ -59,8 +59,11 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     let parent_ids = users.map(|(parent, _)| parent);
 
     // Everything is opened before anything is dropped.
-    let cache_directory = inputs::cache_directory(&config.cache.directory, parent_ids)?;
-    let seal_key = inputs::seal_key(&config.cache.seal_keys)?;
+    let cache = CacheInputs {
+        directory: inputs::cache_directory(&config.cache.directory, parent_ids)?,
+        seal_key: inputs::seal_key(&config.cache.seal_keys)?,
+        boot: clock::boot_id(),
+    };
     let tokens = inputs::tokens(&config)?;
     // Missing tokens degrade the broker like missing users do.
     let missing =
@@ -86,7 +89,7 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
 
     give_up(parent_ids)?;
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, sources, listeners, admin })
+    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin })
 }
 
 type Ids = (u32, u32);

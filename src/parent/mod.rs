@@ -13,6 +13,6 @@ pub mod upstream;
 mod vault;
 
 pub use relay::LogOptions;
-pub use serve::{ParentError, ParentInputs, run};
+pub use serve::{CacheInputs, ParentError, ParentInputs, run};
 pub use upstream::{Authorities, SourceInputs};
 pub use vault::{Vault, VaultError};

@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use super::admin;
-use super::cache::{SealKey, Store};
+use super::cache::{KeyRing, SealKey, Store};
 use super::engine::{Asker, Engine};
 use super::relay::{self, LogOptions};
 use super::upstream::{SourceInputs, Sources};
@@ -25,6 +25,7 @@ use crate::ipc::channel::{ChannelError, ParentEnd};
 use crate::ipc::wire::{
     Body, FetchRequest, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
 };
+use crate::sys::clock::BootId;
 use crate::sys::{memfd, peer};
 
 /// How long requests in flight may go on after the signal to end.
@@ -38,14 +39,19 @@ pub struct ParentInputs {
     pub config: Config,
     pub channel: OwnedFd,
     pub worker_log: OwnedFd,
-    pub cache_directory: OwnedFd,
-    pub seal_key: std::fs::File,
+    pub cache: CacheInputs,
     pub tokens: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>,
     pub sources: SourceInputs,
     /// The paths of our listeners, as `getsockname` gives them for an accepted connection.
     pub listeners: Vec<PathBuf>,
     /// The operator's socket.
     pub admin: Option<std::os::unix::net::UnixListener>,
+}
+
+pub struct CacheInputs {
+    pub directory: OwnedFd,
+    pub seal_key: std::fs::File,
+    pub boot: Option<BootId>,
 }
 
 /// Why the parent ended, other than by being told to.
@@ -85,20 +91,24 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
     let mut text = zeroize::Zeroizing::new(Vec::with_capacity(256));
-    io::Read::read_to_end(&mut io::Read::take(inputs.seal_key, 256), &mut text).map_err(|error| start(&error))?;
+    io::Read::read_to_end(&mut io::Read::take(inputs.cache.seal_key, 256), &mut text).map_err(|error| start(&error))?;
     let seal = SealKey::parse(&text).map_err(|error| start(&error))?;
-    let store = Store::open(inputs.cache_directory, seal, inputs.config.limits.value_size).map_err(|e| start(&e))?;
+    let keys = KeyRing::new(seal, Vec::new());
+    let store = Store::open(inputs.cache.directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
     let sources = Sources::new(&inputs.config, inputs.sources).map_err(|error| start(&error))?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ParentError::Io)?;
     let local = LocalSet::new();
     let (recalls, recalled) = mpsc::unbounded_channel();
-    let engine = Rc::new(Engine::new(&inputs.config, store, sources, vault, recalls));
+    let engine =
+        Engine::new(&inputs.config, store, inputs.cache.boot, sources, vault, recalls).map_err(ParentError::Io)?;
+    let engine = Rc::new(engine);
     local.block_on(&runtime, async move {
         let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
         let worker_log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
         let relayed = tokio::task::spawn_local(relay::relay(worker_log, log.dropped));
         tokio::task::spawn_local(relay_recalls(channel.clone(), recalled));
+        tokio::task::spawn_local(engine.clone().keep_sealed());
         greet(&channel, &inputs.config, log.requests).await?;
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
@@ -107,7 +117,8 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
             tokio::task::spawn_local(admin::serve(listener, engine.clone(), group));
         }
-        let served = serve(engine, channel, inputs.config.acl, inputs.listeners).await;
+        let served = serve(engine.clone(), channel, inputs.config.acl, inputs.listeners).await;
+        engine.close().await;
         // What the worker said last: it may be why it ended.
         let _ = timeout(LAST_LINES, relayed).await;
         served

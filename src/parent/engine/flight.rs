@@ -8,18 +8,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::entry::{Entry, GivenUp, Held};
+use super::entry::{Entry, GivenUp};
 use super::pace::{Circumstances, Pace};
 use super::{Asker, DocumentId, DocumentState, Engine, Origin};
 use crate::config::Document;
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
-use crate::parent::upstream::{Answer, Fetched, Validators, project};
+use crate::parent::cache::Validators;
+use crate::parent::upstream::{Answer, Fetched, project};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::boot_nanos;
 
-/// How long a value's sealed age may lag behind before it is written again although the value is the same.
-const RESEAL_AFTER_MS: u64 = 60_000;
 /// How long a peer that got nothing counts as wanting the value.
 const WANTED_FOR: Duration = Duration::from_secs(60);
 
@@ -29,8 +28,13 @@ pub(super) struct Flight {
     pub(super) landed: watch::Receiver<bool>,
 }
 
-/// A value that the upstream vouches for now, and the status of its saying so.
-type Fresh = (Arc<SecretValue>, Option<u16>);
+/// A value that the upstream vouches for now.
+pub(super) struct Fresh {
+    pub(super) value: Arc<SecretValue>,
+    /// Of its saying so.
+    pub(super) status: Option<u16>,
+    pub(super) validators: Validators,
+}
 
 impl Engine {
     /// When back-off of the document, of its origin or of the key itself lets the next attempt begin.
@@ -118,50 +122,50 @@ impl Engine {
         let answer = answer.map_err(|failure| self.classify(id, failure));
         log_fetch(&document, &keys, asker, started, &answer);
         self.settle(id, answer.as_ref().err().copied(), late, quota_spent);
-        let mut all_accepted = answer.is_ok();
+        let mut values = Vec::new();
         for key in keys.iter() {
-            match self.value_of(key, &answer) {
-                Some(Ok((value, status))) => self.accept(key, value, status).await,
-                Some(Err(failure)) => {
-                    all_accepted = false;
-                    self.refuse(id, key, failure, answer.is_ok()).await;
-                }
-                None => all_accepted = false,
+            match self.value_of(key, &answer, &known) {
+                Some(Ok(fresh)) => values.push((key.clone(), fresh)),
+                Some(Err(failure)) => self.refuse(key, failure, answer.is_ok()).await,
+                None => {}
             }
         }
+        self.accept(values).await;
         if answer.is_ok() {
             self.restore_withheld(&document).await;
         }
-        let state = &mut self.documents.borrow_mut()[id.0];
-        state.flight = None;
-        match answer {
-            // An answer that one of its keys has no value of must be had again, whole.
-            Ok(Answer::Answered { .. } | Answer::NotModified) if !all_accepted => {
-                state.validators = Validators::default()
-            }
-            Ok(Answer::Answered { validators, .. }) => state.validators = validators,
-            Ok(Answer::NotModified) | Err(_) => {}
-        }
+        self.documents.borrow_mut()[id.0].flight = None;
     }
 
-    /// What a request may show: only while every key of the document has the value that came with it.
+    /// What a request may show: only while every key of the document has a value, and all have theirs of one answer.
     fn known(&self, state: &DocumentState) -> Validators {
         let entries = self.entries.borrow();
-        let has_value = |key: &KeyPath| entries.get(key).is_some_and(|entry| entry.held.is_some());
-        if state.keys.iter().all(has_value) { state.validators.clone() } else { Validators::default() }
+        let held = |key: &KeyPath| entries.get(key).and_then(|entry| entry.held.as_ref());
+        let Some(first) = state.keys.first().and_then(held) else { return Validators::default() };
+        let of_one_answer = |key: &KeyPath| held(key).is_some_and(|held| held.validators == first.validators);
+        if state.keys.iter().all(of_one_answer) { first.validators.clone() } else { Validators::default() }
     }
 
     /// The value of a key in an answer, with the status of that. `None` when there is no such key any more, or no
     /// value that could be as it was.
-    fn value_of(&self, key: &KeyPath, answer: &Result<Answer, Failure>) -> Option<Result<Fresh, Failure>> {
+    fn value_of(
+        &self,
+        key: &KeyPath,
+        answer: &Result<Answer, Failure>,
+        known: &Validators,
+    ) -> Option<Result<Fresh, Failure>> {
         let entries = self.entries.borrow();
         let entry = entries.get(key)?;
         match answer {
             Err(failure) => Some(Err(*failure)),
-            Ok(Answer::NotModified) => Some(Ok((entry.held.as_ref()?.value.clone(), Some(304)))),
-            Ok(Answer::Answered { body, status, .. }) => {
+            Ok(Answer::NotModified) => {
+                let value = entry.held.as_ref()?.value.clone();
+                Some(Ok(Fresh { value, status: Some(304), validators: known.clone() }))
+            }
+            Ok(Answer::Answered { body, status, validators }) => {
                 let value = project(body, &entry.projection, self.value_size);
-                Some(value.map(|value| (Arc::new(value), *status)))
+                let fresh = |value| Fresh { value: Arc::new(value), status: *status, validators: validators.clone() };
+                Some(value.map(fresh))
             }
         }
     }
@@ -229,41 +233,7 @@ impl Engine {
         Failure { class, ..failure }
     }
 
-    async fn accept(&self, key: &KeyPath, value: Arc<SecretValue>, status: Option<u16>) {
-        let now = self.clock.now();
-        let (definition, value) = {
-            let mut entries = self.entries.borrow_mut();
-            let Some(entry) = entries.get_mut(key) else { return };
-            if entry.failure.is_some() {
-                tracing::info!(%key, "answered again");
-            }
-            let sealed_at = entry.held.as_ref().map_or(0, |held| held.sealed_at);
-            let held = Held::new(self.store.seal_key(), key, value, now, sealed_at);
-            let value = held.value.clone();
-            let changed = entry.accept(held);
-            entry.status = status;
-            if changed || entry.leased_stale {
-                self.recall(key, entry);
-            }
-            if !changed && now.saturating_sub(sealed_at) < RESEAL_AFTER_MS {
-                return;
-            }
-            (entry.definition.clone(), value)
-        };
-        let (store, path) = (self.store.clone(), key.clone());
-        let saved = tokio::task::spawn_blocking(move || store.save(&path, &definition, &value, now)).await;
-        match saved {
-            Ok(Ok(())) => {
-                if let Some(held) = self.entries.borrow_mut().get_mut(key).and_then(|entry| entry.held.as_mut()) {
-                    held.sealed_at = now;
-                }
-            }
-            Ok(Err(error)) => tracing::error!(%key, %error, "not persisted; still served from memory"),
-            Err(error) => tracing::error!(%key, %error, "not persisted; still served from memory"),
-        }
-    }
-
-    async fn refuse(&self, id: DocumentId, key: &KeyPath, failure: Failure, document_is_good: bool) {
+    async fn refuse(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
         let given_up = {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { return };
@@ -277,8 +247,6 @@ impl Engine {
             let given_up = entry.refuse(failure, Instant::now());
             if given_up.is_some() {
                 self.recall(key, entry);
-                // What is restored from disk some day need not be what they came with.
-                self.documents.borrow_mut()[id.0].validators = Validators::default();
             }
             given_up
         };
@@ -295,32 +263,8 @@ impl Engine {
         }
     }
 
-    /// A token was accepted: what was withheld for its sake serves again, from disk.
-    async fn restore_withheld(&self, accepted: &Document) {
-        let Some(token) = accepted.token() else { return };
-        let withheld: Vec<(KeyPath, String)> = {
-            let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
-            let of_token = |entry: &Entry| documents[entry.document.0].document.token() == Some(token);
-            let withheld = entries.iter().filter(|(_, entry)| entry.is_withheld() && of_token(entry));
-            withheld.map(|(key, entry)| (key.clone(), entry.definition.clone())).collect()
-        };
-        for (key, definition) in withheld {
-            let (store, path) = (self.store.clone(), key.clone());
-            let loaded = tokio::task::spawn_blocking(move || store.load(&path, &definition)).await;
-            let loaded = loaded.ok().and_then(Result::ok).flatten();
-            let held = loaded.map(|loaded| {
-                let value = Arc::new(loaded.value);
-                Held::new(self.store.seal_key(), &key, value, loaded.fetched_at, loaded.fetched_at)
-            });
-            if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.is_withheld()) {
-                tracing::info!(%key, "the token is accepted: what was withheld serves again");
-                entry.restore(held);
-            }
-        }
-    }
-
     /// The worker may hold this value under a lease: it must not any more.
-    fn recall(&self, key: &KeyPath, entry: &mut Entry) {
+    pub(super) fn recall(&self, key: &KeyPath, entry: &mut Entry) {
         if entry.leased_until > boot_nanos() {
             // A closed queue means that the worker is gone, and its values with it.
             let _ = self.recalls.send(Recall::Keys(vec![key.clone()]));

@@ -7,6 +7,10 @@ mod budget;
 mod entry;
 mod flight;
 mod pace;
+mod scribe;
+mod storage;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,18 +22,20 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use self::budget::Budget;
-use self::entry::{Entry, Held};
+use self::entry::Entry;
 use self::flight::{Flight, Origins};
 use self::pace::Pace;
-use super::cache::Store;
+use self::scribe::Scribe;
+use super::cache::{Ledger, Store};
 use super::clock::Clock;
-use super::upstream::{Sources, Validators};
+use super::upstream::Sources;
 use super::vault::Vault;
 use crate::config::{Config, Document, TokenName};
 use crate::ipc::wire::{Detail, Forward, Recall, Reply, RequestId, Verdict};
 use crate::outcome::{Failure, Reason};
 use crate::secret::KeyPath;
 use crate::staleness::{Decision, View, decide};
+use crate::sys::clock::BootId;
 
 /// A document is asked again for the sake of `no-cache` no more often than this.
 const REVALIDATED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
@@ -42,6 +48,8 @@ pub(super) struct Engine {
     /// When a peer last got nothing because the upstream was unavailable.
     wanted: Cell<Option<Instant>>,
     store: Arc<Store>,
+    scribe: Scribe,
+    ledger: RefCell<Ledger>,
     clock: Clock,
     sources: Sources,
     vault: Vault,
@@ -69,8 +77,6 @@ struct DocumentState {
     pace: Pace,
     /// The last answer was 401 or 403.
     refused: bool,
-    /// Of the answer that all its keys have their values from; none when they have not.
-    validators: Validators,
 }
 
 /// The documents of the configuration and their keys.
@@ -98,7 +104,6 @@ fn documents(config: &Config) -> (Vec<DocumentState>, HashMap<KeyPath, DocumentI
             last_started: None,
             pace: Pace::default(),
             refused: false,
-            validators: Validators::default(),
         })
     };
     (keys.into_iter().filter_map(state).collect(), of_key)
@@ -109,41 +114,34 @@ impl Engine {
     pub(super) fn new(
         config: &Config,
         store: Store,
+        boot: Option<BootId>,
         sources: Sources,
         vault: Vault,
         recalls: mpsc::UnboundedSender<Recall>,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let (documents, of_key) = documents(config);
-        let mut entries = HashMap::new();
-        for key in &config.keys {
-            let held = match store.load(&key.path, &key.source.definition) {
-                Ok(loaded) => loaded.map(|loaded| {
-                    let value = Arc::new(loaded.value);
-                    Held::new(store.seal_key(), &key.path, value, loaded.fetched_at, loaded.fetched_at)
-                }),
-                Err(problem) => {
-                    tracing::warn!(key = %key.path, %problem, "no last known good");
-                    None
-                }
-            };
-            let entry = Entry::new(of_key[&key.path], &key.source, key.settings.clone(), held);
-            entries.insert(key.path.clone(), entry);
-        }
-        let held = entries.values().filter_map(|entry: &Entry| entry.held.as_ref());
-        let reached = held.map(|held| held.fetched_at).max().unwrap_or(0);
-        Self {
-            entries: RefCell::new(entries),
+        let store = Arc::new(store);
+        let opened = storage::open(config, &store, boot);
+        let mut held = opened.held;
+        let entry = |key: &crate::config::Key| {
+            let held = held.remove(&key.path);
+            (key.path.clone(), Entry::new(of_key[&key.path], &key.source, key.settings.clone(), held))
+        };
+        Ok(Self {
+            entries: RefCell::new(config.keys.iter().map(entry).collect()),
             documents: RefCell::new(documents),
             origins: RefCell::default(),
             budget: RefCell::new(Budget::new(config.limits.fetches_per_user)),
             wanted: Cell::new(None),
-            clock: Clock::new(reached),
-            store: Arc::new(store),
+            clock: opened.clock,
+            ledger: RefCell::new(opened.ledger),
+            scribe: Scribe::start(store.clone())?,
+            store,
             sources,
             vault,
             value_size: config.limits.value_size,
             recalls,
-        }
+        })
     }
 
     /// Takes one from the budget of this user, or says how long to wait for it.

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::Answer;
 use super::body::{Collector, DocumentBody};
-use super::{Answer, Validators};
 use crate::config::{FileDocument, Format};
 use crate::outcome::{Failure, Reason};
+use crate::parent::cache::Validators;
 
 /// How often a file is read again that changes meanwhile.
 const ATTEMPTS: usize = 3;

@@ -21,9 +21,10 @@ use super::hawk::{Artifacts, Challenge, Credentials};
 use super::redirect::{self, Redirect};
 use super::request::{self, Hop};
 use super::response::{self, Meaning};
-use super::{Answer, Fetched, Validators};
+use super::{Answer, Fetched};
 use crate::config::{HttpDocument, Method, TokenName, Url};
 use crate::outcome::{Failure, Reason};
+use crate::parent::cache::Validators;
 use crate::parent::vault::Vault;
 
 /// Redirects within the origin that one fetch follows.

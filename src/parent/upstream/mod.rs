@@ -21,6 +21,7 @@ use self::file::Files;
 use self::http::HttpUpstream;
 use crate::config::{Config, Document};
 use crate::outcome::Failure;
+use crate::parent::cache::Validators;
 use crate::parent::vault::Vault;
 
 pub use authorities::{Authorities, NoAuthorities};
@@ -35,20 +36,6 @@ pub struct SourceInputs {
     pub authorities: BTreeMap<PathBuf, Authorities>,
     /// The sources of type `file` that are there, open for reading.
     pub files: BTreeMap<PathBuf, File>,
-}
-
-/// What the upstream gave to tell this answer from a later one (RFC 9110 section 8.8). Public to the upstream only: an
-/// entity tag may be made of the value.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Validators {
-    pub etag: Option<String>,
-    pub last_modified: Option<String>,
-}
-
-impl Validators {
-    pub fn is_empty(&self) -> bool {
-        self.etag.is_none() && self.last_modified.is_none()
-    }
 }
 
 /// A good answer.

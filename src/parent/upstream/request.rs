@@ -10,10 +10,10 @@ use hyper::Request;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::Validators;
 use super::hawk::{Artifacts, Credentials};
 use crate::config::{Auth, HttpDocument, Method};
 use crate::outcome::{Failure, Reason};
+use crate::parent::cache::Validators;
 use crate::parent::vault::Vault;
 
 /// One request of a fetch: the first is the document's, a redirect makes others.

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
 
-use super::Validators;
 use crate::outcome::{Class, Failure, Reason};
+use crate::parent::cache::Validators;
 
 /// The longest that an upstream may silence us.
 const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
