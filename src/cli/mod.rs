@@ -20,7 +20,7 @@ use crate::sys::creds;
 use crate::{demo, parent, telemetry, worker};
 
 /// What `serve` shows to whoever has no configuration yet.
-const SMALLEST: &str = r#"No such file. The smallest useful configuration:
+const SMALLEST: &str = r#"No such file; --config FILE names another one. The smallest useful configuration:
 
     [tokens]
     heroku = { file = "/etc/keyhatch/tokens/heroku" }

@@ -168,6 +168,11 @@ fn redirect(state: &State, how: &str) -> Answer {
         "https" => "https://127.0.0.1/good".to_owned(),
         "host" => "//localhost/good".to_owned(),
         "nowhere" => return status(302),
+        "repeated" => {
+            let mut answer = status(307);
+            set(&mut answer, "location", "/echo?repeated");
+            return answer;
+        }
         "0" => "../good".to_owned(),
         steps => (steps.parse::<u32>().unwrap() - 1).to_string(),
     };
