@@ -119,6 +119,14 @@ fn what_has_not_changed_is_not_sent_again_and_is_new() {
     upstream.behave("/etag", "/etag");
     wait_until("it is asked again", || broker.curl(GRANTED, "/etag", &[]).contains("fwd-status=304"));
 
+    // A redirect leads to another document, whatever its tag is.
+    upstream.behave("/etag", "/redirect/0");
+    upstream.behave("/good", "/etag");
+    let redirected = broker.curl(GRANTED, "/etag", &[]);
+    assert!(redirected.contains("fwd-status=200; stored"), "{redirected}");
+    assert!(header(&upstream.requests_for("/good")[0], "if-none-match").is_none());
+    upstream.behave("/etag", "/etag");
+
     assert!(broker.curl(GRANTED, "/post", &[]).contains("fwd-status=200"));
     assert!(broker.curl(GRANTED, "/post", &[]).contains("fwd-status=200"), "only GET is conditional");
 

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 
 use support::process::Process;
 use support::serving::{at, configuration, fails, good, serving, stale};
-use support::{Broker, GRANTED};
+use support::{Broker, GRANTED, wait_until};
 
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
@@ -84,6 +84,24 @@ fn what_happens_before_there_is_a_connection() {
     fails(&broker, "/refused", 503, "connect-refused");
     let unknown = broker.curl(GRANTED, "/unknown", &["--max-time", "60"]);
     assert!(unknown.starts_with("HTTP/1.1 503 ") && unknown.contains("detail=dns\r\n"), "{unknown}");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn a_connection_that_was_kept_and_is_gone_is_no_outage() {
+    let (upstream, broker) = serving(&|upstream| {
+        let key = at(upstream, "/close-kept?post", "");
+        vec![("get", at(upstream, "/close-kept", ""), ""), ("post", key + ", method = \"POST\"", "")]
+    });
+    let mut fetches = 0;
+    wait_until("one is found gone", || {
+        let answer = broker.curl(GRANTED, "/get", &[]);
+        assert!(answer.contains("fwd-status=200"), "{answer}");
+        fetches += 1;
+        upstream.requests().len() > fetches
+    });
+    // Nobody knows what has become of the first: a POST is not sent twice.
+    wait_until("a POST finds one gone", || broker.curl(GRANTED, "/post", &[]).contains("detail=reset\r\n"));
 }
 
 #[test]

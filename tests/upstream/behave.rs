@@ -92,6 +92,8 @@ async fn behave(
                 let _ = sender.send(Ok(GOOD)).await;
             }),
         ),
+        "/close-kept" if connection.is_kept() => no_answer(),
+        "/close-kept" => json(&good),
         "/close-at-once" => no_answer(),
         "/cut-chunks" => streamed(async |sender| {
             let _ = sender.send(Ok(GOOD)).await;
