@@ -4,7 +4,7 @@
 mod support;
 
 use support::process::Process;
-use support::serving::{at, fails, good, header, serving, stale};
+use support::serving::{at, fails, good, header, logs, serving, stale};
 use support::{GRANTED, TOKEN, wait_until};
 
 /// A source at `/hawk` with these parameters of the upstream, and a key of this name.
@@ -34,7 +34,7 @@ fn requests_are_signed() {
     }
     fails(&broker, "/wrong-algorithm", 502, "status");
     fails(&broker, "/wrong-id", 502, "status");
-    assert!(broker.log().contains("failing key=/wrong-id outcome=\"token-refused\""), "{}", broker.log());
+    logs(&broker, "failing key=/wrong-id outcome=\"token-refused\"");
     // Signed anew for each step.
     upstream.behave("/redirect/0", "/hawk");
     good(&broker, "/redirected");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::process::Process;
-use super::{Broker, GRANTED};
+use super::{Broker, GRANTED, wait_until};
 
 pub const GOOD: &str = "{\"value\":\"good-value\"}";
 pub const BEARER: &str = "auth = { type = \"bearer\", token = \"t\" }, allow-plaintext = true";
@@ -61,6 +61,11 @@ pub fn stale(broker: &Broker, key: &str, detail: &str) {
     let answer = broker.curl(GRANTED, key, &[]);
     let says = answer.starts_with("HTTP/1.1 200 ") && answer.contains(&format!("detail={detail}\r\n"));
     assert!(says, "{key}, {detail} expected: {answer}\n{}", broker.log());
+}
+
+/// That the log comes to say this: lines are written when there is time for them.
+pub fn logs(broker: &Broker, text: &str) {
+    wait_until(&format!("the log says {text:?}"), || broker.log().contains(text));
 }
 
 pub fn header<'r>(request: &'r Value, name: &str) -> Option<&'r str> {

@@ -92,6 +92,8 @@ async fn behave(
                 let _ = sender.send(Ok(GOOD)).await;
             }),
         ),
+        "/close-kept" if connection.is_kept() => no_answer(),
+        "/close-kept" => json(&good),
         "/close-at-once" => no_answer(),
         "/cut-chunks" => streamed(async |sender| {
             let _ = sender.send(Ok(GOOD)).await;
@@ -168,6 +170,11 @@ fn redirect(state: &State, how: &str) -> Answer {
         "https" => "https://127.0.0.1/good".to_owned(),
         "host" => "//localhost/good".to_owned(),
         "nowhere" => return status(302),
+        "repeated" => {
+            let mut answer = status(307);
+            set(&mut answer, "location", "/echo?repeated");
+            return answer;
+        }
         "0" => "../good".to_owned(),
         steps => (steps.parse::<u32>().unwrap() - 1).to_string(),
     };

@@ -13,11 +13,17 @@ use tokio::net::TcpStream;
 pub(crate) struct Connection {
     pub(crate) listener: &'static str,
     socket: OwnedFd,
+    requests: Cell<u32>,
 }
 
 impl Connection {
     pub(crate) fn new(listener: &'static str, stream: &TcpStream) -> Self {
-        Self { listener, socket: stream.as_fd().try_clone_to_owned().unwrap() }
+        Self { listener, socket: stream.as_fd().try_clone_to_owned().unwrap(), requests: Cell::new(0) }
+    }
+
+    /// Whether this is not its first request.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.requests.get() > 1
     }
 
     /// Closing will be a reset, not an end.
@@ -66,6 +72,7 @@ impl State {
 
     /// Remembers a request, and gives the target whose behaviour is wanted for it.
     pub(crate) fn take<B>(&self, connection: &Connection, request: &Request<B>) -> String {
+        connection.requests.set(connection.requests.get() + 1);
         let headers: serde_json::Map<String, Value> = request
             .headers()
             .iter()

@@ -7,14 +7,16 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::Uri;
+use hyper::body::Incoming;
 use hyper::http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::{Request, Response, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiResolver, Name};
@@ -25,12 +27,45 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::outcome::Reason;
+use crate::outcome::{Failure, Reason};
 
 /// For all addresses of a name together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) type Client = legacy::Client<HttpsConnector<Route>, Full<Bytes>>;
+/// Connections that wait for the next request, of each origin; and for how long.
+const MAX_IDLE: usize = 2;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+pub(super) struct Client {
+    inner: legacy::Client<HttpsConnector<Route>, Full<Bytes>>,
+    /// How many connections were begun.
+    begun: Arc<AtomicUsize>,
+}
+
+impl Client {
+    /// Sends a request that `make` makes, again where a connection that was kept turns out to be gone. Only requests
+    /// that may be repeated are: what has become of the first is not known.
+    pub(super) async fn request<T>(
+        &self,
+        repeatable: bool,
+        mut make: impl FnMut() -> Result<(Request<Full<Bytes>>, T), Failure>,
+    ) -> Result<(Response<Incoming>, T), Failure> {
+        let mut left = if repeatable { MAX_IDLE } else { 0 };
+        loop {
+            let begun = self.begun.load(Ordering::Relaxed);
+            let (request, of_request) = make()?;
+            let reason = match self.inner.request(request).await {
+                Ok(response) => return Ok((response, of_request)),
+                Err(error) => call_failed(&error),
+            };
+            let was_kept = self.begun.load(Ordering::Relaxed) == begun;
+            if reason != Reason::Reset || !was_kept || left == 0 {
+                return Err(Failure::unavailable(reason));
+            }
+            left -= 1;
+        }
+    }
+}
 
 type BoxError = Box<dyn Error + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
@@ -42,6 +77,7 @@ pub(super) fn client(roots: RootCertStore, proxy: Option<Uri>) -> Result<Client,
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    let begun = Arc::<AtomicUsize>::default();
     let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -50,12 +86,13 @@ pub(super) fn client(roots: RootCertStore, proxy: Option<Uri>) -> Result<Client,
         .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
-        .wrap_connector(Route { tcp, proxy });
-    Ok(legacy::Client::builder(TokioExecutor::new())
+        .wrap_connector(Route { tcp, proxy, begun: begun.clone() });
+    let inner = legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_secs(15))
-        .pool_max_idle_per_host(2)
-        .build(connector))
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE)
+        .build(connector);
+    Ok(Client { inner, begun })
 }
 
 /// The system's resolver, with an error that can be told from others.
@@ -93,6 +130,7 @@ impl Service<Name> for Resolver {
 pub(super) struct Route {
     tcp: HttpConnector<Resolver>,
     proxy: Option<Uri>,
+    begun: Arc<AtomicUsize>,
 }
 
 impl Service<Uri> for Route {
@@ -105,6 +143,7 @@ impl Service<Uri> for Route {
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
+        self.begun.fetch_add(1, Ordering::Relaxed);
         let mut tcp = self.tcp.clone();
         match self.proxy.clone() {
             None => Box::pin(async move { Ok(Stream { io: tcp.call(to).await?, absolute_form: false }) }),
@@ -162,7 +201,7 @@ impl Write for Stream {
 }
 
 /// What a call died of that brought no answer.
-pub(super) fn call_failed(error: &legacy::Error) -> Reason {
+fn call_failed(error: &legacy::Error) -> Reason {
     let otherwise = if error.is_connect() { Reason::ConnectFailed } else { Reason::Reset };
     causes(error).find_map(reason).unwrap_or(otherwise)
 }

@@ -94,7 +94,10 @@ impl HttpUpstream {
     ) -> Result<Answer, Failure> {
         let mut hop = Hop::first(document);
         let mut redirects = 0;
+        let nothing = Validators::default();
         loop {
+            // What a redirect leads to is another document: its tags mean nothing of ours.
+            let known = if redirects == 0 { known } else { &nothing };
             let exchange = self.exchange(document, &hop, known, vault).await?;
             let (status, headers) = (exchange.response.status(), exchange.response.headers());
             let now = SystemTime::now();
@@ -133,17 +136,15 @@ impl HttpUpstream {
         let clock = document.auth.token().map(|token| (document.url.origin(), token.clone()));
         let mut resynchronized = false;
         loop {
-            let mut request = request::request(document, hop, known)?;
-            let signed = match (&credentials, &clock) {
-                (Some(credentials), Some(clock)) => {
-                    let ahead = self.ahead.borrow().get(clock).copied().unwrap_or(0);
-                    Some(request::sign(&mut request, document, hop, credentials, ahead)?)
-                }
-                _ => None,
+            let make = || {
+                let mut request = request::request(document, hop, known)?;
+                request::authorize(request.headers_mut(), &document.auth, vault)?;
+                let (Some(credentials), Some(clock)) = (&credentials, &clock) else { return Ok((request, None)) };
+                let ahead = self.ahead.borrow().get(clock).copied().unwrap_or(0);
+                let signed = request::sign(&mut request, document, hop, credentials, ahead)?;
+                Ok((request, Some(signed)))
             };
-            request::authorize(request.headers_mut(), &document.auth, vault)?;
-            let response = client.request(request).await;
-            let response = response.map_err(|error| Failure::unavailable(connect::call_failed(&error)))?;
+            let (response, signed) = client.request(hop.method == Method::Get, make).await?;
             let (Some(signed), Some(credentials), Some(clock)) = (signed, &credentials, &clock) else {
                 return Ok(Exchange { response, vouched: None });
             };
