@@ -115,7 +115,7 @@ fn what_has_not_changed_is_not_sent_again_and_is_new() {
 
     // A failure in between changes nothing of it.
     upstream.behave("/etag", "/status/500");
-    stale(&broker, "/etag", "status");
+    stale(&broker, "/etag", "stale-if-error");
     upstream.behave("/etag", "/etag");
     wait_until("it is asked again", || broker.curl(GRANTED, "/etag", &[]).contains("fwd-status=304"));
 
@@ -210,14 +210,14 @@ fn a_spent_quota_lets_the_origin_and_its_token_rest() {
     good(&broker, "/same-token");
     good(&broker, "/spent");
     let asked = upstream.requests().len();
-    stale(&broker, "/spent", "backing-off");
-    stale(&broker, "/same-token", "backing-off");
+    stale(&broker, "/spent", "breaker-open");
+    stale(&broker, "/same-token", "breaker-open");
     assert_eq!(upstream.requests().len(), asked, "nothing is asked of an upstream that has had enough");
     good(&broker, "/other-token");
 
     good(&broker, "/same-origin");
     fails(&broker, "/limited", 503, "rate-limited");
-    stale(&broker, "/same-origin", "backing-off");
+    stale(&broker, "/same-origin", "breaker-open");
 }
 
 #[test]

@@ -161,6 +161,7 @@ impl<D: AsFd> Archive<D> {
         let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
         let label = match &head.label {
             Label::Value(label) if label.key == *key => label,
+            Label::Tombstone(tombstone) if tombstone.key == *key => return Ok(None),
             _ => return Err(Problem::Renamed),
         };
         if label.definition != *definition {

@@ -53,7 +53,18 @@ pub struct Validators {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Label {
     Value(ValueLabel),
+    Tombstone(Tombstone),
     State(State),
+}
+
+/// Stands in the place of a value that was given up, and overrules every file of it that a backup brings back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    pub key: KeyPath,
+    /// Of the source whose refusals led to this.
+    pub definition: Definition,
+    /// Milliseconds since the epoch: what was fetched until then is given up.
+    pub buried_at: u64,
 }
 
 /// What the broker keeps beside values, each as one file.
@@ -128,6 +139,7 @@ impl Label {
     pub(super) fn file_name(&self, key: &SealKey) -> String {
         match self {
             Self::Value(label) => key.file_name(&label.key),
+            Self::Tombstone(tombstone) => key.file_name(&tombstone.key),
             Self::State(state) => key.name_of(state.name()),
         }
     }
@@ -173,6 +185,7 @@ pub(super) fn open_head(keys: &KeyRing, start: &[u8], length: u64) -> Result<Hea
     // Only what was sealed as a whole has the length that its label says.
     let whole = match &label {
         Label::Value(value) => value.size > 0 && (content + OVERHEAD) as u64 == length.saturating_sub(value.size),
+        Label::Tombstone(_) => (content + OVERHEAD) as u64 == length,
         Label::State(_) => (content + OVERHEAD) as u64 <= length,
     };
     if whole { Ok(Head { keyed, label, content }) } else { Err(Unreadable::Damaged) }

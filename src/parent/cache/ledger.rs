@@ -21,6 +21,8 @@ pub struct Ledger {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Row {
     confirmed: Option<Confirmed>,
+    /// What was fetched until then is given up.
+    buried_at: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,9 +71,22 @@ impl Ledger {
         self.edit(key, |row| row.confirmed = Some(Confirmed { sealed, at }).filter(|_| at > sealed));
     }
 
-    /// Another value is on disk.
-    pub fn replaced(&mut self, key: &KeyPath) {
-        self.edit(key, |row| row.confirmed = None);
+    /// A value that was fetched then is on disk.
+    pub fn replaced(&mut self, key: &KeyPath, fetched_at: u64) {
+        self.edit(key, |row| {
+            row.confirmed = row.confirmed.filter(|confirmed| confirmed.sealed == fetched_at);
+            row.buried_at = row.buried_at.filter(|buried_at| *buried_at >= fetched_at);
+        });
+    }
+
+    /// What was fetched until `at` is given up.
+    pub fn bury(&mut self, key: &KeyPath, at: u64) {
+        self.edit(key, |row| row.buried_at = row.buried_at.max(Some(at)));
+    }
+
+    /// When the value was given up, if it is one that was fetched at `fetched_at`.
+    pub fn buried(&self, key: &KeyPath, fetched_at: u64) -> Option<u64> {
+        self.rows.get(key)?.buried_at.filter(|buried_at| *buried_at >= fetched_at)
     }
 
     /// When the upstream last gave the value whose file says `sealed`.
@@ -100,6 +115,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_buried_stays_so_until_something_newer_is_on_disk() {
+        let mut ledger = Ledger::default();
+        ledger.bury(&key(), 5000);
+        ledger.bury(&key(), 4000);
+        ledger.replaced(&key(), 3000);
+        assert_eq!(ledger.buried(&key(), 3000), Some(5000), "a write that came late");
+        assert_eq!(ledger.buried(&key(), 5001), None);
+        ledger.replaced(&key(), 5001);
+        assert_eq!(ledger.buried(&key(), 3000), None);
+    }
+
+    #[test]
     fn only_what_changed_is_written() {
         let mut ledger = Ledger::default();
         assert!(ledger.encode(0).is_none());
@@ -109,7 +136,9 @@ mod tests {
         assert!(ledger.encode(0).is_none());
         ledger.not_written();
         assert!(ledger.encode(0).is_some());
-        ledger.replaced(&key());
+        ledger.replaced(&key(), 1000);
+        assert!(ledger.encode(0).is_none(), "it is the file that was confirmed");
+        ledger.replaced(&key(), 7000);
         ledger.encode(0).unwrap();
         assert!(ledger.rows.is_empty());
     }

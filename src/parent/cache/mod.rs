@@ -10,7 +10,7 @@ mod seal;
 mod store;
 
 pub use archive::{Archive, Listing, Loaded, Problem, Sealed};
-pub use format::{Definition, Label, State, Unreadable, Validators, ValueLabel};
+pub use format::{Definition, Label, State, Tombstone, Unreadable, Validators, ValueLabel};
 pub use lane::Lane;
 pub use ledger::Ledger;
 pub use seal::{KeyRing, SealKey, SealKeyError, new_seal_key_text};

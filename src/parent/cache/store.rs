@@ -6,10 +6,10 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::archive::Archive;
-use super::format::{self, Label, State, ValueLabel};
+use super::archive::{Archive, Listing};
+use super::format::{self, Label, State, Tombstone, ValueLabel};
 use super::seal::{KeyRing, SealKey};
-use crate::secret::{KeyPath, SecretValue};
+use crate::secret::SecretValue;
 use crate::sys::file::{self, DirectoryLock};
 
 /// So many files are open at once while they are replaced.
@@ -29,6 +29,7 @@ pub struct Record {
 /// What becomes one file.
 pub enum Item {
     Value(Record),
+    Tombstone(Tombstone),
     State(State, Vec<u8>),
 }
 
@@ -38,6 +39,11 @@ impl Item {
             Self::Value(Record { label: of, value }) => {
                 let label = Label::Value(of.clone());
                 let sealed = format::seal(key, &label, &format::binding(&of.key, &of.definition), value.json());
+                (label, sealed)
+            }
+            Self::Tombstone(tombstone) => {
+                let label = Label::Tombstone(tombstone.clone());
+                let sealed = format::seal(key, &label, &[], &[]);
                 (label, sealed)
             }
             Self::State(state, bytes) => {
@@ -53,6 +59,7 @@ impl Item {
     fn name_under(&self, key: &SealKey) -> String {
         match self {
             Self::Value(record) => key.file_name(&record.label.key),
+            Self::Tombstone(tombstone) => key.file_name(&tombstone.key),
             Self::State(state, _) => key.name_of(state.name()),
         }
     }
@@ -98,12 +105,26 @@ impl Store {
         items.chunks(BATCH).flat_map(|batch| self.write_batch(batch)).collect()
     }
 
+    /// Removes what interrupted writes left behind.
+    pub fn remove_temporary(&self, listing: &Listing) {
+        for name in &listing.temporary {
+            // It stays unread, and is replaced when its file is written again.
+            let _ = file::remove_at(self.directory.as_fd(), name);
+        }
+    }
+
     fn write_batch(&self, batch: &[Item]) -> Vec<Result<(), StoreError>> {
         let sealed = batch.iter().map(|item| item.seal(self.keys.first()));
         let Some(files) = sealed.collect::<Option<Vec<_>>>() else {
             return batch.iter().map(|_| Err(StoreError::Seal)).collect();
         };
-        let written = file::replace_at(self.directory.as_fd(), &files);
+        let mut written = file::replace_at(self.directory.as_fd(), &files);
+        for ((item, written), (name, _)) in batch.iter().zip(&mut written).zip(&files) {
+            // To remove takes no room where there is none.
+            if matches!(item, Item::Tombstone(_)) && written.is_err() {
+                *written = file::remove_at(self.directory.as_fd(), name);
+            }
+        }
         for (item, _) in batch.iter().zip(&written).filter(|(_, written)| written.is_ok()) {
             for older in &self.keys.all()[1..] {
                 // What stays is older than what was just written: it loses at the next start, and is removed then.
@@ -111,12 +132,6 @@ impl Store {
             }
         }
         written.into_iter().map(|written| written.map_err(StoreError::Io)).collect()
-    }
-
-    /// Removes what is sealed for this key.
-    pub fn shred(&self, key: &KeyPath) -> Result<(), StoreError> {
-        let remove = |seal: &super::SealKey| file::remove_at(self.directory.as_fd(), &seal.file_name(key));
-        self.keys.all().iter().try_for_each(remove).map_err(StoreError::Io)
     }
 }
 
@@ -126,6 +141,7 @@ mod tests {
 
     use super::super::{Definition, Problem, Unreadable, Validators, new_seal_key_text};
     use super::*;
+    use crate::secret::KeyPath;
 
     fn seal(text: &str) -> SealKey {
         SealKey::parse(text.as_bytes()).unwrap()
@@ -244,13 +260,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shredded_is_gone_under_every_key() {
+    fn a_tombstone_takes_the_place_of_a_value_under_every_key() {
         let directory = tempfile::tempdir().unwrap();
         let (old, new) = (new_seal_key_text().unwrap(), new_seal_key_text().unwrap());
         save(&open(directory.path(), &[&old]), "/a", "old", 1);
         let store = open(directory.path(), &[&new, &old]);
-        store.shred(&key("/a")).unwrap();
+        let tombstone = Tombstone { key: key("/a"), definition: Definition::of("definition"), buried_at: 2 };
+        store.write(&[Item::Tombstone(tombstone.clone())]).remove(0).unwrap();
         assert_eq!(load(&store, "/a").unwrap(), None);
+        let listing = store.list().unwrap();
+        assert_eq!(listing.sealed.len(), 1, "{listing:?}");
+        assert_eq!(listing.sealed[0].label, Label::Tombstone(tombstone));
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Engine {
         Failure { class, ..failure }
     }
 
-    async fn refuse(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
+    pub(super) async fn refuse(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
         let given_up = {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { return };
@@ -255,10 +255,7 @@ impl Engine {
             Some(GivenUp::Withheld) => tracing::error!(%key, "the token is refused: the value is withheld"),
             Some(GivenUp::Shredded) => {
                 tracing::error!(%key, outcome = failure.class.name(), "revoked: the value is shredded");
-                let (store, path) = (self.store.clone(), key.clone());
-                if !matches!(tokio::task::spawn_blocking(move || store.shred(&path)).await, Ok(Ok(()))) {
-                    tracing::error!(%key, "the sealed file of a revoked value could not be removed");
-                }
+                self.bury(key).await;
             }
         }
     }

@@ -25,7 +25,7 @@ use self::budget::Budget;
 use self::entry::Entry;
 use self::flight::{Flight, Origins};
 use self::pace::Pace;
-use self::scribe::Scribe;
+use self::scribe::{Scribe, Wanted};
 use super::cache::{Ledger, Store};
 use super::clock::Clock;
 use super::upstream::Sources;
@@ -127,6 +127,9 @@ impl Engine {
             let held = held.remove(&key.path);
             (key.path.clone(), Entry::new(of_key[&key.path], &key.source, key.settings.clone(), held))
         };
+        let scribe = Scribe::start(store.clone())?;
+        let tombstones = opened.overruled.into_iter();
+        scribe.write_behind(tombstones.map(|tombstone| (tombstone.key.clone(), Wanted::Tombstone(tombstone))));
         Ok(Self {
             entries: RefCell::new(config.keys.iter().map(entry).collect()),
             documents: RefCell::new(documents),
@@ -135,7 +138,7 @@ impl Engine {
             wanted: Cell::new(None),
             clock: opened.clock,
             ledger: RefCell::new(opened.ledger),
-            scribe: Scribe::start(store.clone())?,
+            scribe,
             store,
             sources,
             vault,

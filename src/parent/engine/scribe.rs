@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::Engine;
-use crate::parent::cache::{Item, Lane, Record, State, Store, StoreError};
+use crate::parent::cache::{Item, Lane, Record, State, Store, StoreError, Tombstone};
 use crate::parent::clock::Mark;
 use crate::secret::KeyPath;
 use crate::sys::clock::boot_nanos;
@@ -33,16 +33,17 @@ pub(super) struct Scribe {
 
 #[derive(Default)]
 struct Pending {
-    values: BTreeMap<KeyPath, Wanted>,
+    files: BTreeMap<KeyPath, Wanted>,
     /// Nothing comes after: the state is written as it is now.
     last: bool,
     rounds_taken: u64,
 }
 
-/// A value to be sealed, and where it is noted that it was.
-struct Wanted {
-    record: Record,
-    on_disk: Rc<Cell<Option<u64>>>,
+/// What the file of a key is to be.
+pub(super) enum Wanted {
+    /// And where it is noted that it is.
+    Value(Record, Rc<Cell<Option<u64>>>),
+    Tombstone(Tombstone),
 }
 
 impl Scribe {
@@ -55,17 +56,22 @@ impl Scribe {
         })
     }
 
-    /// Has these values sealed, and waits for that: not for ever.
-    pub(super) async fn seal(&self, values: Vec<(Record, Rc<Cell<Option<u64>>>)>) {
-        if values.is_empty() {
+    /// Has these files written, and waits for that: not for ever.
+    pub(super) async fn write(&self, wanted: Vec<(KeyPath, Wanted)>) {
+        if wanted.is_empty() {
             return;
         }
-        let keys = values.len();
-        let wanted = values.into_iter().map(|(record, on_disk)| (record.label.key.clone(), Wanted { record, on_disk }));
-        self.pending.borrow_mut().values.extend(wanted);
+        let files = wanted.len();
+        self.write_behind(wanted);
         if !self.next_round(PATIENCE).await {
-            tracing::error!(keys, "the disk is slow: served before it is sealed, which goes on behind");
+            tracing::error!(files, "the disk is slow: what is to be sealed is served already, and written behind");
         }
+    }
+
+    /// Has these files written some time.
+    pub(super) fn write_behind(&self, wanted: impl IntoIterator<Item = (KeyPath, Wanted)>) {
+        self.pending.borrow_mut().files.extend(wanted);
+        self.wake.notify_one();
     }
 
     /// Whether all that is pending now was written, or tried, within this time.
@@ -79,6 +85,7 @@ impl Scribe {
 /// What one round writes, in the order of the items.
 enum Written {
     Value { key: KeyPath, fetched_at: u64, on_disk: Rc<Cell<Option<u64>>> },
+    Tombstone(KeyPath),
     Clock(Mark),
     Ledger,
 }
@@ -103,17 +110,27 @@ impl Engine {
 
     /// Whether the state, if it was to be written, was.
     async fn write_round(&self, state: bool) -> bool {
-        let (values, round, last) = {
+        let (files, round, last) = {
             let mut pending = self.scribe.pending.borrow_mut();
             pending.rounds_taken += 1;
-            (std::mem::take(&mut pending.values), pending.rounds_taken, pending.last)
+            (std::mem::take(&mut pending.files), pending.rounds_taken, pending.last)
         };
         let (mut items, mut expected) = (Vec::new(), Vec::new());
-        for (key, Wanted { record, on_disk }) in values {
-            expected.push(Written::Value { key, fetched_at: record.label.fetched_at, on_disk });
-            items.push(Item::Value(record));
+        // A tombstone stands twice: in its file, which a backup may replace, and in the ledger.
+        let buries = files.values().any(|wanted| matches!(wanted, Wanted::Tombstone(_)));
+        for (key, wanted) in files {
+            match wanted {
+                Wanted::Value(record, on_disk) => {
+                    expected.push(Written::Value { key, fetched_at: record.label.fetched_at, on_disk });
+                    items.push(Item::Value(record));
+                }
+                Wanted::Tombstone(tombstone) => {
+                    expected.push(Written::Tombstone(key));
+                    items.push(Item::Tombstone(tombstone));
+                }
+            }
         }
-        if state || last {
+        if state || last || buries {
             self.add_state(last, &mut items, &mut expected);
         }
         let mut good = true;
@@ -148,10 +165,14 @@ impl Engine {
         match (written, result) {
             (Written::Value { key, fetched_at, on_disk }, Ok(())) => {
                 on_disk.set(Some(fetched_at));
-                self.ledger.borrow_mut().replaced(&key);
+                self.ledger.borrow_mut().replaced(&key, fetched_at);
             }
             (Written::Value { key, .. }, Err(error)) => {
                 tracing::error!(%key, %error, "not persisted; still served from memory");
+            }
+            (Written::Tombstone(_), Ok(())) => {}
+            (Written::Tombstone(key), Err(error)) => {
+                tracing::error!(%key, %error, "the sealed file of a revoked value could not be replaced");
             }
             (Written::Clock(mark), Ok(())) => self.clock.sealed(mark),
             (Written::Ledger, Ok(())) => {}

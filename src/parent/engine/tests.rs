@@ -13,6 +13,7 @@ use tokio::task::LocalSet;
 use super::Engine;
 use super::flight::Fresh;
 use crate::config::{Config, Resolver, SourceText};
+use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::{KeyRing, SealKey, Store, Validators, new_seal_key_text};
 use crate::parent::upstream::{SourceInputs, Sources};
 use crate::parent::vault::Vault;
@@ -187,5 +188,75 @@ fn another_definition_is_another_value() {
     place.run(async |engine| {
         assert_eq!(held(&engine, "/a"), None);
         assert_eq!(held(&engine, "/b").unwrap().0, "two");
+    });
+}
+
+fn file_of(place: &Place, path: &str) -> PathBuf {
+    place.path().join(SealKey::parse(place.seal.as_bytes()).unwrap().file_name(&key(path)))
+}
+
+/// The value of `/a`, fetched, copied and then revoked.
+fn revoked() -> (Place, Vec<u8>) {
+    let place = Place::new();
+    let text = place.config.borrow().clone() + "[defaults]\nrevoked-after = 1\nrevoked-over = \"0s\"\n";
+    *place.config.borrow_mut() = text;
+    let copy = place.run(async |engine| {
+        engine.accept(vec![value("/a", "one")]).await;
+        let copy = std::fs::read(file_of(&place, "/a")).unwrap();
+        let gone = Failure::new(Class::Gone, Reason::Status(404));
+        engine.refuse(&key("/a"), gone, false).await;
+        assert_eq!(held(&engine, "/a"), None);
+        copy
+    });
+    (place, copy)
+}
+
+#[test]
+fn a_backup_does_not_bring_back_what_was_revoked() {
+    let (place, copy) = revoked();
+    let tombstone = std::fs::read(file_of(&place, "/a")).unwrap();
+    assert!(tombstone.len() < copy.len() + 100 && tombstone != copy);
+    std::fs::write(file_of(&place, "/a"), &copy).unwrap();
+    place.run(async |engine| {
+        assert_eq!(held(&engine, "/a"), None, "the ledger knows");
+        engine.close().await;
+    });
+    assert_ne!(std::fs::read(file_of(&place, "/a")).unwrap(), copy, "and the file has gone again");
+}
+
+#[test]
+fn a_tombstone_alone_is_enough() {
+    let (place, copy) = revoked();
+    let tombstone = file_of(&place, "/a");
+    let files = std::fs::read_dir(place.path()).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| *path != tombstone).for_each(|path| std::fs::remove_file(path).unwrap());
+    place.run(async |engine| {
+        assert_eq!(held(&engine, "/a"), None);
+        engine.close().await;
+    });
+    std::fs::write(tombstone, copy).unwrap();
+    place.run(async |engine| assert_eq!(held(&engine, "/a"), None, "the ledger has learnt it again"));
+}
+
+#[test]
+fn a_later_answer_ends_a_revocation() {
+    let (place, _) = revoked();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "two")]).await;
+        engine.close().await;
+    });
+    place.run(async |engine| assert_eq!(held(&engine, "/a").unwrap().0, "two"));
+}
+
+#[test]
+fn a_tombstone_without_room_for_it_removes_the_value() {
+    let (place, _) = revoked();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "two")]).await;
+        let name = file_of(&place, "/a");
+        let obstacle = place.path().join(format!(".{}.new", name.file_name().unwrap().to_str().unwrap()));
+        std::fs::create_dir(&obstacle).unwrap();
+        engine.refuse(&key("/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
+        assert!(!name.exists());
     });
 }
