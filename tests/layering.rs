@@ -23,7 +23,17 @@ const USES: &[(&str, &[&str])] = &[
     ("config", &["sys", "secret", "acl", "staleness"]),
     ("ipc", &["secret", "acl", "outcome", "config::Limits"]),
     // The start returns what the parent takes, and makes the first seal key: nothing else of the parent.
-    ("boot", &["sys", "config", "staleness::Settings", "parent::ParentInputs", "parent::cache::new_seal_key_text"]),
+    (
+        "boot",
+        &[
+            "sys",
+            "config",
+            "staleness::Settings",
+            "ipc::wire::Layer",
+            "parent::ParentInputs",
+            "parent::cache::new_seal_key_text",
+        ],
+    ),
     ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness"]),
     // Neither the parent nor the configuration: what the worker needs of it crosses as `ipc::wire::WorkerConfig`.
     ("worker", &["sys", "secret", "acl", "ipc", "outcome"]),

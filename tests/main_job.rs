@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
-use support::{Broker, GRANTED, PARENT, STRANGER, TOKEN, Upstream, VALUE, WORKER, memory_holds, send, wait_until};
+use support::{Broker, GRANTED, STRANGER, Upstream, VALUE, wait_until};
 
 const KEY: &str = "/billing/database-url";
 
@@ -70,48 +70,6 @@ fn the_last_known_good_outlives_the_upstream_and_a_restart() {
     let port = upstream.port;
     let _back = Upstream::start(port);
     wait_until("the upstream is asked again", || broker.curl(GRANTED, KEY, &[]).contains("fwd-status=200"));
-}
-
-#[test]
-#[ignore = "needs root: drops to two uids and reads the memory of others"]
-fn the_worker_never_has_the_token_and_both_roles_have_no_rights() {
-    let upstream = Upstream::start(0);
-    let broker = Broker::new(upstream.port, "max-age = \"1h\"");
-    assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
-    let (parent, worker) = (broker.parent(), broker.worker());
-    assert!(memory_holds(worker, VALUE.as_bytes()), "the scan finds what is there");
-    assert!(!memory_holds(worker, TOKEN.as_bytes()));
-    assert!(memory_holds(parent, TOKEN.as_bytes()));
-    for (pid, uid) in [(parent, PARENT), (worker, WORKER)] {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-        };
-        assert_eq!(field("Uid:"), vec![uid.to_string(); 4]);
-        assert_eq!(field("Gid:"), vec![uid.to_string(); 4]);
-        assert!(field("Groups:").is_empty());
-        assert_eq!(field("NoNewPrivs:"), ["1"]);
-        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-            assert_eq!(field(set), ["0000000000000000"], "{set} of {uid}");
-        }
-    }
-    assert!(std::fs::read(format!("/proc/{worker}/environ")).unwrap().is_empty());
-    assert!(!broker.log().contains(TOKEN) && !broker.log().contains(VALUE));
-}
-
-#[test]
-#[ignore = "needs root: drops to two uids"]
-fn either_death_ends_the_other() {
-    let upstream = Upstream::start(0);
-    let mut broker = Broker::new(upstream.port, "");
-    let worker = broker.worker();
-    broker.end("KILL");
-    wait_until("the worker ends", || !std::path::Path::new(&format!("/proc/{worker}/exe")).exists());
-
-    broker.start();
-    send("KILL", broker.worker());
-    assert_eq!(broker.end("CONT"), Some(1), "{}", broker.log());
 }
 
 #[test]

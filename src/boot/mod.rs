@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod inputs;
+mod layers;
 mod pending;
+mod surroundings;
 mod worker;
 
 pub use pending::refused as pending;
@@ -16,7 +18,7 @@ use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::parent::ParentInputs;
-use crate::sys::{creds, process, spawn};
+use crate::sys::{creds, file, process, spawn};
 
 /// Why there is no start. All but `System` are for whoever wrote the configuration.
 #[derive(Debug)]
@@ -40,8 +42,14 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
     move |error| StartError::System(format!("{what}: {error}"))
 }
 
+/// The first act of `serve`: nothing is read, opened or started before it.
+pub fn begin() -> Result<(), StartError> {
+    harden()?;
+    surroundings::reduce()
+}
+
 /// The first act of every role.
-pub fn harden() -> Result<(), StartError> {
+fn harden() -> Result<(), StartError> {
     process::no_dump().map_err(|errno| StartError::System(format!("cannot forbid core dumps: {errno}")))
 }
 
@@ -51,11 +59,12 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     if !pending.is_empty() {
         return Err(StartError::Configuration(pending.join("\n")));
     }
+    surroundings::refuse_half_a_root()?;
+    surroundings::make_room(&config)?;
     let users = if creds::is_root() { Some(service_users(&config)?) } else { None };
-    if users.is_none() {
-        tracing::warn!("not started as root: both roles run as uid {}, with one user's rights", creds::own_uid());
-    }
     let parent_ids = users.map(|(parent, _)| parent);
+    // All paths of the configuration are absolute; no file system stays busy because of where we were started.
+    std::env::set_current_dir("/").map_err(system("cannot change to /"))?;
 
     // Everything is opened before anything is dropped.
     let cache_directory = inputs::cache_directory(&config.cache.directory, parent_ids)?;
@@ -82,8 +91,18 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     drop((listener, worker_channel));
 
     give_up(parent_ids)?;
+    let layers = layers::of_this_role(parent_ids);
+    match (layers::missing(&layers), users) {
+        (Some(missing), None) => tracing::warn!("not started as root; what does not hold: {missing}"),
+        (Some(missing), Some(_)) => tracing::warn!("what does not hold: {missing}"),
+        (None, _) => {}
+    }
+    let cache_directory = file::reopen_directory(cache_directory.as_fd()).map_err(|error| {
+        let path = at(&config.cache.directory);
+        StartError::Configuration(format!("cache directory {path}: {error}, as uid {}", creds::own_uid()))
+    })?;
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, listeners, admin })
+    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, listeners, admin, layers })
 }
 
 type Ids = (u32, u32);

@@ -138,7 +138,7 @@ fn plain(done: std::io::Result<()>) -> Exit {
 }
 
 fn serve(path: &std::path::Path, log: Log) -> Exit {
-    let started = boot::harden().and_then(|()| {
+    let started = boot::begin().and_then(|()| {
         start_log(log == Log::Json, std::io::stderr().is_terminal());
         let config = config::load(path, trust()).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -186,9 +186,9 @@ fn check(path: &std::path::Path) -> Exit {
 }
 
 fn work(ids: &[String]) -> Exit {
-    let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|(listener, channel)| {
+    let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|entered| {
         start_log(false, false);
-        worker::run(listener, channel).map_err(|error| error.to_string())
+        worker::run(entered.listener, entered.channel, entered.layers).map_err(|error| error.to_string())
     });
     match done {
         Ok(()) => Exit::Ok,

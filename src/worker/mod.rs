@@ -19,8 +19,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use crate::ipc::channel::{ChannelError, WorkerEnd};
-use crate::ipc::wire::{PROTOCOL, ToParent, ToWorker, WorkerConfig, decode_payload};
+use crate::ipc::channel::{ChannelError, Passed, WorkerEnd};
+use crate::ipc::wire::{Layer, PROTOCOL, ToParent, ToWorker, WorkerConfig, decode_payload};
 use crate::sys::memfd;
 use link::Link;
 use service::{Connection, Shared};
@@ -62,8 +62,8 @@ impl From<io::Error> for WorkerError {
     }
 }
 
-/// Serves until the parent says to drain (`Ok`) or is gone.
-pub fn run(listener: OwnedFd, channel: OwnedFd) -> Result<(), WorkerError> {
+/// Serves until the parent says to drain (`Ok`) or is gone. `layers` confine this process already.
+pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
         let listener = std::os::unix::net::UnixListener::from(listener);
@@ -71,15 +71,24 @@ pub fn run(listener: OwnedFd, channel: OwnedFd) -> Result<(), WorkerError> {
         let listener = UnixListener::from_std(listener)?;
         let channel = Rc::new(WorkerEnd::new(channel)?);
         let config = introduce(&channel).await?;
-        let link = Rc::new(Link::new(channel.clone()));
+        let most = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
+        let link = Rc::new(Link::new(channel.clone(), most));
         let shared = Rc::new(Shared::new(config, link.clone()));
-        channel.send(&ToParent::Ready { layers: Vec::new() }, None).await?;
+        channel.send(&ToParent::Ready { layers }, None).await?;
         let accepting = tokio::task::spawn_local(accept(listener, shared.clone()));
         let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
         let within = link.listen(&shared).await?;
         accepting.abort();
+        shared.end_connections();
+        let finished = async {
+            // What is in flight still needs the parent's replies.
+            tokio::select! {
+                () = shared.connections.drained() => Ok(()),
+                ended = link.listen(&shared) => Err(ended.err().unwrap_or(WorkerError::Protocol("told to end twice"))),
+            }
+        };
         // What is not finished in time is cut.
-        let _ = timeout(within, shared.connections.drained()).await;
+        timeout(within, finished).await.unwrap_or(Ok(()))?;
         sweeping.abort();
         channel.send(&ToParent::Drained, None).await?;
         Ok(())
@@ -90,7 +99,7 @@ async fn introduce(channel: &WorkerEnd) -> Result<WorkerConfig, WorkerError> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     channel.send(&ToParent::Hello { protocol: PROTOCOL, version }, None).await?;
     match channel.recv().await? {
-        Some((ToWorker::Configure { len, .. }, Some(payload))) => {
+        Some((ToWorker::Configure { len, .. }, Passed::One(payload))) => {
             let bytes = memfd::read_sealed(payload, len, MAX_CONFIG)?;
             decode_payload(&bytes).map_err(|_| WorkerError::Protocol("a configuration that does not decode"))
         }
@@ -140,12 +149,17 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
         .half_close(true)
         .max_buf_size(usize::try_from(limits.header_size).unwrap_or(usize::MAX).max(8192));
     let service = hyper::service::service_fn({
-        let connection = connection.clone();
+        let (shared, connection) = (shared.clone(), connection.clone());
         move |request| {
             let (shared, connection) = (shared.clone(), connection.clone());
             async move { Ok::<_, std::convert::Infallible>(service::serve(&shared, &connection, &request).await) }
         }
     });
-    // A peer that goes away or sends garbage ends its own connection only.
-    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // A peer that goes away or sends garbage ends its own connection only.
+        _ = serving.as_mut() => return,
+        () = shared.ending() => serving.as_mut().graceful_shutdown(),
+    }
+    let _ = serving.await;
 }

@@ -12,7 +12,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::answer::{self, Answer, Problem};
 use super::link::Link;
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     held: RefCell<HashMap<KeyPath, Rc<Held>>>,
     link: Rc<Link>,
     requests: Cell<u64>,
+    /// Becomes true when connections are to end after the request in hand.
+    ending: watch::Sender<bool>,
 }
 
 /// A value under a lease.
@@ -93,9 +95,15 @@ impl Connections {
 /// One connection and who is at its other end.
 pub(super) struct Connection {
     peer: Peer,
-    stranger: bool,
     /// A second fd of the peer's socket: the parent judges from it.
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
+    pub(super) permit: Rc<Permit>,
+}
+
+/// Counts as a connection of this user for as long as it lives.
+pub(super) struct Permit {
+    uid: u32,
+    stranger: bool,
     counted: Rc<Connections>,
 }
 
@@ -119,19 +127,20 @@ impl Connection {
         counted.all.set(counted.all.get() + 1);
         counted.strangers.set(counted.strangers.get() + u32::from(stranger));
         *counted.by_user.borrow_mut().entry(peer.uid).or_default() += 1;
-        Ok(Some(Self { peer, stranger, socket, counted }))
+        let permit = Rc::new(Permit { uid: peer.uid, stranger, counted });
+        Ok(Some(Self { peer, socket, permit }))
     }
 }
 
-impl Drop for Connection {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.counted.all.set(self.counted.all.get() - 1);
         self.counted.strangers.set(self.counted.strangers.get() - u32::from(self.stranger));
         let mut by_user = self.counted.by_user.borrow_mut();
-        if let Some(count) = by_user.get_mut(&self.peer.uid) {
+        if let Some(count) = by_user.get_mut(&self.uid) {
             *count -= 1;
             if *count == 0 {
-                by_user.remove(&self.peer.uid);
+                by_user.remove(&self.uid);
             }
         }
         self.counted.ended.notify_waiters();
@@ -151,7 +160,19 @@ impl Shared {
             held: RefCell::default(),
             link,
             requests: Cell::new(u64::from_le_bytes(start)),
+            ending: watch::Sender::new(false),
         }
+    }
+
+    /// No connection takes another request.
+    pub(super) fn end_connections(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Resolves when connections are to end.
+    pub(super) async fn ending(&self) {
+        // The sender lives as long as this does.
+        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
     }
 
     pub(super) fn forget(&self, key: &KeyPath) {
@@ -227,7 +248,7 @@ async fn judge(
         Target::Key(key) => key,
         Target::Whoami => return Ok(answer::own(&whoami(shared, peer))),
         Target::Health | Target::Keys => {
-            let survey = shared.link.survey(id, connection.socket.as_fd()).await;
+            let survey = shared.link.survey(id, connection).await;
             let survey = survey.map_err(|wait| wait.map_or_else(not_answering, over_budget))?;
             return Ok(answer::own(&if target == Target::Keys { keys(&survey) } else { health(shared, &survey) }));
         }
@@ -271,7 +292,7 @@ async fn ask(
 ) -> Result<(Rc<Held>, Verdict), Problem> {
     let patience = shared.keys.get(key).ok_or_else(denied)?.patience;
     let largest = shared.config.limits.value_size;
-    let reply = shared.link.fetch(key, id, revalidate, connection.socket.as_fd(), patience, largest).await;
+    let reply = shared.link.fetch(key, id, revalidate, connection, patience, largest).await;
     let replied = reply.ok_or_else(not_answering)?;
     match replied.reply {
         Reply::Value(value) => {
@@ -291,6 +312,7 @@ async fn ask(
         }
         Reply::Denied => Err(denied()),
         Reply::OverBudget { retry_after } => Err(over_budget(retry_after)),
+        Reply::Busy => Err(not_answering()),
     }
 }
 
