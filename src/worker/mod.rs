@@ -134,13 +134,21 @@ async fn accept(listener: UnixListener, shared: Rc<Shared>) {
     }
 }
 
+/// Says 503 without reading, and closes.
+async fn turn_away(stream: &UnixStream, shared: &Shared) {
+    // A fresh connection has room, once tokio has found out.
+    if stream.writable().await.is_ok() {
+        let _ = stream.try_write(answer::TOO_MANY_CONNECTIONS);
+    }
+    // Some clients take a close that comes before their request is sent for a failure to connect.
+    if let Some(_place) = shared.connections.place_to_linger() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 async fn converse(stream: UnixStream, shared: Rc<Shared>) {
     let Ok(connection) = Connection::new(&stream, &shared) else { return };
-    let Some(connection) = connection else {
-        // Without reading, and without waiting for who does not read.
-        let _ = stream.try_write(answer::TOO_MANY_CONNECTIONS);
-        return;
-    };
+    let Some(connection) = connection else { return turn_away(&stream, &shared).await };
     let connection = Rc::new(connection);
     let limits = &shared.config.limits;
     let mut http = hyper::server::conn::http1::Builder::new();

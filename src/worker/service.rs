@@ -80,10 +80,20 @@ pub(super) struct Connections {
     all: Cell<u32>,
     strangers: Cell<u32>,
     by_user: RefCell<HashMap<u32, u32>>,
+    /// Those over a limit that are about to be closed.
+    turned_away: Rc<()>,
     ended: Notify,
 }
 
+/// The most connections over the limit that are not closed at once.
+const LINGERING: usize = 32;
+
 impl Connections {
+    /// Held while a connection over the limit waits for its peer; `None` when too many do.
+    pub(super) fn place_to_linger(&self) -> Option<Rc<()>> {
+        (Rc::strong_count(&self.turned_away) <= LINGERING).then(|| self.turned_away.clone())
+    }
+
     /// Resolves when no connection is left.
     pub(super) async fn drained(&self) {
         while self.all.get() > 0 {
