@@ -30,6 +30,7 @@ const USES: &[(&str, &[&str])] = &[
             "sys",
             "config",
             "staleness::Settings",
+            "ipc::wire::Layer",
             "parent::ParentInputs",
             "parent::CacheInputs",
             "parent::SourceInputs",

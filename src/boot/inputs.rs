@@ -17,7 +17,8 @@ fn wrong(message: String) -> StartError {
     StartError::Configuration(message)
 }
 
-/// The directory of sealed values: made if missing; the parent's own and nobody else's.
+/// The directory of sealed values: made if missing; the parent's own and nobody else's. Found only: the parent opens it
+/// after the drop, with its own rights.
 pub(super) fn cache_directory(path: &Path, parent: Option<Ids>) -> Result<OwnedFd, StartError> {
     let failed = |error: io::Error| wrong(format!("cache directory {}: {error}", at(path)));
     if !path.exists() {
@@ -29,7 +30,7 @@ pub(super) fn cache_directory(path: &Path, parent: Option<Ids>) -> Result<OwnedF
             file::chown(path, uid, gid).map_err(failed)?;
         }
     }
-    let directory = file::open_directory(path).map_err(failed)?;
+    let directory = file::find_directory(path).map_err(failed)?;
     let found = File::from(directory.try_clone().map_err(failed)?).metadata().map_err(failed)?;
     let owner = parent.map_or_else(creds::own_uid, |(uid, _)| uid);
     if found.uid() != owner {

@@ -87,7 +87,7 @@ fn serve(path: &Path, log: Log, log_requests: bool) -> Exit {
         tell(&format_args!("{}: {SMALLEST}", path.display()));
         return Exit::Configuration;
     }
-    let started = boot::harden().and_then(|()| {
+    let started = boot::begin().and_then(|()| {
         telemetry::start(log == Log::Json, std::io::stderr().is_terminal());
         let config = config::load(path, trust()).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -137,9 +137,9 @@ fn check(path: &Path) -> Exit {
 }
 
 fn work(ids: &[String]) -> Exit {
-    let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|(listener, channel)| {
+    let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|entered| {
         telemetry::start(false, false);
-        worker::run(listener, channel).map_err(|error| error.to_string())
+        worker::run(entered.listener, entered.channel, entered.layers).map_err(|error| error.to_string())
     });
     match done {
         Ok(()) => Exit::Ok,

@@ -60,8 +60,7 @@ impl Exchange<'_> {
         wait: Duration,
     ) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
         let until = tokio::time::Instant::now() + wait;
-        let mut draining = std::pin::pin!(self.shared.draining.notified());
-        draining.as_mut().enable();
+        let mut draining = std::pin::pin!(self.shared.ending());
         let mut next = self.first(slot, accepts);
         let mut told = None;
         loop {
