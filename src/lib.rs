@@ -16,4 +16,5 @@ pub mod parent;
 pub mod secret;
 pub mod staleness;
 pub mod sys;
+pub mod telemetry;
 pub mod worker;

@@ -22,6 +22,7 @@ const USES: &[(&str, &[&str])] = &[
     ("acl", &["secret", "config::Location"]),
     ("config", &["sys", "secret", "acl", "staleness"]),
     ("ipc", &["secret", "acl", "outcome", "config::Limits"]),
+    ("telemetry", &["ipc::record"]),
     // The start returns what the parent takes, and makes the first seal key: nothing else of the parent.
     (
         "boot",
@@ -31,14 +32,32 @@ const USES: &[(&str, &[&str])] = &[
             "staleness::Settings",
             "ipc::wire::Layer",
             "parent::ParentInputs",
+            "parent::CacheInputs",
+            "parent::SourceInputs",
+            "parent::Authorities",
             "parent::cache::new_seal_key_text",
         ],
     ),
-    ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness"]),
+    ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness", "telemetry"]),
     // Neither the parent nor the configuration: what the worker needs of it crosses as `ipc::wire::WorkerConfig`.
-    ("worker", &["sys", "secret", "acl", "ipc", "outcome"]),
+    ("worker", &["sys", "secret", "acl", "config::Limits", "ipc", "outcome"]),
     ("demo", &["sys"]),
-    ("cli", &["boot", "config", "demo", "exit", "parent", "sys::creds", "worker"]),
+    (
+        "cli",
+        &[
+            "acl::Peer",
+            "boot",
+            "config",
+            "demo",
+            "exit",
+            "parent",
+            "secret::KeyPath",
+            "sys::creds",
+            "sys::users",
+            "telemetry",
+            "worker",
+        ],
+    ),
 ];
 
 /// What is only for a few: the paths, and the files or folders that may use them, each with its reason.
@@ -47,7 +66,15 @@ const ONLY: &[(&[&str], &[&str])] = &[
     // config/open.rs opens and checks its own files; the others have uids and gids as types.
     (
         &["nix"],
-        &["sys/", "config/open.rs", "config/resolve.rs", "config/server.rs", "config/clients.rs", "config/model.rs"],
+        &[
+            "sys/",
+            "config/open.rs",
+            "config/resolve.rs",
+            "config/server.rs",
+            "config/clients.rs",
+            "config/model.rs",
+            "parent/engine/tests.rs",
+        ],
     ),
     // HTTP is served to applications by the worker and to the operator by the parent.
     (&["hyper::server"], &["worker/mod.rs", "parent/admin.rs"]),

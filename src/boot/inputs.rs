@@ -102,13 +102,13 @@ fn token(from: &SecretFile) -> Result<File, Refusal> {
     Ok(file)
 }
 
-enum Refusal {
+pub(super) enum Refusal {
     Absent(String),
     Unsafe(String),
 }
 
 /// A regular file of ours that nobody else can read.
-fn secret(path: &Path) -> Result<File, Refusal> {
+pub(super) fn secret(path: &Path) -> Result<File, Refusal> {
     secret_closed_to(path, 0o077)
 }
 

@@ -6,6 +6,7 @@
 mod inputs;
 mod layers;
 mod pending;
+mod sources;
 mod surroundings;
 mod worker;
 
@@ -17,8 +18,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::parent::ParentInputs;
-use crate::sys::{creds, file, process, spawn};
+use crate::parent::{CacheInputs, ParentInputs};
+use crate::sys::{clock, creds, file, process, spawn};
 
 /// Why there is no start. All but `System` are for whoever wrote the configuration.
 #[derive(Debug)]
@@ -67,12 +68,17 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     std::env::set_current_dir("/").map_err(system("cannot change to /"))?;
 
     // Everything is opened before anything is dropped.
-    let cache_directory = inputs::cache_directory(&config.cache.directory, parent_ids)?;
-    let seal_key = inputs::seal_key(&config.cache.seal_keys)?;
+    let mut cache = CacheInputs {
+        directory: inputs::cache_directory(&config.cache.directory, parent_ids)?,
+        seal_key: inputs::seal_key(&config.cache.seal_keys)?,
+        boot: clock::boot_id(),
+    };
     let tokens = inputs::tokens(&config)?;
     // Missing tokens degrade the broker like missing users do.
     let missing =
         tokens.iter().filter_map(|(name, _, opened)| Some(format!("token `{name}`: {}", opened.as_ref().err()?)));
+    config.problems.extend(missing);
+    let (sources, missing) = sources::open(&config)?;
     config.problems.extend(missing);
     let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
     let admin = inputs::admin_listener(&config.server, users.is_some())?;
@@ -97,12 +103,12 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
         (Some(missing), Some(_)) => tracing::warn!("what does not hold: {missing}"),
         (None, _) => {}
     }
-    let cache_directory = file::reopen_directory(cache_directory.as_fd()).map_err(|error| {
+    cache.directory = file::reopen_directory(cache.directory.as_fd()).map_err(|error| {
         let path = at(&config.cache.directory);
         StartError::Configuration(format!("cache directory {path}: {error}, as uid {}", creds::own_uid()))
     })?;
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache_directory, seal_key, tokens, listeners, admin, layers })
+    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin, layers })
 }
 
 type Ids = (u32, u32);

@@ -1,6 +1,6 @@
 //! What the configuration may say and this version does not do yet: refused by name, never accepted and ignored.
 
-use crate::config::{Auth, Config, Document, Limits, SandboxMode, SecretFile};
+use crate::config::{Config, Limits, SandboxMode, SecretFile};
 
 /// One sentence for each such setting.
 pub fn refused(config: &Config) -> Vec<String> {
@@ -18,19 +18,10 @@ pub fn refused(config: &Config) -> Vec<String> {
     );
     let (limits, standard) = (&config.limits, Limits::default());
     refuse("limits.memory".into(), limits.memory != standard.memory);
-    refuse("limits.idle-timeout".into(), limits.idle_timeout != standard.idle_timeout);
     for key in &config.keys {
         let named = |what: &str| format!("{}: key `{}`: {what}", key.at, key.path);
         let settings = &key.settings;
         refuse(named("forget-after"), settings.forget_after != crate::staleness::Settings::default().forget_after);
-        match &key.source.document {
-            Document::File(_) => refuse(named("source type `file`"), true),
-            Document::Http(http) => {
-                refuse(named("auth type `hawk`"), matches!(http.auth, Auth::Hawk { .. }));
-                refuse(named("ca-file"), http.ca_file.is_some());
-                refuse(named("proxy"), http.proxy.is_some());
-            }
-        }
     }
     found
 }

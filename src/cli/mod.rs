@@ -1,103 +1,37 @@
 //! The command line: parses, calls the one function that does it, and maps the end to an exit code.
 #![forbid(unsafe_code)]
 
+mod args;
 mod client;
+mod explain;
 mod get;
 mod status;
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::Path;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::Parser;
 
+use self::args::{Cli, Command, Log};
 use crate::boot::{self, StartError};
 use crate::config;
 use crate::exit::Exit;
 use crate::sys::creds;
-use crate::{demo, parent, worker};
+use crate::{demo, parent, telemetry, worker};
 
-/// A privilege-separated secret broker: applications read values over a Unix socket, tokens stay on the other side.
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
+/// What `serve` shows to whoever has no configuration yet.
+const SMALLEST: &str = r#"No such file; --config FILE names another one. The smallest useful configuration:
 
-#[derive(Subcommand)]
-enum Command {
-    /// Run the broker in the foreground
-    #[command(after_help = "Example: keyhatch serve --config /etc/keyhatch/keyhatch.toml")]
-    Serve {
-        /// The configuration file
-        #[arg(long, env = "KEYHATCH_CONFIG", default_value = "/etc/keyhatch/keyhatch.toml")]
-        config: PathBuf,
-        /// How log lines on stderr look
-        #[arg(long, value_enum, default_value_t = Log::Text)]
-        log: Log,
-    },
-    /// Validate the configuration without starting
-    #[command(after_help = "Example: keyhatch check ./keyhatch.toml")]
-    Check {
-        /// The configuration file
-        #[arg(env = "KEYHATCH_CONFIG", default_value = "/etc/keyhatch/keyhatch.toml")]
-        config: PathBuf,
-    },
-    /// Print a value: raw if it is one scalar, else JSON
-    #[command(after_help = "Example: DATABASE_URL=$(keyhatch get /billing/database-url)")]
-    Get {
-        /// The key, such as /billing/database-url
-        key: String,
-        /// The broker's socket
-        #[arg(long, env = "KEYHATCH_SOCKET", default_value = "/run/keyhatch/keyhatch.sock")]
-        socket: PathBuf,
-        /// Print the JSON as it is
-        #[arg(long)]
-        json: bool,
-        /// Ask the upstream even if the value is fresh
-        #[arg(long)]
-        fresh: bool,
-    },
-    /// List the keys that I may read, with their state and age
-    #[command(after_help = "Example: keyhatch list --json | jq -r '.keys[].key'")]
-    List {
-        /// The broker's socket
-        #[arg(long, env = "KEYHATCH_SOCKET", default_value = "/run/keyhatch/keyhatch.sock")]
-        socket: PathBuf,
-        /// Print JSON, ages in seconds
-        #[arg(long)]
-        json: bool,
-    },
-    /// Tell the state of every key, as root or a member of admin-group
-    #[command(after_help = "Example: keyhatch status --json")]
-    Status {
-        /// The operator's socket
-        #[arg(long, default_value = "/run/keyhatch/admin.sock")]
-        admin_socket: PathBuf,
-        /// Print JSON, times in seconds
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show the whole of it in this terminal: no root, no network, nothing left behind
-    #[command(after_help = "Example: keyhatch demo --once")]
-    Demo {
-        /// End after the last step
-        #[arg(long)]
-        once: bool,
-    },
-    /// The demonstration's stand-in for an upstream
-    #[command(hide = true)]
-    DemoUpstream { port: u16 },
-    /// The other role of `serve`, which alone starts it
-    #[command(hide = true)]
-    Worker { ids: Vec<String> },
-}
+    [tokens]
+    heroku = { file = "/etc/keyhatch/tokens/heroku" }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Log {
-    Text,
-    Json,
-}
+    [keys."/billing/database-url"]
+    source = { type = "heroku", app = "billing-prod", config-var = "DATABASE_URL", token = "heroku" }
+
+    [clients.billing]
+    user = "billing"
+    keys = ["/billing/*"]
+"#;
 
 /// Runs the command line of this process.
 pub fn run() -> Exit {
@@ -109,15 +43,26 @@ pub fn run() -> Exit {
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }
     };
+    let global = &cli.global;
     match cli.command {
-        Command::Serve { config, log } => serve(&config, log),
-        Command::List { socket, json } => status::list(&socket, json),
+        Command::Serve { log_requests } => serve(&global.config, global.log, log_requests),
+        Command::Get(asked) => get::run(&asked, &global.socket),
+        Command::List { json } => status::list(&global.socket, json),
+        Command::Check { file } => check(file.as_deref().unwrap_or(&global.config)),
+        Command::Explain(asked) => explain::run(&global.config, &asked),
         Command::Status { admin_socket, json } => status::status(&admin_socket, json),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
-        Command::Check { config } => check(&config),
-        Command::Get { key, socket, json, fresh } => get::run(&key, &socket, json, fresh),
         Command::Worker { ids } => work(&ids),
+    }
+}
+
+/// What a command found out, on stdout.
+fn show(text: &str) -> Exit {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Exit::Ok,
+        Err(_) => Exit::Other,
     }
 }
 
@@ -137,9 +82,13 @@ fn plain(done: std::io::Result<()>) -> Exit {
     }
 }
 
-fn serve(path: &std::path::Path, log: Log) -> Exit {
+fn serve(path: &Path, log: Log, log_requests: bool) -> Exit {
+    if matches!(path.try_exists(), Ok(false)) {
+        tell(&format_args!("{}: {SMALLEST}", path.display()));
+        return Exit::Configuration;
+    }
     let started = boot::begin().and_then(|()| {
-        start_log(log == Log::Json, std::io::stderr().is_terminal());
+        telemetry::start(log == Log::Json, std::io::stderr().is_terminal());
         let config = config::load(path, trust()).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         config.problems.iter().for_each(|problem| tracing::error!("{problem}"));
@@ -152,7 +101,9 @@ fn serve(path: &std::path::Path, log: Log) -> Exit {
             return if matches!(error, StartError::Configuration(_)) { Exit::Configuration } else { Exit::Other };
         }
     };
-    match parent::run(inputs) {
+    // The last lines are written when the guard is dropped.
+    let (_guard, dropped) = telemetry::detach();
+    match parent::run(inputs, parent::LogOptions { requests: log_requests, dropped }) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             tell(&error);
@@ -166,7 +117,7 @@ fn trust() -> config::Trust {
     if creds::is_root() { config::Trust::Root } else { config::Trust::Caller(creds::own_uid().into()) }
 }
 
-fn check(path: &std::path::Path) -> Exit {
+fn check(path: &Path) -> Exit {
     let config = match config::load(path, trust()) {
         Ok(config) => config,
         Err(error) => {
@@ -187,7 +138,7 @@ fn check(path: &std::path::Path) -> Exit {
 
 fn work(ids: &[String]) -> Exit {
     let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|entered| {
-        start_log(false, false);
+        telemetry::start(false, false);
         worker::run(entered.listener, entered.channel, entered.layers).map_err(|error| error.to_string())
     });
     match done {
@@ -196,15 +147,5 @@ fn work(ids: &[String]) -> Exit {
             tell(&error);
             Exit::Other
         }
-    }
-}
-
-/// Lines go to stderr as they come; without a helper thread, since one may be forbidden yet.
-fn start_log(json: bool, colour: bool) {
-    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(colour);
-    if json {
-        lines.json().flatten_event(true).init();
-    } else {
-        lines.compact().init();
     }
 }

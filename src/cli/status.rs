@@ -79,7 +79,7 @@ fn table(listing: &Listing) -> String {
 }
 
 /// The two largest units, as in `2h 5m`.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),

@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod record;
 pub mod wire;

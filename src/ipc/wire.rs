@@ -59,7 +59,7 @@ pub struct FetchRequest {
 }
 
 /// Stands in the log and in error answers: 16 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
 impl fmt::Display for RequestId {
@@ -104,17 +104,6 @@ pub struct WorkerConfig {
     pub degraded: bool,
     /// One log line for each request.
     pub log_requests: bool,
-    /// The mode of the log: events below this are not written to the pipe.
-    pub log_level: LogLevel,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -220,8 +209,10 @@ pub enum Detail {
     FailoverTimeout,
     /// Stale within `stale-while-revalidate`; a refresh runs behind the answer.
     Revalidating,
-    /// Stale, and the next attempt is not due yet.
-    BackingOff,
+    /// Stale, and the upstream answered with an error status.
+    StaleIfError,
+    /// The upstream failed, and the next attempt is not due yet.
+    BreakerOpen,
     /// Stale, and the peer is over `fetches-per-user`.
     OverBudget,
 }
@@ -232,7 +223,8 @@ impl Detail {
             Self::Failed(reason) => reason.detail(),
             Self::FailoverTimeout => "failover-timeout",
             Self::Revalidating => "revalidating",
-            Self::BackingOff => "backing-off",
+            Self::StaleIfError => "stale-if-error",
+            Self::BreakerOpen => "breaker-open",
             Self::OverBudget => "over-budget",
         }
     }

@@ -8,9 +8,12 @@ pub mod cache;
 mod clock;
 mod engine;
 mod in_flight;
+mod relay;
 mod serve;
 pub mod upstream;
 mod vault;
 
-pub use serve::{ParentError, ParentInputs, run};
+pub use relay::LogOptions;
+pub use serve::{CacheInputs, ParentError, ParentInputs, run};
+pub use upstream::{Authorities, SourceInputs};
 pub use vault::{Vault, VaultError};

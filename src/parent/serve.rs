@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -16,18 +15,19 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin;
-use super::cache::{SealKey, Store};
-use super::engine::Engine;
+use super::cache::{KeyRing, SealKey, Store};
+use super::engine::{Asker, Engine};
 use super::in_flight::{InFlight, Open};
-use super::upstream::HttpUpstream;
+use super::relay::{self, LogOptions};
+use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
 use crate::acl::{Acl, Peer};
-use crate::config::{Config, Document, SecretFile, TokenName};
+use crate::config::{Config, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
 use crate::ipc::wire::{
-    Body, FetchRequest, Layer, LogLevel, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig,
-    WorkerKey,
+    Body, FetchRequest, Layer, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
 };
+use crate::sys::clock::BootId;
 use crate::sys::{memfd, peer};
 
 /// How long requests in flight may go on after the signal to end.
@@ -37,20 +37,29 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long the worker may take to drop, and to read its configuration.
 const GREETING: Duration = Duration::from_secs(20);
 
+/// How long the worker may take to close its log after it has closed the channel.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
 /// What the root phase hands over: everything open, nothing read that is a token.
 pub struct ParentInputs {
     pub config: Config,
     pub channel: OwnedFd,
     pub worker_log: OwnedFd,
-    pub cache_directory: OwnedFd,
-    pub seal_key: std::fs::File,
+    pub cache: CacheInputs,
     pub tokens: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>,
+    pub sources: SourceInputs,
     /// The paths of our listeners, as `getsockname` gives them for an accepted connection.
     pub listeners: Vec<PathBuf>,
     /// The operator's socket.
     pub admin: Option<std::os::unix::net::UnixListener>,
     /// What confines this process.
     pub layers: Vec<Layer>,
+}
+
+pub struct CacheInputs {
+    pub directory: OwnedFd,
+    pub seal_key: std::fs::File,
+    pub boot: Option<BootId>,
 }
 
 /// Why the parent ended, other than by being told to.
@@ -89,28 +98,30 @@ impl From<ChannelError> for ParentError {
 }
 
 /// Reads the tokens, then serves until SIGTERM or SIGINT (`Ok`) or until the worker is gone.
-pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
+pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
     let mut text = zeroize::Zeroizing::new(Vec::with_capacity(256));
-    io::Read::read_to_end(&mut io::Read::take(inputs.seal_key, 256), &mut text).map_err(|error| start(&error))?;
+    io::Read::read_to_end(&mut io::Read::take(inputs.cache.seal_key, 256), &mut text).map_err(|error| start(&error))?;
     let seal = SealKey::parse(&text).map_err(|error| start(&error))?;
-    let store = Store::open(inputs.cache_directory, seal, inputs.config.limits.value_size).map_err(|e| start(&e))?;
-    let https = |document: &Document| matches!(document, Document::Http(http) if http.url.https);
-    let with_tls = inputs.config.keys.iter().any(|key| https(&key.source.document));
-    let http = HttpUpstream::new(inputs.config.limits.document_size, with_tls).map_err(|error| start(&error))?;
+    let keys = KeyRing::new(seal, Vec::new());
+    let store = Store::open(inputs.cache.directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
+    let sources = Sources::new(&inputs.config, inputs.sources).map_err(|error| start(&error))?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ParentError::Io)?;
     let local = LocalSet::new();
     let (recalls, recalled) = mpsc::unbounded_channel();
-    let engine = Rc::new(Engine::new(&inputs.config, store, http, vault, recalls));
+    let engine =
+        Engine::new(&inputs.config, store, inputs.cache.boot, sources, vault, recalls).map_err(ParentError::Io)?;
+    let engine = Rc::new(engine);
     local.block_on(&runtime, async move {
         let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
-        let log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
-        tokio::task::spawn_local(relay_log(log));
+        let worker_log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
+        let relayed = tokio::task::spawn_local(relay::relay(worker_log, log.dropped));
         let sent = Rc::new(Cell::new(0));
         tokio::task::spawn_local(relay_recalls(channel.clone(), recalled, sent.clone()));
-        let greeted = timeout(GREETING, greet(&channel, &inputs.config)).await;
+        tokio::task::spawn_local(engine.clone().keep_sealed());
+        let greeted = timeout(GREETING, greet(&channel, &inputs.config, log.requests)).await;
         let of_worker = greeted.map_err(|_| ParentError::WorkerStuck)??;
         tell_layers(&inputs.layers, &of_worker)?;
         engine.refresh_ahead();
@@ -120,12 +131,17 @@ pub fn run(inputs: ParentInputs) -> Result<(), ParentError> {
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
             tokio::task::spawn_local(admin::serve(listener, engine.clone(), group));
         }
-        serve(engine, channel, inputs.config.acl, inputs.listeners, inputs.config.limits.connections, sent).await
+        let connections = inputs.config.limits.connections;
+        let served = serve(engine.clone(), channel, inputs.config.acl, inputs.listeners, connections, sent).await;
+        engine.close().await;
+        // What the worker said last: it may be why it ended.
+        let _ = timeout(LAST_LINES, relayed).await;
+        served
     })
 }
 
 /// The handshake: one version on both sides, then the worker's share of the configuration.
-async fn greet(channel: &ParentEnd, config: &Config) -> Result<Vec<Layer>, ParentError> {
+async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Result<Vec<Layer>, ParentError> {
     match channel.recv().await? {
         Some((ToParent::Hello { protocol: PROTOCOL, version }, Passed::Nothing))
             if version == env!("CARGO_PKG_VERSION") => {}
@@ -143,8 +159,7 @@ async fn greet(channel: &ParentEnd, config: &Config) -> Result<Vec<Layer>, Paren
         keys: keys.collect(),
         acl: config.acl.clone(),
         degraded: !config.problems.is_empty(),
-        log_requests: false,
-        log_level: LogLevel::Info,
+        log_requests,
     };
     let bytes =
         postcard::to_stdvec(&worker).map_err(|_| ParentError::Protocol("the configuration cannot be encoded"))?;
@@ -256,10 +271,11 @@ fn fetch(
     let peer = attest(listeners, socket)?;
     let open = in_flight.open(request.id)?;
     let granted = acl.judge(&peer, &request.key).is_some();
+    let asker = Asker { uid: peer.uid, pid: peer.pid, request: request.request };
     let (engine, channel) = (engine.clone(), channel.clone());
     tokio::task::spawn_local(async move {
         let reply = if granted {
-            engine.ask(&request.key, peer.uid, request.revalidate).await
+            engine.ask(&request.key, asker, request.revalidate).await
         } else {
             tracing::warn!(uid = peer.uid, pid = peer.pid, key = %request.key, request = %request.request, "denied");
             Reply::Denied
@@ -342,20 +358,6 @@ async fn relay_recalls(channel: Rc<ParentEnd>, mut recalls: mpsc::UnboundedRecei
         sent.set(serial);
         if channel.send(&ToWorker::Recall { serial, keys }, None).await.is_err() {
             return;
-        }
-    }
-}
-
-/// The worker's lines: capped, escaped and marked as its own.
-async fn relay_log(pipe: pipe::Receiver) {
-    const LONGEST: u64 = 4096;
-    let mut reader = BufReader::new(pipe);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match (&mut reader).take(LONGEST).read_until(b'\n', &mut line).await {
-            Ok(1..) => tracing::info!(role = "worker", "{}", line.trim_ascii_end().escape_ascii()),
-            _ => return,
         }
     }
 }

@@ -38,52 +38,120 @@ pub fn chown(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
 }
 
 /// A directory that no other process holds.
-pub type DirectoryLock = Flock<OwnedFd>;
+pub struct DirectoryLock(Flock<OwnedFd>);
+
+impl AsFd for DirectoryLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 /// Takes the directory for this process; `None` when another one has it.
 pub fn lock(directory: OwnedFd) -> Option<DirectoryLock> {
-    Flock::lock(directory, FlockArg::LockExclusiveNonblock).ok()
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).ok().map(DirectoryLock)
 }
 
-/// The whole file, `None` when there is none, an error when it is longer than `cap`.
-pub fn read_at(directory: BorrowedFd<'_>, name: &str, cap: u64) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+fn open_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<Option<File>> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file: File = match openat(directory, name, flags, Mode::empty()) {
-        Ok(fd) => fd.into(),
-        Err(Errno::ENOENT) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
-    };
+    match openat(directory, name, flags, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd.into())),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The whole file, `None` when there is none, `FileTooLarge` when it is longer than `cap`.
+pub fn read_at(directory: BorrowedFd<'_>, name: &str, cap: u64) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let Some(file) = open_at(directory, name)? else { return Ok(None) };
     let length = file.metadata()?.len();
     if length > cap {
-        return Err(io::Error::other("longer than any file of ours"));
+        return Err(io::ErrorKind::FileTooLarge.into());
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)? + 1));
     file.take(cap).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 
-/// Replaces a file as a whole: after a crash there is the old one or the new one, never a part.
-pub fn replace_at(directory: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<()> {
-    let temporary = format!(".{name}.new");
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let written = (|| {
-        let mut file: File = openat(directory, temporary.as_str(), flags, Mode::from_bits_truncate(0o600))?.into();
-        file.write_all(content)?;
-        file.sync_all()?;
-        renameat(directory, temporary.as_str(), directory, name)?;
-        Ok(nix::unistd::fsync(directory)?)
-    })();
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = unlinkat(directory, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+/// The beginning of a file, as far as `buffer` has room, and the length of all of it. `None` when there is none.
+pub fn read_head_at(directory: BorrowedFd<'_>, name: &str, buffer: &mut [u8]) -> io::Result<Option<(usize, u64)>> {
+    let Some(mut file) = open_at(directory, name)? else { return Ok(None) };
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("not a regular file"));
     }
-    written
+    let mut filled = 0;
+    while filled < buffer.len() && (filled as u64) < found.len() {
+        match file.read(&mut buffer[filled..])? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    Ok(Some((filled, found.len())))
+}
+
+/// The names in a directory. Those that are not UTF-8 are left out: none of ours is like that.
+pub fn names_at(directory: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+    // A description of its own: reading moves the offset.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut opened = nix::dir::Dir::openat(directory, ".", flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in opened.iter() {
+        match entry?.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => names.push(name.to_owned()),
+        }
+    }
+    Ok(names)
+}
+
+/// The name under which a file is written before it takes its own.
+fn temporary(name: &str) -> String {
+    format!(".{name}.new")
+}
+
+/// The file that this is, or was to become, the temporary one of.
+pub fn of_temporary(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(".new")
+}
+
+/// Replaces each file as a whole: after a crash there is the old one or the new one, never a part. All that succeed
+/// are durable when it returns.
+pub fn replace_at(directory: BorrowedFd<'_>, files: &[(String, Vec<u8>)]) -> Vec<io::Result<()>> {
+    // All are written before the first is synced: one commit of the journal then carries them together.
+    let written: Vec<_> = files.iter().map(|(name, content)| write_temporary(directory, name, content)).collect();
+    let mut done: Vec<_> = written
+        .into_iter()
+        .zip(files)
+        .map(|(written, (name, _))| {
+            let renamed = written.and_then(|file| {
+                file.sync_all()?;
+                Ok(renameat(directory, temporary(name).as_str(), directory, name.as_str())?)
+            });
+            if renamed.is_err() {
+                // The first error is the one to tell.
+                let _ = unlinkat(directory, temporary(name).as_str(), UnlinkatFlags::NoRemoveDir);
+            }
+            renamed
+        })
+        .collect();
+    if let Err(errno) = nix::unistd::fsync(directory) {
+        done.iter_mut().filter(|done| done.is_ok()).for_each(|done| *done = Err(errno.into()));
+    }
+    done
+}
+
+fn write_temporary(directory: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<File> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut file: File = openat(directory, temporary(name).as_str(), flags, Mode::from_bits_truncate(0o600))?.into();
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// Removes a file, durably. No error when there is none.
 pub fn remove_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(nix::unistd::fsync(directory.as_fd())?),
+        Ok(()) => Ok(nix::unistd::fsync(directory.as_fd())?),
+        Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -10,5 +10,7 @@ pub mod file;
 pub mod memfd;
 pub mod peer;
 pub mod process;
+pub mod random;
 pub mod spawn;
 pub mod trusted;
+pub mod users;

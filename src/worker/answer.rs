@@ -3,23 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::ipc::wire::{BootInstant, Forward, Lease, RequestId, Verdict};
 use crate::outcome::Class;
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Bytes>;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER: HeaderValue = HeaderValue::from_static("keyhatch");
-
-/// Written before anything is read, to a peer that has too many connections.
-pub(super) const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nServer: keyhatch\r\n\
-Content-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 90\r\n\r\n\
-{\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections\",\"code\":\"busy\"}";
 
 /// A header of text that we made: it has no byte that is illegal there.
 fn text(value: &str) -> HeaderValue {
@@ -60,34 +54,46 @@ pub(super) fn ttl(lease: &Lease, now: BootInstant) -> i64 {
     lease.fresh_until.0.saturating_sub(now.0).div_euclid(1_000_000_000)
 }
 
-/// 200 or 304 with what every answer that has a value carries.
-pub(super) fn value(
-    status: StatusCode,
-    media_type: &'static str,
-    body: Bytes,
-    tag: &str,
-    verdict: &Verdict,
-    lease: &Lease,
-    now: BootInstant,
-) -> Answer {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    if status == StatusCode::OK {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    }
+/// The next instant at which `Age`, `ttl` or the freshness of the value is another one.
+pub(super) fn changes_at(lease: &Lease, now: BootInstant) -> BootInstant {
+    const SECOND: i64 = 1_000_000_000;
+    let of_age = lease.born.0.saturating_add((age(lease, now) + 1).saturating_mul(SECOND));
+    // `ttl` is rounded down, so it changes just after a whole second of it.
+    let of_ttl = lease.fresh_until.0.saturating_sub(ttl(lease, now).saturating_mul(SECOND)).saturating_add(1);
+    BootInstant(of_age.min(of_ttl).min(if now < lease.fresh_until { lease.fresh_until.0 } else { i64::MAX }))
+}
+
+/// What every answer that has a value carries, but for its media type.
+pub(super) fn value_headers(tag: &str, verdict: &Verdict, lease: &Lease, now: BootInstant) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::VARY, HeaderValue::from_static("Accept"));
     headers.insert(CACHE_STATUS, cache_status(verdict, Some(ttl(lease, now))));
     headers.insert(header::AGE, HeaderValue::from(age(lease, now)));
     headers.insert(header::ETAG, text(&format!("\"{tag}\"")));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     headers.insert(header::SERVER, SERVER);
+    headers
+}
+
+/// 200, or 304 without a body.
+pub(super) fn value(status: StatusCode, headers: HeaderMap, body: Bytes) -> Answer {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    if status == StatusCode::NOT_MODIFIED {
+        response.headers_mut().remove(header::CONTENT_TYPE);
+    }
     response
+}
+
+/// The id that stands in the log, too.
+pub(super) fn identify(answer: &mut Answer, request: RequestId) {
+    answer.headers_mut().insert(X_REQUEST_ID, text(&request.to_string()));
 }
 
 /// The JSON of keyhatch's own resources.
 pub(super) fn own(json: &serde_json::Value) -> Answer {
-    let mut response = Response::new(Full::new(Bytes::from(json.to_string())));
+    let mut response = Response::new(Bytes::from(json.to_string()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
@@ -123,15 +129,54 @@ impl Problem {
         Self::new(status, class.code(), &format!("{detail} ({reason})"))
     }
 
-    pub(super) fn answer(self, request: RequestId) -> Answer {
+    pub(super) fn too_many_connections() -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "too many connections");
+        Self { retry_after: Some(Duration::from_secs(1)), ..problem }
+    }
+
+    /// For bytes that are no request.
+    pub(super) fn unparsed(status: StatusCode) -> Self {
+        let detail = match status {
+            StatusCode::REQUEST_TIMEOUT => "the request did not come whole in time",
+            StatusCode::URI_TOO_LONG => "the request line is longer than this broker reads",
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the header is longer than this broker reads",
+            _ => "this is no HTTP/1.1 request",
+        };
+        Self::new(status, "malformed", detail)
+    }
+
+    /// The whole answer in bytes, for a connection that ends with it.
+    pub(super) fn last_words(self, request: RequestId) -> Vec<u8> {
+        let (status, title) = (self.status.as_u16(), self.title());
+        let body = self.body(request);
+        let retry = self.retry_after.map(|wait| format!("retry-after: {}\r\n", wait.as_secs().max(1)));
+        let mut answer = format!(
+            "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\ncache-control: private, no-store\r\n\
+             server: keyhatch\r\nx-request-id: {request}\r\n{}connection: close\r\ncontent-length: {}\r\n\r\n",
+            retry.unwrap_or_default(),
+            body.len()
+        );
+        answer.push_str(&body);
+        answer.into_bytes()
+    }
+
+    fn title(&self) -> &'static str {
+        self.status.canonical_reason().unwrap_or("Error")
+    }
+
+    fn body(&self, request: RequestId) -> String {
         let body = serde_json::json!({
-            "title": self.status.canonical_reason().unwrap_or("Error"),
+            "title": self.title(),
             "status": self.status.as_u16(),
             "detail": self.detail,
             "code": self.code,
             "request-id": request.to_string(),
         });
-        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        body.to_string()
+    }
+
+    pub(super) fn answer(self, request: RequestId) -> Answer {
+        let mut response = Response::new(Bytes::from(self.body(request)));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -157,12 +202,36 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipc::wire::Detail;
+
+    fn lease(born: i64, fresh_until: i64) -> Lease {
+        let usable_until = BootInstant(fresh_until + 60_000_000_000);
+        Lease {
+            born: BootInstant(born),
+            fresh_until: BootInstant(fresh_until),
+            usable_until,
+            stale_detail: Detail::BreakerOpen,
+        }
+    }
 
     #[test]
-    fn the_refusal_without_reading_is_well_formed() {
-        let text = std::str::from_utf8(TOO_MANY_CONNECTIONS).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("Content-Length: {}", body.len())), "the body has {} bytes", body.len());
-        serde_json::from_str::<serde_json::Value>(body).unwrap();
+    fn last_words_are_a_well_formed_answer() {
+        let words = Problem::unparsed(StatusCode::REQUEST_TIMEOUT).last_words(RequestId(1));
+        let (head, body) = std::str::from_utf8(&words).unwrap().split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{head}");
+        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["code"], "malformed");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn between_two_changes_age_and_ttl_stand(born in -9_000_000_000i64..9_000_000_000, fresh in 0i64..9_000_000_000, now in 0i64..20_000_000_000) {
+            let lease = lease(born, fresh);
+            let at = |nanos: i64| (age(&lease, BootInstant(nanos)), ttl(&lease, BootInstant(nanos)), nanos < fresh);
+            let next = changes_at(&lease, BootInstant(now)).0;
+            proptest::prop_assert!(next > now);
+            proptest::prop_assert_eq!(at(next - 1), at(now));
+            proptest::prop_assert_ne!(at(next), at(now));
+        }
     }
 }

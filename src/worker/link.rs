@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::WorkerError;
-use super::service::{Connection, Permit, Shared};
+use super::connection::Permit;
+use super::service::Shared;
+use super::watch::Watch;
 use crate::ipc::channel::{Passed, WorkerEnd};
 use crate::ipc::wire::{Body, FetchRequest, Recall, Reply, RequestId, Survey, ToParent, ToWorker, decode_payload};
 use crate::secret::KeyPath;
@@ -31,6 +33,12 @@ pub(super) struct Replied {
     pub(super) reply: Reply,
     pub(super) recalls: u64,
     payload: Passed,
+}
+
+/// On whose behalf the parent is asked: the peer's own socket, from which it judges, and the place that this takes.
+pub(super) struct Behalf {
+    pub(super) socket: OwnedFd,
+    pub(super) permit: Rc<Permit>,
 }
 
 /// A request that the parent has not answered. It stays when whoever asked has gone: the parent has it all the same, and
@@ -72,12 +80,12 @@ impl Link {
         key: &KeyPath,
         request: RequestId,
         revalidate: bool,
-        connection: &Connection,
+        peer: Behalf,
         patience: Duration,
         largest: u64,
     ) -> Option<Replied> {
         let ask = |id| ToParent::Fetch(FetchRequest { id, request, key: key.clone(), revalidate });
-        let Said::Replied(mut replied) = self.ask(ask, connection, patience).await? else { return None };
+        let Said::Replied(mut replied) = self.ask(ask, peer, patience).await? else { return None };
         if let Reply::Value(value) = &mut replied.reply
             && let Body::Memfd { len } = value.body
         {
@@ -92,9 +100,9 @@ impl Link {
     ///
     /// # Errors
     /// How long to wait, if the peer is over its budget; else `None`: the parent does not answer.
-    pub(super) async fn survey(&self, request: RequestId, connection: &Connection) -> Result<Survey, Option<Duration>> {
+    pub(super) async fn survey(&self, request: RequestId, peer: Behalf) -> Result<Survey, Option<Duration>> {
         let ask = |id| ToParent::Survey { id, request };
-        match self.ask(ask, connection, Duration::from_secs(5)).await {
+        match self.ask(ask, peer, Duration::from_secs(5)).await {
             Some(Said::Surveyed { payload: Passed::One(payload), len }) => {
                 let bytes = memfd::read_sealed(payload, len, MAX_SURVEY).map_err(|_| None)?;
                 decode_payload(&bytes).map_err(|_| None)
@@ -104,17 +112,17 @@ impl Link {
         }
     }
 
-    async fn ask(&self, ask: impl Fn(u64) -> ToParent, connection: &Connection, patience: Duration) -> Option<Said> {
+    async fn ask(&self, ask: impl Fn(u64) -> ToParent, peer: Behalf, patience: Duration) -> Option<Said> {
         if self.waiting.borrow().len() >= self.most {
             return None;
         }
         let id = self.next.get();
         self.next.set(id + 1);
         let (say, said) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id, Waiting { say, _counted: connection.permit.clone() });
+        self.waiting.borrow_mut().insert(id, Waiting { say, _counted: peer.permit });
         let asked = async {
             let unsent = Unsent { link: self, id };
-            self.channel.send(&ask(id), Some(connection.socket.as_fd())).await.ok()?;
+            self.channel.send(&ask(id), Some(peer.socket.as_fd())).await.ok()?;
             std::mem::forget(unsent);
             said.await.ok()
         };
@@ -149,8 +157,16 @@ impl Link {
                 ToWorker::Recall { serial, keys } => {
                     self.recalls.set(self.recalls.get() + 1);
                     match keys {
-                        Recall::All => shared.forget_all(),
-                        Recall::Keys(keys) => keys.iter().for_each(|key| shared.forget(key)),
+                        Recall::All => {
+                            shared.slots.forget_where(|_, _| true);
+                            shared.slots.all().for_each(|slot| slot.watchers(Watch::recalled).unwrap_or_default());
+                        }
+                        Recall::Keys(keys) => {
+                            keys.iter().filter_map(|key| shared.slots.find(key.as_str())).for_each(|slot| {
+                                shared.slots.forget(slot);
+                                slot.watchers(Watch::recalled);
+                            });
+                        }
                     }
                     self.channel.send(&ToParent::Recalled { serial }, None).await?;
                 }

@@ -4,26 +4,42 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod body;
+mod connection;
+mod held;
 mod link;
+mod log;
+mod own;
 mod request;
 mod service;
+mod stream;
+mod wait;
+mod watch;
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::StatusCode;
+use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
+use self::answer::Problem;
+use self::body::AnswerBody;
+use self::link::Link;
+use self::service::Shared;
+use self::stream::{Conversation, Phase, Watched};
+use crate::acl::Peer;
+use crate::config::Limits;
 use crate::ipc::channel::{ChannelError, Passed, WorkerEnd};
 use crate::ipc::wire::{Layer, PROTOCOL, ToParent, ToWorker, WorkerConfig, decode_payload};
-use crate::sys::memfd;
-use link::Link;
-use service::{Connection, Shared};
+use crate::sys::clock::boot_nanos;
+use crate::sys::{memfd, peer};
 
 /// The longest configuration that the parent may send, in bytes.
 const MAX_CONFIG: u64 = 64 << 20;
@@ -77,9 +93,10 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         channel.send(&ToParent::Ready { layers }, None).await?;
         let accepting = tokio::task::spawn_local(accept(listener, shared.clone()));
         let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
+        let telling = tokio::task::spawn_local(tell(shared.clone()));
         let within = link.listen(&shared).await?;
         accepting.abort();
-        shared.end_connections();
+        shared.draining.notify_waiters();
         let finished = async {
             // What is in flight still needs the parent's replies.
             tokio::select! {
@@ -90,6 +107,8 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         // What is not finished in time is cut.
         timeout(within, finished).await.unwrap_or(Ok(()))?;
         sweeping.abort();
+        telling.abort();
+        shared.log.flush(&shared.slots);
         channel.send(&ToParent::Drained, None).await?;
         Ok(())
     })
@@ -113,7 +132,17 @@ async fn sweep(shared: Rc<Shared>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tick.tick().await;
-        shared.forget_expired();
+        let now = boot_nanos();
+        shared.slots.forget_where(|_, lease| lease.usable_until.0 <= now);
+    }
+}
+
+/// Tells what was counted, at every interval.
+async fn tell(shared: Rc<Shared>) {
+    let mut tick = tokio::time::interval(log::INTERVAL);
+    loop {
+        tick.tick().await;
+        shared.log.flush(&shared.slots);
     }
 }
 
@@ -121,8 +150,7 @@ async fn accept(listener: UnixListener, shared: Rc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let shared = shared.clone();
-                tokio::task::spawn_local(async move { converse(stream, shared).await });
+                tokio::task::spawn_local(converse(stream, shared.clone()));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -134,40 +162,81 @@ async fn accept(listener: UnixListener, shared: Rc<Shared>) {
     }
 }
 
-/// Says 503 without reading, and closes.
-async fn turn_away(stream: &UnixStream, shared: &Shared) {
-    // A fresh connection has room, once tokio has found out.
-    if stream.writable().await.is_ok() {
-        let _ = stream.try_write(answer::TOO_MANY_CONNECTIONS);
-    }
-    // Some clients take a close that comes before their request is sent for a failure to connect.
-    if let Some(_place) = shared.connections.place_to_linger() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+/// One connection, to its end.
+async fn converse(stream: UnixStream, shared: Rc<Shared>) {
+    let Ok(found) = peer::credentials(stream.as_fd()) else { return };
+    let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, pid: found.pid };
+    let conversation = Rc::new(Conversation::new(stream));
+    let limits = &shared.config.limits;
+    let Some(connection) = shared.connections.admit(found, &shared.config.acl, limits) else {
+        // Without reading, and without waiting for who does not read.
+        conversation.last_words(&Problem::too_many_connections().last_words(shared.next_request()));
+        // Some clients take a close that comes before their request is sent for a failure to connect.
+        if let Some(_place) = shared.connections.place_to_linger() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        return;
+    };
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.half_close(true).max_buf_size(usize::try_from(limits.header_size).unwrap_or(usize::MAX).max(8192));
+    let service = hyper::service::service_fn(|request| {
+        let (shared, connection, conversation) = (&shared, &connection, &conversation);
+        async move {
+            let answer = service::serve(shared, connection, conversation, &request).await;
+            Ok::<_, std::convert::Infallible>(answer.map(|bytes| AnswerBody::new(bytes, conversation.clone())))
+        }
+    });
+    let mut serving = pin!(http.serve_connection(TokioIo::new(Watched(conversation.clone())), service));
+    let mut draining = pin!(shared.draining.notified());
+    let mut drains = false;
+    let end = loop {
+        let left = deadline(&conversation, limits).saturating_sub(boot_nanos());
+        // Looks again in time for any phase that may begin meanwhile, so that no request has to set a timer.
+        let wait =
+            Duration::from_nanos(u64::try_from(left).unwrap_or(0)).min(limits.header_timeout).min(limits.idle_timeout);
+        tokio::select! {
+            biased;
+            // A peer that goes away or sends garbage ends its own connection only.
+            done = serving.as_mut() => break End::Served(done.err().is_some_and(|error| error.is_parse())),
+            () = draining.as_mut(), if !drains => {
+                drains = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep(wait) => {
+                if deadline(&conversation, limits) <= boot_nanos() {
+                    break End::Late;
+                }
+            }
+        }
+    };
+    let unparsed = match end {
+        End::Late if conversation.phase().0 == Phase::Head => Some(StatusCode::REQUEST_TIMEOUT),
+        // There are bytes that hyper has no answer to, such as HTTP/2.
+        End::Served(true) => conversation.unparsed().or(Some(StatusCode::BAD_REQUEST)),
+        _ => None,
+    };
+    if let Some(status) = unparsed {
+        let id = shared.next_request();
+        service::tell_unparsed(&shared, &connection, status, id);
+        conversation.last_words(&Problem::unparsed(status).last_words(id));
     }
 }
 
-async fn converse(stream: UnixStream, shared: Rc<Shared>) {
-    let Ok(connection) = Connection::new(&stream, &shared) else { return };
-    let Some(connection) = connection else { return turn_away(&stream, &shared).await };
-    let connection = Rc::new(connection);
-    let limits = &shared.config.limits;
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .half_close(true)
-        .max_buf_size(usize::try_from(limits.header_size).unwrap_or(usize::MAX).max(8192));
-    let service = hyper::service::service_fn({
-        let (shared, connection) = (shared.clone(), connection.clone());
-        move |request| {
-            let (shared, connection) = (shared.clone(), connection.clone());
-            async move { Ok::<_, std::convert::Infallible>(service::serve(&shared, &connection, &request).await) }
-        }
-    });
-    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        // A peer that goes away or sends garbage ends its own connection only.
-        _ = serving.as_mut() => return,
-        () = shared.ending() => serving.as_mut().graceful_shutdown(),
-    }
-    let _ = serving.await;
+enum End {
+    /// Whether the last bytes were no request.
+    Served(bool),
+    Late,
+}
+
+/// When the connection ends if nothing more happens, in nanoseconds of `CLOCK_BOOTTIME`.
+fn deadline(conversation: &Conversation, limits: &Limits) -> i64 {
+    let (phase, since) = conversation.phase();
+    let longest = match phase {
+        Phase::Head => limits.header_timeout,
+        // A peer that does not read its answer is idle, too.
+        Phase::Idle | Phase::Answered => limits.idle_timeout,
+        // The fetch has deadlines of its own.
+        Phase::Exchange => return i64::MAX,
+    };
+    since.saturating_add(i64::try_from(longest.as_nanos()).unwrap_or(i64::MAX))
 }

@@ -1,329 +1,290 @@
 //! One request: judged, then answered from memory while the lease lasts, else by the parent.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::{Method, Request, StatusCode};
-use serde_json::json;
-use tokio::net::UnixStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::answer::{self, Answer, Problem};
-use super::link::Link;
+use super::connection::{Connection, Connections};
+use super::held::{Held, Slot, Slots};
+use super::link::{Behalf, Link};
+use super::log::{Log, Told};
+use super::own;
 use super::request::{self, Accepts, Target};
-use crate::acl::Peer;
-use crate::ipc::wire::{
-    Body, BootInstant, Forward, KeyState, Lease, Reply, RequestId, State, Survey, Tag, ValueReply, Verdict,
-    WorkerConfig, WorkerKey,
-};
-use crate::secret::{KeyPath, SecretValue};
-use crate::sys::{clock, peer};
-use zeroize::Zeroizing;
+use super::stream::{Conversation, Phase};
+use crate::ipc::record::Event;
+use crate::ipc::wire::{BootInstant, Forward, Reply, RequestId, Verdict, WorkerConfig};
+use crate::sys::{clock, random};
 
 /// What all connections have in common.
 pub(super) struct Shared {
     pub(super) config: WorkerConfig,
     pub(super) connections: Rc<Connections>,
-    keys: HashMap<KeyPath, WorkerKey>,
-    held: RefCell<HashMap<KeyPath, Rc<Held>>>,
-    link: Rc<Link>,
+    pub(super) slots: Slots,
+    pub(super) log: Log,
+    pub(super) link: Rc<Link>,
+    /// No new requests any more.
+    pub(super) draining: Notify,
     requests: Cell<u64>,
-    /// Becomes true when connections are to end after the request in hand.
-    ending: watch::Sender<bool>,
-}
-
-/// A value under a lease.
-struct Held {
-    json: Bytes,
-    /// With its tag, if the value is a scalar.
-    text: Option<(Bytes, Tag)>,
-    tag: Tag,
-    lease: Lease,
-}
-
-/// Keeps the bytes of a value until the last answer that carries them is written, then wipes them.
-struct Wiped(SecretValue);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        self.0.json()
-    }
-}
-
-struct WipedText(Zeroizing<String>);
-
-impl AsRef<[u8]> for WipedText {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl Held {
-    fn new(reply: ValueReply) -> Option<(Self, Verdict)> {
-        let Body::Inline(mut bytes) = reply.body else { return None };
-        let value = SecretValue::from_json(Zeroizing::new(std::mem::take(&mut bytes.0)));
-        let text = value.text().map(|text| Bytes::from_owner(WipedText(text))).zip(reply.etag_text);
-        let held = Self { json: Bytes::from_owner(Wiped(value)), text, tag: reply.etag, lease: reply.lease };
-        Some((held, reply.verdict))
-    }
-}
-
-/// Counts connections, of each user and of all.
-#[derive(Default)]
-pub(super) struct Connections {
-    all: Cell<u32>,
-    strangers: Cell<u32>,
-    by_user: RefCell<HashMap<u32, u32>>,
-    /// Those over a limit that are about to be closed.
-    turned_away: Rc<()>,
-    ended: Notify,
-}
-
-/// The most connections over the limit that are not closed at once.
-const LINGERING: usize = 32;
-
-impl Connections {
-    /// Held while a connection over the limit waits for its peer; `None` when too many do.
-    pub(super) fn place_to_linger(&self) -> Option<Rc<()>> {
-        (Rc::strong_count(&self.turned_away) <= LINGERING).then(|| self.turned_away.clone())
-    }
-
-    /// Resolves when no connection is left.
-    pub(super) async fn drained(&self) {
-        while self.all.get() > 0 {
-            self.ended.notified().await;
-        }
-    }
-}
-
-/// One connection and who is at its other end.
-pub(super) struct Connection {
-    peer: Peer,
-    /// A second fd of the peer's socket: the parent judges from it.
-    pub(super) socket: OwnedFd,
-    pub(super) permit: Rc<Permit>,
-}
-
-/// Counts as a connection of this user for as long as it lives.
-pub(super) struct Permit {
-    uid: u32,
-    stranger: bool,
-    counted: Rc<Connections>,
-}
-
-impl Connection {
-    /// `None` when a limit of connections is reached.
-    pub(super) fn new(stream: &UnixStream, shared: &Shared) -> io::Result<Option<Self>> {
-        let credentials = peer::credentials(stream.as_fd())?;
-        let peer =
-            Peer { uid: credentials.uid, gid: credentials.gid, groups: credentials.groups, pid: credentials.pid };
-        let stranger = shared.config.acl.matching(&peer).next().is_none();
-        let counted = shared.connections.clone();
-        let limits = &shared.config.limits;
-        let of_user = counted.by_user.borrow().get(&peer.uid).copied().unwrap_or(0);
-        let full = counted.all.get() >= limits.connections
-            || of_user >= limits.connections_per_user
-            || (stranger && counted.strangers.get() >= (limits.connections / 8).max(1));
-        if full {
-            return Ok(None);
-        }
-        let socket = stream.as_fd().try_clone_to_owned()?;
-        counted.all.set(counted.all.get() + 1);
-        counted.strangers.set(counted.strangers.get() + u32::from(stranger));
-        *counted.by_user.borrow_mut().entry(peer.uid).or_default() += 1;
-        let permit = Rc::new(Permit { uid: peer.uid, stranger, counted });
-        Ok(Some(Self { peer, socket, permit }))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.counted.all.set(self.counted.all.get() - 1);
-        self.counted.strangers.set(self.counted.strangers.get() - u32::from(self.stranger));
-        let mut by_user = self.counted.by_user.borrow_mut();
-        if let Some(count) = by_user.get_mut(&self.uid) {
-            *count -= 1;
-            if *count == 0 {
-                by_user.remove(&self.uid);
-            }
-        }
-        self.counted.ended.notify_waiters();
-    }
 }
 
 impl Shared {
     pub(super) fn new(config: WorkerConfig, link: Rc<Link>) -> Self {
-        let keys = config.keys.iter().map(|key| (key.path.clone(), key.clone())).collect();
         let mut start = [0; 8];
         // Ids need to be different, not unpredictable: zero is a start, too.
-        let _ = aws_lc_rs::rand::fill(&mut start);
+        let _ = random::fill(&mut start);
         Self {
-            config,
             connections: Rc::default(),
-            keys,
-            held: RefCell::default(),
+            slots: Slots::new(&config.keys, config.limits.memory),
+            log: Log::new(config.log_requests),
             link,
+            draining: Notify::new(),
             requests: Cell::new(u64::from_le_bytes(start)),
-            ending: watch::Sender::new(false),
+            config,
         }
     }
 
-    /// No connection takes another request.
-    pub(super) fn end_connections(&self) {
-        self.ending.send_replace(true);
-    }
-
-    /// Resolves when connections are to end.
-    pub(super) async fn ending(&self) {
-        // The sender lives as long as this does.
-        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
-    }
-
-    pub(super) fn forget(&self, key: &KeyPath) {
-        self.held.borrow_mut().remove(key);
-    }
-
-    pub(super) fn forget_all(&self) {
-        self.held.borrow_mut().clear();
-    }
-
-    pub(super) fn forget_expired(&self) {
-        let now = clock::boot_nanos();
-        self.held.borrow_mut().retain(|_, held| held.lease.usable_until.0 > now);
-    }
-
-    fn next_request(&self) -> RequestId {
+    pub(super) fn next_request(&self) -> RequestId {
         let id = self.requests.get();
         self.requests.set(id.wrapping_add(1));
         RequestId(id)
     }
+}
 
-    /// A value that may be given without asking, and what to say of it.
-    fn remembered(&self, key: &KeyPath, now: BootInstant) -> Option<(Rc<Held>, Verdict)> {
-        let held = self.held.borrow().get(key)?.clone();
-        let detail = if now < held.lease.fresh_until {
-            None
-        } else if now < held.lease.usable_until {
-            Some(held.lease.stale_detail)
-        } else {
-            return None;
-        };
-        Some((held, Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail }))
-    }
+/// One request on its way to its answer.
+pub(super) struct Exchange<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) connection: &'a Connection,
+    pub(super) conversation: &'a Conversation,
+    pub(super) request: &'a Request<Incoming>,
+    id: RequestId,
+    started: BootInstant,
 }
 
 /// Answers one request, whatever it is.
-pub(super) async fn serve(shared: &Shared, connection: &Connection, request: &Request<Incoming>) -> Answer {
-    let id = shared.next_request();
-    match judge(shared, connection, request, id).await {
+pub(super) async fn serve(
+    shared: &Shared,
+    connection: &Connection,
+    conversation: &Conversation,
+    request: &Request<Incoming>,
+) -> Answer {
+    let started = BootInstant(clock::boot_nanos());
+    conversation.enter_at(Phase::Exchange, started.0);
+    let exchange = Exchange { shared, connection, conversation, request, id: shared.next_request(), started };
+    let mut granted = None;
+    match exchange.answer(&mut granted).await {
         Ok(answer) => answer,
         Err(problem) => {
-            let (status, code) = (problem.status.as_u16(), problem.code);
-            let peer = &connection.peer;
-            // The target is the peer's own text, and only well-formed targets are told.
-            let key = request::target(request.uri()).map(|_| request.uri().path()).unwrap_or_default();
-            tracing::info!(uid = peer.uid, pid = peer.pid, key, status, code, request = %id, "refused");
-            problem.answer(id)
+            exchange.tell_refusal(&problem, granted);
+            problem.answer(exchange.id)
         }
     }
 }
 
-async fn judge(
-    shared: &Shared,
-    connection: &Connection,
-    request: &Request<Incoming>,
-    id: RequestId,
-) -> Result<Answer, Problem> {
-    let malformed = || Problem::new(StatusCode::BAD_REQUEST, "malformed", "the request target is no key path");
-    let target = request::target(request.uri()).ok_or_else(malformed)?;
-    let peer = &connection.peer;
-    if let Target::Key(key) = &target
-        && (!shared.keys.contains_key(key) || shared.config.acl.judge(peer, key).is_none())
-    {
-        return Err(denied());
-    }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "malformed", "only GET and HEAD are served here"));
-    }
-    if !request.body().is_end_stream() {
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "malformed", "a request has no body here"));
-    }
-    let key = match target {
-        Target::Key(key) => key,
-        Target::Whoami => return Ok(answer::own(&whoami(shared, peer))),
-        Target::Health | Target::Keys => {
-            let survey = shared.link.survey(id, connection).await;
-            let survey = survey.map_err(|wait| wait.map_or_else(not_answering, over_budget))?;
-            return Ok(answer::own(&if target == Target::Keys { keys(&survey) } else { health(shared, &survey) }));
+impl<'a> Exchange<'a> {
+    /// `granted` becomes the client that grants.
+    async fn answer(&self, granted: &mut Option<&'a str>) -> Result<Answer, Problem> {
+        let uri = self.request.uri();
+        // What is a key of the configuration, letter by letter, is well-formed.
+        let plain = uri.query().is_none() && uri.scheme().is_none() && uri.authority().is_none();
+        let slot = if plain { self.shared.slots.find(uri.path()) } else { None };
+        let target = match slot {
+            Some(slot) => Ok(slot.clone()),
+            None => match request::target(uri).ok_or_else(malformed)? {
+                Target::Key(key) => Ok(self.shared.slots.find(key.as_str()).ok_or_else(denied)?.clone()),
+                own => Err(own),
+            },
+        };
+        if let Ok(slot) = &target {
+            *granted = Some(self.connection.rights.judge(&self.shared.config.acl, slot).ok_or_else(denied)?);
         }
-    };
-    let accepts = request::accepts(request.headers());
-    if accepts == Accepts::Neither {
-        return Err(not_acceptable());
+        if !matches!(*self.request.method(), Method::GET | Method::HEAD) {
+            return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "malformed", "only GET and HEAD are served here"));
+        }
+        if !self.request.body().is_end_stream() {
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "malformed", "a request has no body here"));
+        }
+        match target {
+            Ok(slot) => self.value(&slot, granted.as_deref()).await,
+            Err(own) => self.own(&own).await,
+        }
     }
-    let revalidate = request::revalidates(request.headers());
-    let now = BootInstant(clock::boot_nanos());
-    let remembered = if revalidate { None } else { shared.remembered(&key, now) };
-    let (held, verdict) = match remembered {
-        Some(found) => found,
-        None => ask(shared, connection, &key, id, revalidate).await?,
-    };
-    represent(request, accepts, &held, &verdict)
-}
 
-fn represent(request: &Request<Incoming>, accepts: Accepts, held: &Held, verdict: &Verdict) -> Result<Answer, Problem> {
-    let (media_type, body, tag) = match (accepts, &held.text) {
-        (Accepts::Text { .. }, Some((text, tag))) => ("text/plain; charset=utf-8", text, tag),
-        (Accepts::Text { or_json: false }, None) => return Err(not_acceptable()),
-        _ => ("application/json", &held.json, &held.tag),
-    };
-    let tag = tag.to_string();
-    let now = BootInstant(clock::boot_nanos());
-    let (status, body) = if request::has_tag(request.headers(), &tag) {
-        (StatusCode::NOT_MODIFIED, Bytes::new())
-    } else {
-        (StatusCode::OK, body.clone())
-    };
-    Ok(answer::value(status, media_type, body, &tag, verdict, &held.lease, now))
-}
+    async fn own(&self, target: &Target) -> Result<Answer, Problem> {
+        if *target == Target::Whoami {
+            return Ok(answer::own(&own::whoami(&self.shared.config.acl, &self.connection.peer())));
+        }
+        let survey = self.shared.link.survey(self.id, self.behalf()?).await;
+        let survey = survey.map_err(|wait| wait.map_or_else(not_answering, over_budget))?;
+        let degraded = self.shared.config.degraded;
+        Ok(answer::own(&if *target == Target::Keys { own::keys(&survey) } else { own::health(degraded, &survey) }))
+    }
 
-async fn ask(
-    shared: &Shared,
-    connection: &Connection,
-    key: &KeyPath,
-    id: RequestId,
-    revalidate: bool,
-) -> Result<(Rc<Held>, Verdict), Problem> {
-    let patience = shared.keys.get(key).ok_or_else(denied)?.patience;
-    let largest = shared.config.limits.value_size;
-    let reply = shared.link.fetch(key, id, revalidate, connection, patience, largest).await;
-    let replied = reply.ok_or_else(not_answering)?;
-    match replied.reply {
-        Reply::Value(value) => {
-            let (held, verdict) = Held::new(value).ok_or_else(not_answering)?;
-            let held = Rc::new(held);
-            let recalled = replied.recalls != shared.link.recalls();
-            if !recalled && held.lease.usable_until.0 > clock::boot_nanos() {
-                shared.held.borrow_mut().insert(key.clone(), held.clone());
+    async fn value(&self, slot: &Slot, client: Option<&str>) -> Result<Answer, Problem> {
+        let accepts = request::accepts(self.request.headers());
+        if accepts == Accepts::Neither {
+            return Err(not_acceptable());
+        }
+        if let Some(wait) = request::waits(self.request.headers()) {
+            let (mut answer, verdict) = self.wait(slot, accepts, wait).await?;
+            self.conversation.enter_at(Phase::Exchange, clock::boot_nanos());
+            answer::identify(&mut answer, self.id);
+            self.tell_answer(answer.status(), slot, client, &verdict, true);
+            return Ok(answer);
+        }
+        let revalidate = request::revalidates(self.request.headers());
+        let remembered = if revalidate { None } else { self.shared.slots.remembered(slot, self.started) };
+        let asked = remembered.is_none();
+        let (held, verdict) = match remembered {
+            Some(found) => found,
+            None => self.ask(slot, revalidate).await?,
+        };
+        let now = if asked { BootInstant(clock::boot_nanos()) } else { self.started };
+        let mut answer = self.represent(accepts, &held, &verdict, asked, now)?;
+        if asked {
+            self.conversation.enter_at(Phase::Exchange, now.0);
+            answer::identify(&mut answer, self.id);
+        }
+        self.tell_answer(answer.status(), slot, client, &verdict, asked);
+        Ok(answer)
+    }
+
+    pub(super) fn represent(
+        &self,
+        accepts: Accepts,
+        held: &Held,
+        verdict: &Verdict,
+        asked: bool,
+        now: BootInstant,
+    ) -> Result<Answer, Problem> {
+        let form = match (accepts, held.text()) {
+            (Accepts::Text { .. }, Some(text)) => text,
+            (Accepts::Text { or_json: false }, None) => return Err(not_acceptable()),
+            _ => held.json(),
+        };
+        let headers = if asked {
+            form.headers(held.lease(), verdict, now)
+        } else {
+            form.headers_of_hit(held.lease(), verdict, now)
+        };
+        Ok(if request::has_tag(self.request.headers(), &form.tag) {
+            answer::value(StatusCode::NOT_MODIFIED, headers, Bytes::new())
+        } else {
+            answer::value(StatusCode::OK, headers, form.body.clone())
+        })
+    }
+
+    pub(super) async fn ask(&self, slot: &Slot, revalidate: bool) -> Result<(Rc<Held>, Verdict), Problem> {
+        let largest = self.shared.config.limits.value_size;
+        let link = &self.shared.link;
+        let reply = link.fetch(&slot.path, self.id, revalidate, self.behalf()?, slot.patience, largest).await;
+        let replied = reply.ok_or_else(not_answering)?;
+        match replied.reply {
+            Reply::Value(value) => {
+                let (held, verdict) = Held::new(value).ok_or_else(not_answering)?;
+                let held = Rc::new(held);
+                let now = BootInstant(clock::boot_nanos());
+                if replied.recalls == link.recalls() && held.lease().usable_until > now {
+                    self.shared.slots.keep(slot, &held, now);
+                }
+                slot.watchers(|watch| watch.offer(&held, verdict, now));
+                Ok((held, verdict))
             }
-            Ok((held, verdict))
+            Reply::Failure(failure) => {
+                let mut problem = Problem::upstream(failure.class, &failure.reason);
+                let unavailable = problem.status == StatusCode::SERVICE_UNAVAILABLE;
+                problem.retry_after = unavailable.then_some(failure.retry_after);
+                problem.verdict = Some(failure.verdict);
+                Err(problem)
+            }
+            Reply::Denied => Err(denied()),
+            Reply::OverBudget { retry_after } => Err(over_budget(retry_after)),
+            Reply::Busy => Err(not_answering()),
         }
-        Reply::Failure(failure) => {
-            let mut problem = Problem::upstream(failure.class, &failure.reason);
-            problem.retry_after = (problem.status == StatusCode::SERVICE_UNAVAILABLE).then_some(failure.retry_after);
-            problem.verdict = Some(failure.verdict);
-            Err(problem)
-        }
-        Reply::Denied => Err(denied()),
-        Reply::OverBudget { retry_after } => Err(over_budget(retry_after)),
-        Reply::Busy => Err(not_answering()),
     }
+
+    fn behalf(&self) -> Result<Behalf, Problem> {
+        let socket = self.conversation.duplicate().map_err(|_| not_answering())?;
+        Ok(Behalf { socket, permit: self.connection.permit.clone() })
+    }
+
+    fn tell_answer(&self, status: StatusCode, slot: &Slot, client: Option<&str>, verdict: &Verdict, asked: bool) {
+        // Each that needed the parent has a line; of hits the first on its connection.
+        let first = self.connection.is_first_answer(slot) || asked;
+        if !first && self.shared.log.only_counts() {
+            return slot.hits.count(self.connection.uid(), name(verdict), status.as_u16());
+        }
+        let told = Told {
+            connection: self.connection,
+            event: Event::Answer,
+            key: Some(&slot.path),
+            client,
+            verdict: name(verdict),
+            status: status.as_u16(),
+            millis: if asked { self.millis() } else { 0 },
+            request: self.id,
+        };
+        self.shared.log.tell(&told, first);
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(clock::boot_nanos().saturating_sub(self.started.0) / 1_000_000).unwrap_or(0)
+    }
+
+    fn tell_refusal(&self, problem: &Problem, client: Option<&str>) {
+        let denied = problem.status == StatusCode::FORBIDDEN;
+        // The target is the peer's own text, and only well-formed keys are told.
+        let asked = match request::target(self.request.uri()) {
+            Some(Target::Key(key)) => Some(key),
+            _ => None,
+        };
+        let told = Told {
+            connection: self.connection,
+            event: if denied { Event::Denied } else { Event::Refused },
+            key: asked.as_ref(),
+            client,
+            verdict: problem.code,
+            status: problem.status.as_u16(),
+            millis: self.millis(),
+            request: self.id,
+        };
+        self.shared.log.tell(&told, false);
+    }
+}
+
+/// Tells of bytes that were no request.
+pub(super) fn tell_unparsed(shared: &Shared, connection: &Connection, status: StatusCode, request: RequestId) {
+    let told = Told {
+        connection,
+        event: Event::Refused,
+        key: None,
+        client: None,
+        verdict: "malformed",
+        status: status.as_u16(),
+        millis: 0,
+        request,
+    };
+    shared.log.tell(&told, false);
+}
+
+/// A verdict in one word, for the log.
+fn name(verdict: &Verdict) -> &'static str {
+    match (verdict.forward, verdict.detail) {
+        (_, Some(detail)) => detail.token(),
+        (Forward::Hit, None) => "hit",
+        (Forward::UriMiss, None) => "uri-miss",
+        (Forward::Stale, None) => "revalidated",
+        (Forward::Request, None) => "request",
+    }
+}
+
+fn malformed() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "malformed", "the request target is no key path")
 }
 
 fn not_answering() -> Problem {
@@ -337,7 +298,7 @@ fn over_budget(retry_after: Duration) -> Problem {
 }
 
 /// One and the same answer for what is not granted and what does not exist.
-fn denied() -> Problem {
+pub(super) fn denied() -> Problem {
     Problem::new(
         StatusCode::FORBIDDEN,
         "denied",
@@ -348,29 +309,4 @@ fn denied() -> Problem {
 fn not_acceptable() -> Problem {
     let detail = "the value is JSON, or text/plain if it is one scalar; Accept allows neither";
     Problem::new(StatusCode::NOT_ACCEPTABLE, "malformed", detail)
-}
-
-/// Counts among the keys that the peer may read.
-fn health(shared: &Shared, survey: &Survey) -> serde_json::Value {
-    let count = |state| survey.keys.iter().filter(|key| key.state == state).count();
-    json!({
-        "status": if shared.config.degraded { "degraded" } else { "ok" },
-        "keys": {
-            "fresh": count(State::Fresh),
-            "stale": count(State::Stale),
-            "failing": count(State::Failing),
-            "revoked": count(State::Revoked),
-            "never-fetched": count(State::NeverFetched),
-        },
-    })
-}
-
-fn whoami(shared: &Shared, peer: &Peer) -> serde_json::Value {
-    let clients: Vec<&str> = shared.config.acl.matching(peer).map(|client| client.name.as_str()).collect();
-    json!({ "uid": peer.uid, "gid": peer.gid, "groups": peer.groups, "pid": peer.pid, "clients": clients })
-}
-
-fn keys(survey: &Survey) -> serde_json::Value {
-    let key = |one: &KeyState| json!({ "key": one.key, "state": one.state, "age": one.age.map(|age| age.as_secs()) });
-    json!({ "keys": survey.keys.iter().map(key).collect::<Vec<_>>() })
 }

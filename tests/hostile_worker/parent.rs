@@ -9,28 +9,36 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keyhatch::config::{SourceText, System, parse};
-use keyhatch::parent::{ParentInputs, run};
+use keyhatch::parent::{CacheInputs, LogOptions, ParentInputs, SourceInputs, run};
 use keyhatch::sys::{file, spawn};
+use keyhatch::telemetry;
 
 fn main() -> ExitCode {
     let directory = PathBuf::from(std::env::args_os().nth(1).unwrap());
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).compact().init();
+    telemetry::start(false, false);
     let path = directory.join("keyhatch.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    let (worker_log, _writer) = spawn::log_pipe().unwrap();
+    let (worker_log, writer) = spawn::log_pipe().unwrap();
+    drop(writer);
     let inputs = ParentInputs {
         config: parse(vec![SourceText { path, text }], &System).unwrap(),
         channel: stdin().as_fd().try_clone_to_owned().unwrap(),
         worker_log,
-        cache_directory: file::open_directory(&directory.join("cache")).unwrap(),
-        seal_key: std::fs::File::open(directory.join("seal.key")).unwrap(),
+        cache: CacheInputs {
+            directory: file::open_directory(&directory.join("cache")).unwrap(),
+            seal_key: std::fs::File::open(directory.join("seal.key")).unwrap(),
+            boot: None,
+        },
         tokens: Vec::new(),
+        sources: SourceInputs::default(),
         listeners: vec![directory.join("keyhatch.sock")],
         admin: None,
         layers: Vec::new(),
     };
     std::thread::spawn(move || starve(&directory));
-    match run(inputs) {
+    // The last lines are written when the guard is dropped.
+    let (_guard, dropped) = telemetry::detach();
+    match run(inputs, LogOptions { requests: false, dropped }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "ended: {error}");

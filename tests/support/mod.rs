@@ -1,6 +1,9 @@
 //! What the tests from outside share: an upstream, a broker, and peers of another uid.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "a test may panic; each test uses its share")]
 
+pub mod process;
+pub mod serving;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -98,43 +101,71 @@ impl Broker {
 
     /// `settings` are the key's, `sections` stand beside it.
     pub fn with(upstream: u16, settings: &str, sections: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path();
-        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let at = |name: &str| root.join(name).display().to_string();
-        let secret = |name: &str, content: &str, mode| {
-            std::fs::write(root.join(name), content).unwrap();
-            std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
-        };
-        secret("token", &format!("{TOKEN}\n"), 0o400);
-        let text = format!(
-            "[server]\nsocket = \"{}\"\nadmin-socket = \"{}\"\nparent-user = {PARENT}\nworker-user = {WORKER}\n\
-             [cache]\ndirectory = \"{}\"\nseal-key = {{ file = \"{}\" }}\n\
-             [tokens]\nheroku = {{ file = \"{}\" }}\n\
-             [keys.\"/billing/database-url\"]\nsource = {{ type = \"heroku\", app = \"billing-prod\", \
-             config-var = \"DATABASE_URL\", token = \"heroku\", base-url = \"http://127.0.0.1:{upstream}\", \
-             allow-plaintext = true }}\n{settings}\n{sections}\n\
-             [clients.billing]\nuser = {GRANTED}\nkeys = [\"/billing/*\"]\n",
-            at("keyhatch.sock"),
-            at("admin.sock"),
-            at("cache"),
-            at("seal.key"),
-            at("token"),
-        );
-        secret("keyhatch.toml", &text, 0o600);
-        let mut broker = Self { directory, child: None };
+        let mut broker = Self::prepared(|_| {
+            format!(
+                "[tokens]\nheroku = {{ file = \"DIR/token\" }}\n\
+                 [keys.\"/billing/database-url\"]\nsource = {{ type = \"heroku\", app = \"billing-prod\", \
+                 config-var = \"DATABASE_URL\", token = \"heroku\", base-url = \"http://127.0.0.1:{upstream}\", \
+                 allow-plaintext = true }}\n{settings}\n{sections}\n\
+                 [clients.billing]\nuser = {GRANTED}\nkeys = [\"/billing/*\"]\n"
+            )
+        });
         broker.start();
         broker
     }
 
-    pub fn start(&mut self) {
-        self.start_by(Command::new(env!("CARGO_BIN_EXE_keyhatch")));
+    /// Not started yet. What `sections` gives stands below `[server]` and `[cache]`; `DIR` in it becomes the directory.
+    pub fn prepared(sections: impl FnOnce(&Path) -> String) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let broker = Self { directory, child: None };
+        broker.write("token", &format!("{TOKEN}\n"), 0o400);
+        broker.configure(&sections(broker.directory.path()));
+        broker
     }
 
-    /// Starts it by a command that ends in the program's path and executes it.
-    pub fn start_by(&mut self, mut serve: Command) {
+    /// Writes the configuration, for the next start.
+    pub fn configure(&self, sections: &str) {
+        let text = format!(
+            "[server]\nsocket = \"DIR/keyhatch.sock\"\nadmin-socket = \"DIR/admin.sock\"\n\
+             parent-user = {PARENT}\nworker-user = {WORKER}\n\
+             [cache]\ndirectory = \"DIR/cache\"\nseal-key = {{ file = \"DIR/seal.key\" }}\n{sections}",
+        );
+        let text = text.replace("DIR", &self.directory.path().display().to_string());
+        self.write("keyhatch.toml", &text, 0o600);
+    }
+
+    /// Starts it although it cannot: the exit code, and what it says.
+    pub fn refused(&self) -> (Option<i32>, String) {
+        let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        let done = serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    }
+
+    /// A file of this mode in the directory.
+    pub fn write(&self, name: &str, content: &str, mode: u32) {
+        std::fs::write(self.path(name), content).unwrap();
+        std::fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With more arguments to `serve`.
+    pub fn start_with(&mut self, more: &[&str]) {
+        self.launch(Command::new(env!("CARGO_BIN_EXE_keyhatch")), more);
+    }
+
+    /// By a command that ends in the program's path and executes it.
+    pub fn start_by(&mut self, serve: Command) {
+        self.launch(serve, &[]);
+    }
+
+    fn launch(&mut self, mut serve: Command, more: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).stdin(Stdio::null()).stderr(log);
+        serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).args(more).stdin(Stdio::null()).stderr(log);
         let already = self.log().matches("serving").count();
         let mut child = serve.spawn().unwrap();
         wait_until("the broker serves", || {

@@ -2,8 +2,16 @@
 //!
 //! Must never give a value to another key or another source than the one it was sealed for, and never an empty one.
 
+mod archive;
+mod format;
+mod lane;
+mod ledger;
 mod seal;
 mod store;
 
-pub use seal::{SealKey, SealKeyError, new_seal_key_text};
-pub use store::{LoadProblem, Loaded, Store, StoreError};
+pub use archive::{Archive, Listing, Loaded, Problem, Sealed};
+pub use format::{Definition, Label, State, Tombstone, Unreadable, Validators, ValueLabel};
+pub use lane::Lane;
+pub use ledger::Ledger;
+pub use seal::{KeyRing, SealKey, SealKeyError, new_seal_key_text};
+pub use store::{Item, Record, Store, StoreError};

@@ -13,6 +13,10 @@ use crate::secret::KeyPath;
 
 const PREFIX: &str = "keyhatch-seal-1:";
 const KEY_LEN: usize = 32;
+/// Hex digits of a file's name.
+pub(super) const NAME_LEN: usize = 40;
+/// What sealing adds: the nonce before, the tag behind.
+pub(super) const OVERHEAD: usize = NONCE_LEN + 16;
 
 /// The content of a new seal key file: one line of text.
 pub fn new_seal_key_text() -> Result<Zeroizing<String>, SealKeyError> {
@@ -42,8 +46,13 @@ impl fmt::Display for SealKeyError {
 
 impl std::error::Error for SealKeyError {}
 
+/// Which seal key a file was sealed with; tells nothing of the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeyId(pub(super) [u8; 8]);
+
 /// Subkeys, one for each use, so that none of them tells anything of another.
 pub struct SealKey {
+    id: KeyId,
     seal: RandomizedNonceKey,
     names: hmac::Key,
     tags: hmac::Key,
@@ -62,7 +71,10 @@ impl SealKey {
         let root = hmac::Key::new(hmac::HMAC_SHA256, &key[..KEY_LEN]);
         let subkey = |label: &str| hmac::sign(&root, label.as_bytes());
         let hmac_key = |label: &str| hmac::Key::new(hmac::HMAC_SHA256, subkey(label).as_ref());
+        let mut id = KeyId([0; 8]);
+        id.0.copy_from_slice(&subkey("keyhatch key id").as_ref()[..8]);
         Ok(Self {
+            id,
             seal: RandomizedNonceKey::new(&AES_256_GCM_SIV, subkey("keyhatch seal").as_ref())
                 .map_err(|_| SealKeyError::NotASealKey)?,
             names: hmac_key("keyhatch file name"),
@@ -70,10 +82,21 @@ impl SealKey {
         })
     }
 
+    pub(super) fn id(&self) -> KeyId {
+        self.id
+    }
+
     /// The name of the file of a key; says nothing of the key to who has not the seal key.
-    pub(super) fn file_name(&self, key: &KeyPath) -> String {
-        let hash = hmac::sign(&self.names, key.as_str().as_bytes());
-        hash.as_ref()[..20].iter().map(|byte| format!("{byte:02x}")).collect()
+    pub(in crate::parent) fn file_name(&self, key: &KeyPath) -> String {
+        self.name_of(key.as_str())
+    }
+
+    /// The same of anything; what does not begin with a slash is no key.
+    pub(super) fn name_of(&self, what: &str) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let hash = hmac::sign(&self.names, what.as_bytes());
+        let digits = hash.as_ref()[..NAME_LEN / 2].iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
     }
 
     /// The entity tag of one representation: the same over restarts.
@@ -88,7 +111,7 @@ impl SealKey {
     }
 
     /// nonce, ciphertext and its tag; `None` only if the cipher has no randomness.
-    pub(super) fn seal(&self, context: &[u8], plain: &mut Zeroizing<Vec<u8>>) -> Option<Vec<u8>> {
+    pub(super) fn seal(&self, context: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
         // Room for the cipher's tag, so that the plain text does not move.
         let mut buffer = Zeroizing::new(Vec::with_capacity(plain.len() + 16));
         buffer.extend_from_slice(plain);
@@ -103,5 +126,32 @@ impl SealKey {
         let length = self.seal.open_in_place(nonce, Aad::from(context), &mut buffer).ok()?.len();
         buffer.truncate(length);
         Some(buffer)
+    }
+}
+
+/// The seal keys of the configuration: the first seals, all open. Never empty.
+pub struct KeyRing {
+    keys: Vec<SealKey>,
+}
+
+impl KeyRing {
+    pub fn new(first: SealKey, older: Vec<SealKey>) -> Self {
+        let mut keys = vec![first];
+        keys.extend(older);
+        Self { keys }
+    }
+
+    /// The key that seals, and by which entity tags are made.
+    pub fn first(&self) -> &SealKey {
+        &self.keys[0]
+    }
+
+    pub(super) fn all(&self) -> &[SealKey] {
+        &self.keys
+    }
+
+    /// The place in the list of the key with this id.
+    pub(super) fn position(&self, id: KeyId) -> Option<usize> {
+        self.keys.iter().position(|key| key.id == id)
     }
 }

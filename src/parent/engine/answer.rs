@@ -54,7 +54,13 @@ impl Engine {
     /// The value if it may be served, else this failure.
     pub(super) fn fall_back(&self, key: &KeyPath, failure: Failure, verdict: Verdict) -> Reply {
         let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
-        if usable { self.value(key, verdict) } else { self.failure(key, Some(failure), verdict) }
+        if !usable {
+            return self.failure(key, Some(failure), verdict);
+        }
+        // A refused or wrong answer is told apart by its `fwd-status`; 429 has a word of its own.
+        let status = matches!(failure.reason, Reason::Status(status) if status != 429);
+        let detail = if status { Some(Detail::StaleIfError) } else { verdict.detail };
+        self.value(key, Verdict { detail, ..verdict })
     }
 
     pub(super) fn value(&self, key: &KeyPath, verdict: Verdict) -> Reply {
@@ -99,7 +105,7 @@ impl Engine {
             usable_until: BootInstant(fresh_until.max(now.saturating_add(nanos(pause)).min(legal_until))),
             stale_detail: match verdict.detail {
                 Some(detail @ (Detail::FailoverTimeout | Detail::Revalidating)) => detail,
-                _ => Detail::BackingOff,
+                _ => Detail::BreakerOpen,
             },
         }
     }

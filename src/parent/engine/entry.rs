@@ -1,5 +1,7 @@
 //! One key: its value, how its last fetch ended, and how often it was refused. No I/O.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +11,20 @@ use super::pace::Pace;
 use crate::config::{Projection, Source};
 use crate::ipc::wire::{State, Tag};
 use crate::outcome::{Class, Failure};
-use crate::parent::cache::SealKey;
+use crate::parent::cache::{Definition, Loaded, Record, SealKey, Validators, ValueLabel};
 use crate::secret::{KeyPath, SecretValue};
 use crate::staleness::{Revocation, Settings, is_usable};
 
 pub(super) struct Entry {
     pub(super) document: super::DocumentId,
     pub(super) projection: Projection,
-    pub(super) definition: String,
+    pub(super) definition: Definition,
     pub(super) settings: Settings,
     pub(super) held: Option<Held>,
     /// How the last fetch ended, if it brought no value.
     pub(super) failure: Option<Failure>,
+    /// The status of the last good answer, where the source has such a thing.
+    pub(super) status: Option<u16>,
     /// Of this key alone: its field is missing from a document that is there.
     pub(super) pace: Pace,
     /// A failure with nothing to fall back on is remembered until then.
@@ -53,17 +57,47 @@ pub(super) struct Held {
     pub(super) value: Arc<SecretValue>,
     /// Milliseconds since the epoch.
     pub(super) fetched_at: u64,
-    /// The instant that is on disk with it; 0 when it is not.
-    pub(super) sealed_at: u64,
+    /// The `fetched_at` in the file that has exactly this value, once there is one.
+    pub(super) on_disk: Rc<Cell<Option<u64>>>,
     pub(super) tag: Tag,
     pub(super) tag_text: Option<Tag>,
+    pub(super) validators: Validators,
 }
 
 impl Held {
-    pub(super) fn new(seal: &SealKey, key: &KeyPath, value: Arc<SecretValue>, fetched_at: u64, sealed_at: u64) -> Self {
+    /// What the upstream has just given.
+    pub(super) fn new(
+        seal: &SealKey,
+        key: &KeyPath,
+        value: Arc<SecretValue>,
+        validators: Validators,
+        fetched_at: u64,
+    ) -> Self {
         let tag = seal.tag(key, "application/json", value.json());
         let tag_text = value.text().map(|text| seal.tag(key, "text/plain", text.as_bytes()));
-        Self { value, fetched_at, sealed_at, tag, tag_text }
+        Self { value, fetched_at, on_disk: Rc::default(), tag, tag_text, validators }
+    }
+
+    /// What was sealed, and the upstream last gave at `fetched_at`. The tags are of the first seal key, whichever sealed it.
+    pub(super) fn loaded(seal: &SealKey, loaded: Loaded, fetched_at: u64) -> Self {
+        let Loaded { value, label } = loaded;
+        let held = Self::new(seal, &label.key, Arc::new(value), label.validators, fetched_at);
+        held.on_disk.set(Some(label.fetched_at));
+        held
+    }
+
+    /// What is to be sealed of it.
+    pub(super) fn record(&self, key: &KeyPath, definition: Definition) -> Record {
+        let label = ValueLabel {
+            key: key.clone(),
+            definition,
+            fetched_at: self.fetched_at,
+            size: self.value.len() as u64,
+            tag: self.tag,
+            tag_text: self.tag_text,
+            validators: self.validators.clone(),
+        };
+        Record { label, value: self.value.clone() }
     }
 }
 
@@ -72,10 +106,11 @@ impl Entry {
         Self {
             document,
             projection: source.projection.clone(),
-            definition: source.definition.clone(),
+            definition: Definition::of(&source.definition),
             settings,
             held,
             failure: None,
+            status: None,
             pace: Pace::default(),
             negative_until: None,
             leased_until: 0,
@@ -164,7 +199,7 @@ mod tests {
     fn entry() -> Entry {
         let key = KeyPath::parse("/a").unwrap();
         let seal = SealKey::parse(new_seal_key_text().unwrap().as_bytes()).unwrap();
-        let held = Held::new(&seal, &key, Arc::new(SecretValue::from_text("v")), 1000, 1000);
+        let held = Held::new(&seal, &key, Arc::new(SecretValue::from_text("v")), Validators::default(), 1000);
         let document = crate::config::Document::File(crate::config::FileDocument {
             path: "/f".into(),
             format: crate::config::Format::Text,

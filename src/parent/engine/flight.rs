@@ -8,18 +8,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::entry::{Entry, GivenUp, Held};
+use super::entry::{Entry, GivenUp};
 use super::pace::{Circumstances, Pace};
-use super::{DocumentId, DocumentState, Engine, Origin};
+use super::{Asker, DocumentId, DocumentState, Engine, Origin};
 use crate::config::Document;
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
-use crate::parent::upstream::{DocumentBody, project};
+use crate::parent::cache::Validators;
+use crate::parent::upstream::{Answer, Fetched, project};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::boot_nanos;
 
-/// How long a value's sealed age may lag behind before it is written again although the value is the same.
-const RESEAL_AFTER_MS: u64 = 60_000;
 /// How long a peer that got nothing counts as wanting the value.
 const WANTED_FOR: Duration = Duration::from_secs(60);
 
@@ -27,6 +26,14 @@ const WANTED_FOR: Duration = Duration::from_secs(60);
 pub(super) struct Flight {
     pub(super) started: Instant,
     pub(super) landed: watch::Receiver<bool>,
+}
+
+/// A value that the upstream vouches for now.
+pub(super) struct Fresh {
+    pub(super) value: Arc<SecretValue>,
+    /// Of its saying so.
+    pub(super) status: Option<u16>,
+    pub(super) validators: Validators,
 }
 
 impl Engine {
@@ -46,7 +53,7 @@ impl Engine {
     }
 
     /// The fetch of a document that is under way, or a new one; and whether it was under way.
-    pub(super) fn join(self: &Rc<Self>, id: DocumentId) -> (Flight, bool) {
+    pub(super) fn join(self: &Rc<Self>, id: DocumentId, asker: Option<Asker>) -> (Flight, bool) {
         let mut documents = self.documents.borrow_mut();
         let state = &mut documents[id.0];
         if let Some(flight) = &state.flight {
@@ -59,7 +66,7 @@ impl Engine {
         self.origins.borrow_mut().entry(state.origin.clone()).or_default().begin();
         let engine = self.clone();
         tokio::task::spawn_local(async move {
-            engine.fly(id).await;
+            engine.fly(id, asker).await;
             // Nobody may be waiting any more.
             let _ = land.send(true);
         });
@@ -81,7 +88,7 @@ impl Engine {
                         state.pace.permits(now) && origins.get(&state.origin).is_none_or(|pace| pace.permits(now))
                     };
                     if permitted {
-                        engine.join(id);
+                        engine.join(id, None);
                     }
                     // Up to a tenth earlier, so that many documents do not stay in step.
                     tokio::time::sleep(every - every * u32::from(random()) / 2550).await;
@@ -90,15 +97,16 @@ impl Engine {
         }
     }
 
-    async fn fly(&self, id: DocumentId) {
-        let (document, keys, limit, late_after) = {
+    async fn fly(&self, id: DocumentId, asker: Option<Asker>) {
+        let (document, keys, known, limit, late_after) = {
             let documents = self.documents.borrow();
             let state = &documents[id.0];
-            (state.document.clone(), state.keys.clone(), state.fetch_timeout, self.late_after(state))
+            let (known, late_after) = (self.known(state), self.late_after(state));
+            (state.document.clone(), state.keys.clone(), known, state.fetch_timeout, late_after)
         };
         let started = Instant::now();
         let mut late = false;
-        let call = timeout(limit, self.call(&document));
+        let call = timeout(limit, self.sources.fetch(&document, &known, &self.vault));
         tokio::pin!(call);
         let fetched = loop {
             tokio::select! {
@@ -109,38 +117,56 @@ impl Engine {
                 }
             }
         };
-        let fetched = fetched.unwrap_or(Err(Failure::unavailable(Reason::Timeout)));
-        let fetched = fetched.map_err(|failure| self.classify(id, failure));
-        let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        match &fetched {
-            Ok(_) => tracing::info!(origin = document.origin(), millis, outcome = "answered", "fetch"),
-            Err(failure) => tracing::warn!(
-                origin = document.origin(), millis, outcome = failure.class.name(), reason = %failure.reason, "fetch"
-            ),
-        }
-        self.settle(id, fetched.as_ref().err().copied(), late);
+        let Fetched { answer, quota_spent } =
+            fetched.unwrap_or_else(|_| Err(Failure::unavailable(Reason::Timeout)).into());
+        let answer = answer.map_err(|failure| self.classify(id, failure));
+        log_fetch(&document, &keys, asker, started, &answer);
+        self.settle(id, answer.as_ref().err().copied(), late, quota_spent);
+        let mut values = Vec::new();
         for key in keys.iter() {
-            let projection = self.entries.borrow().get(key).map(|entry| entry.projection.clone());
-            let Some(projection) = projection else { continue };
-            let projected = match &fetched {
-                Ok(body) => project(body, &projection, self.value_size),
-                Err(failure) => Err(*failure),
-            };
-            match projected {
-                Ok(value) => self.accept(key, value).await,
-                Err(failure) => self.refuse(key, failure, fetched.is_ok()).await,
+            match self.value_of(key, &answer, &known) {
+                Some(Ok(fresh)) => values.push((key.clone(), fresh)),
+                Some(Err(failure)) => self.refuse(key, failure, answer.is_ok()).await,
+                None => {}
             }
         }
-        if fetched.is_ok() {
+        self.accept(values).await;
+        if answer.is_ok() {
             self.restore_withheld(&document).await;
         }
         self.documents.borrow_mut()[id.0].flight = None;
     }
 
-    async fn call(&self, document: &Document) -> Result<DocumentBody, Failure> {
-        match document {
-            Document::Http(http) => self.http.fetch(http, &self.vault).await,
-            Document::File(_) => Err(Failure::unavailable(Reason::SourceUnreadable)),
+    /// What a request may show: only while every key of the document has a value, and all have theirs of one answer.
+    fn known(&self, state: &DocumentState) -> Validators {
+        let entries = self.entries.borrow();
+        let held = |key: &KeyPath| entries.get(key).and_then(|entry| entry.held.as_ref());
+        let Some(first) = state.keys.first().and_then(held) else { return Validators::default() };
+        let of_one_answer = |key: &KeyPath| held(key).is_some_and(|held| held.validators == first.validators);
+        if state.keys.iter().all(of_one_answer) { first.validators.clone() } else { Validators::default() }
+    }
+
+    /// The value of a key in an answer, with the status of that. `None` when there is no such key any more, or no
+    /// value that could be as it was.
+    fn value_of(
+        &self,
+        key: &KeyPath,
+        answer: &Result<Answer, Failure>,
+        known: &Validators,
+    ) -> Option<Result<Fresh, Failure>> {
+        let entries = self.entries.borrow();
+        let entry = entries.get(key)?;
+        match answer {
+            Err(failure) => Some(Err(*failure)),
+            Ok(Answer::NotModified) => {
+                let value = entry.held.as_ref()?.value.clone();
+                Some(Ok(Fresh { value, status: Some(304), validators: known.clone() }))
+            }
+            Ok(Answer::Answered { body, status, validators }) => {
+                let value = project(body, &entry.projection, self.value_size);
+                let fresh = |value| Fresh { value: Arc::new(value), status: *status, validators: validators.clone() };
+                Some(value.map(fresh))
+            }
         }
     }
 
@@ -168,25 +194,28 @@ impl Engine {
     }
 
     /// Back-off after a call: of the document, and of its origin if that is what failed.
-    fn settle(&self, id: DocumentId, failure: Option<Failure>, late: bool) {
+    fn settle(&self, id: DocumentId, failure: Option<Failure>, late: bool, quota_spent: Option<Duration>) {
         let mut documents = self.documents.borrow_mut();
         let state = &mut documents[id.0];
         let mut origins = self.origins.borrow_mut();
         let origin = origins.entry(state.origin.clone()).or_default();
         state.refused = failure.is_some_and(|failure| matches!(failure.class, Class::TokenRefused | Class::Refused));
-        let Some(failure) = failure else {
+        if let Some(failure) = failure {
+            let why = self.circumstances(failure.retry_after);
+            match (late, failure.is_of_origin()) {
+                (false, true) => origin.fail(why),
+                (true, true) => origin.again(why),
+                // It answered, if only to refuse.
+                (_, false) => origin.succeed(),
+            }
+            if late { state.pace.again(why) } else { state.pace.fail(why) }
+        } else {
             state.pace.succeed();
             origin.succeed();
-            return;
-        };
-        let why = self.circumstances(failure.retry_after);
-        match (late, failure.is_of_origin()) {
-            (false, true) => origin.fail(why),
-            (true, true) => origin.again(why),
-            // It answered, if only to refuse.
-            (_, false) => origin.succeed(),
         }
-        if late { state.pace.again(why) } else { state.pace.fail(why) }
+        if let Some(wait) = quota_spent {
+            origin.rest(Instant::now() + wait);
+        }
     }
 
     /// A 403 is the token's when every document of the token that was asked is refused, and the document's own otherwise.
@@ -204,40 +233,7 @@ impl Engine {
         Failure { class, ..failure }
     }
 
-    async fn accept(&self, key: &KeyPath, value: SecretValue) {
-        let now = self.clock.now();
-        let (definition, value) = {
-            let mut entries = self.entries.borrow_mut();
-            let Some(entry) = entries.get_mut(key) else { return };
-            if entry.failure.is_some() {
-                tracing::info!(%key, "answered again");
-            }
-            let sealed_at = entry.held.as_ref().map_or(0, |held| held.sealed_at);
-            let held = Held::new(self.store.seal_key(), key, Arc::new(value), now, sealed_at);
-            let value = held.value.clone();
-            let changed = entry.accept(held);
-            if changed || entry.leased_stale {
-                self.recall(key, entry);
-            }
-            if !changed && now.saturating_sub(sealed_at) < RESEAL_AFTER_MS {
-                return;
-            }
-            (entry.definition.clone(), value)
-        };
-        let (store, path) = (self.store.clone(), key.clone());
-        let saved = tokio::task::spawn_blocking(move || store.save(&path, &definition, &value, now)).await;
-        match saved {
-            Ok(Ok(())) => {
-                if let Some(held) = self.entries.borrow_mut().get_mut(key).and_then(|entry| entry.held.as_mut()) {
-                    held.sealed_at = now;
-                }
-            }
-            Ok(Err(error)) => tracing::error!(%key, %error, "not persisted; still served from memory"),
-            Err(error) => tracing::error!(%key, %error, "not persisted; still served from memory"),
-        }
-    }
-
-    async fn refuse(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
+    pub(super) async fn refuse(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
         let given_up = {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { return };
@@ -259,40 +255,13 @@ impl Engine {
             Some(GivenUp::Withheld) => tracing::error!(%key, "the token is refused: the value is withheld"),
             Some(GivenUp::Shredded) => {
                 tracing::error!(%key, outcome = failure.class.name(), "revoked: the value is shredded");
-                let (store, path) = (self.store.clone(), key.clone());
-                if !matches!(tokio::task::spawn_blocking(move || store.shred(&path)).await, Ok(Ok(()))) {
-                    tracing::error!(%key, "the sealed file of a revoked value could not be removed");
-                }
-            }
-        }
-    }
-
-    /// A token was accepted: what was withheld for its sake serves again, from disk.
-    async fn restore_withheld(&self, accepted: &Document) {
-        let Some(token) = accepted.token() else { return };
-        let withheld: Vec<(KeyPath, String)> = {
-            let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
-            let of_token = |entry: &Entry| documents[entry.document.0].document.token() == Some(token);
-            let withheld = entries.iter().filter(|(_, entry)| entry.is_withheld() && of_token(entry));
-            withheld.map(|(key, entry)| (key.clone(), entry.definition.clone())).collect()
-        };
-        for (key, definition) in withheld {
-            let (store, path) = (self.store.clone(), key.clone());
-            let loaded = tokio::task::spawn_blocking(move || store.load(&path, &definition)).await;
-            let loaded = loaded.ok().and_then(Result::ok).flatten();
-            let held = loaded.map(|loaded| {
-                let value = Arc::new(loaded.value);
-                Held::new(self.store.seal_key(), &key, value, loaded.fetched_at, loaded.fetched_at)
-            });
-            if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.is_withheld()) {
-                tracing::info!(%key, "the token is accepted: what was withheld serves again");
-                entry.restore(held);
+                self.bury(key).await;
             }
         }
     }
 
     /// The worker may hold this value under a lease: it must not any more.
-    fn recall(&self, key: &KeyPath, entry: &mut Entry) {
+    pub(super) fn recall(&self, key: &KeyPath, entry: &mut Entry) {
         if entry.leased_until > boot_nanos() {
             // A closed queue means that the worker is gone, and its values with it.
             let _ = self.recalls.send(Recall::Keys(vec![key.clone()]));
@@ -301,10 +270,37 @@ impl Engine {
     }
 }
 
+/// One line for each call, with whoever made it begin: nobody, when it refreshes ahead.
+fn log_fetch(
+    document: &Document,
+    keys: &[KeyPath],
+    asker: Option<Asker>,
+    started: Instant,
+    answer: &Result<Answer, Failure>,
+) {
+    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
+    let request = asker.map(|asker| tracing::field::display(asker.request));
+    let key = keys.first().map(tracing::field::display);
+    let more_keys = (keys.len() > 1).then(|| keys.len() - 1);
+    let origin = document.origin();
+    let (outcome, status) = match answer {
+        Ok(Answer::Answered { status, .. }) => ("answered", *status),
+        Ok(Answer::NotModified) => ("not-modified", Some(304)),
+        Err(failure) => {
+            let (outcome, reason) = (failure.class.name(), tracing::field::display(failure.reason));
+            let status = failure.status();
+            tracing::warn!(origin, key, more_keys, uid, pid, request, millis, outcome, reason, status, "fetch");
+            return;
+        }
+    };
+    tracing::info!(origin, key, more_keys, uid, pid, request, millis, outcome, status, "fetch");
+}
+
 /// For spreading only: without randomness, nothing is spread.
 fn random() -> u8 {
     let mut byte = [0];
-    let _ = aws_lc_rs::rand::fill(&mut byte);
+    let _ = crate::sys::random::fill(&mut byte);
     byte[0]
 }
 

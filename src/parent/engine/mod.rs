@@ -7,6 +7,10 @@ mod budget;
 mod entry;
 mod flight;
 mod pace;
+mod scribe;
+mod storage;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,18 +22,20 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use self::budget::Budget;
-use self::entry::{Entry, Held};
+use self::entry::Entry;
 use self::flight::{Flight, Origins};
 use self::pace::Pace;
-use super::cache::Store;
+use self::scribe::{Scribe, Wanted};
+use super::cache::{Ledger, Store};
 use super::clock::Clock;
-use super::upstream::HttpUpstream;
+use super::upstream::Sources;
 use super::vault::Vault;
 use crate::config::{Config, Document, TokenName};
-use crate::ipc::wire::{Detail, Forward, Recall, Reply, Verdict};
+use crate::ipc::wire::{Detail, Forward, Recall, Reply, RequestId, Verdict};
 use crate::outcome::{Failure, Reason};
 use crate::secret::KeyPath;
 use crate::staleness::{Decision, View, decide};
+use crate::sys::clock::BootId;
 
 /// A document is asked again for the sake of `no-cache` no more often than this.
 const REVALIDATED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
@@ -42,8 +48,10 @@ pub(super) struct Engine {
     /// When a peer last got nothing because the upstream was unavailable.
     wanted: Cell<Option<Instant>>,
     store: Arc<Store>,
+    scribe: Scribe,
+    ledger: RefCell<Ledger>,
     clock: Clock,
-    http: HttpUpstream,
+    sources: Sources,
     vault: Vault,
     value_size: u64,
     recalls: mpsc::UnboundedSender<Recall>,
@@ -106,41 +114,37 @@ impl Engine {
     pub(super) fn new(
         config: &Config,
         store: Store,
-        http: HttpUpstream,
+        boot: Option<BootId>,
+        sources: Sources,
         vault: Vault,
         recalls: mpsc::UnboundedSender<Recall>,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let (documents, of_key) = documents(config);
-        let mut entries = HashMap::new();
-        for key in &config.keys {
-            let held = match store.load(&key.path, &key.source.definition) {
-                Ok(loaded) => loaded.map(|loaded| {
-                    let value = Arc::new(loaded.value);
-                    Held::new(store.seal_key(), &key.path, value, loaded.fetched_at, loaded.fetched_at)
-                }),
-                Err(problem) => {
-                    tracing::warn!(key = %key.path, %problem, "no last known good");
-                    None
-                }
-            };
-            let entry = Entry::new(of_key[&key.path], &key.source, key.settings.clone(), held);
-            entries.insert(key.path.clone(), entry);
-        }
-        let held = entries.values().filter_map(|entry: &Entry| entry.held.as_ref());
-        let reached = held.map(|held| held.fetched_at).max().unwrap_or(0);
-        Self {
-            entries: RefCell::new(entries),
+        let store = Arc::new(store);
+        let opened = storage::open(config, &store, boot);
+        let mut held = opened.held;
+        let entry = |key: &crate::config::Key| {
+            let held = held.remove(&key.path);
+            (key.path.clone(), Entry::new(of_key[&key.path], &key.source, key.settings.clone(), held))
+        };
+        let scribe = Scribe::start(store.clone())?;
+        let tombstones = opened.overruled.into_iter();
+        scribe.write_behind(tombstones.map(|tombstone| (tombstone.key.clone(), Wanted::Tombstone(tombstone))));
+        Ok(Self {
+            entries: RefCell::new(config.keys.iter().map(entry).collect()),
             documents: RefCell::new(documents),
             origins: RefCell::default(),
             budget: RefCell::new(Budget::new(config.limits.fetches_per_user)),
             wanted: Cell::new(None),
-            clock: Clock::new(reached),
-            store: Arc::new(store),
-            http,
+            clock: opened.clock,
+            ledger: RefCell::new(opened.ledger),
+            scribe,
+            store,
+            sources,
             vault,
             value_size: config.limits.value_size,
             recalls,
-        }
+        })
     }
 
     /// Takes one from the budget of this user, or says how long to wait for it.
@@ -148,17 +152,17 @@ impl Engine {
         self.budget.borrow_mut().take(uid, Instant::now())
     }
 
-    /// The answer for a peer of this uid that may read `key`.
-    pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, uid: u32, revalidate: bool) -> Reply {
+    /// The answer for a peer that may read `key`.
+    pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Reply {
         let Some(considered) = self.consider(key, revalidate) else { return Reply::Denied };
         let hit = |detail| Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail };
         let starts = matches!(considered.decision, Decision::Wait { .. } | Decision::StaleAndRefresh);
         if starts
             && !considered.in_flight
-            && let Err(retry_after) = self.charge(uid)
+            && let Err(retry_after) = self.charge(asker.uid)
         {
             let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
-            tracing::warn!(uid, %key, "over its budget of fetches");
+            tracing::warn!(uid = asker.uid, pid = asker.pid, %key, request = %asker.request, "over its budget of fetches");
             return if usable {
                 self.value(key, hit(Some(Detail::OverBudget)))
             } else {
@@ -169,16 +173,16 @@ impl Engine {
             Decision::Fresh => return self.value(key, hit(None)),
             Decision::Stale => {
                 let late = considered.in_flight;
-                return self.value(key, hit(Some(if late { Detail::FailoverTimeout } else { Detail::BackingOff })));
+                return self.value(key, hit(Some(if late { Detail::FailoverTimeout } else { Detail::BreakerOpen })));
             }
-            Decision::Fail => return self.failure(key, None, hit(None)),
+            Decision::Fail => return self.failure(key, None, hit(Some(Detail::BreakerOpen))),
             Decision::StaleAndRefresh => {
-                self.join(considered.document);
+                self.join(considered.document, Some(asker));
                 return self.value(key, hit(Some(Detail::Revalidating)));
             }
             Decision::Wait { up_to } => up_to,
         };
-        let (mut flight, collapsed) = self.join(considered.document);
+        let (mut flight, collapsed) = self.join(considered.document, Some(asker));
         let forward = match (considered.revalidate, considered.had_value) {
             (true, _) => Forward::Request,
             (false, true) => Forward::Stale,
@@ -191,9 +195,10 @@ impl Engine {
             let verdict = Verdict { detail: Some(Detail::FailoverTimeout), ..verdict };
             return self.fall_back(key, late, verdict);
         }
-        let failure = self.entries.borrow().get(key).and_then(|entry| entry.failure);
+        let ended = self.entries.borrow().get(key).map(|entry| (entry.failure, entry.status));
+        let (failure, fwd_status) = ended.unwrap_or_default();
         match failure {
-            None => self.value(key, Verdict { fwd_status: Some(200), stored: true, ..verdict }),
+            None => self.value(key, Verdict { fwd_status, stored: fwd_status != Some(304), ..verdict }),
             Some(failure) => {
                 let detail = Some(Detail::Failed(failure.reason));
                 self.fall_back(key, failure, Verdict { fwd_status: failure.status(), detail, ..verdict })
@@ -222,6 +227,14 @@ impl Engine {
             revalidate,
         })
     }
+}
+
+/// Who a fetch is for, as the parent has judged it; for the log and the budget.
+#[derive(Clone, Copy)]
+pub(super) struct Asker {
+    pub(super) uid: u32,
+    pub(super) pid: i32,
+    pub(super) request: RequestId,
 }
 
 /// What is to be done for one request, and on what grounds.

@@ -51,6 +51,11 @@ impl Pace {
         *self = Self::default();
     }
 
+    /// Whatever became of the last attempt, the upstream asks for none before this.
+    pub(super) fn rest(&mut self, until: Instant) {
+        self.due = self.due.max(Some(until));
+    }
+
     pub(super) fn fail(&mut self, why: Circumstances) {
         self.failures = self.failures.saturating_add(1);
         self.again(why);
@@ -113,6 +118,16 @@ mod tests {
         assert_eq!(wait(&pace, now), LONGEST_WHILE_WANTED);
         pace.fail(Circumstances { retry_after: Some(Duration::from_secs(90)), wanted: true, ..why(now) });
         assert_eq!(wait(&pace, now), Duration::from_secs(90));
+    }
+
+    #[test]
+    fn a_rest_is_kept_and_ends() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        pace.rest(now + FIRST);
+        assert!(!pace.permits(now) && pace.permits(now + FIRST));
+        pace.rest(now);
+        assert_eq!(wait(&pace, now), FIRST, "never shorter than what was asked for before");
     }
 
     #[test]

@@ -1,41 +1,52 @@
-//! One HTTP call: the request with its token, the answer under its limit, and the class of what happened.
+//! One fetch over HTTP: its requests, the answer under its limit, and the class of what happened.
 //!
 //! The token goes to the configured origin alone; a redirect elsewhere is refused, never followed.
 
-use std::error::Error as _;
-use std::io;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode, body::Incoming};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use std::time::Duration;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap};
+use hyper::{Response, StatusCode, Uri};
 use zeroize::Zeroizing;
 
+use super::authorities::Authorities;
 use super::body::{Collector, DocumentBody};
-use crate::config::{Auth, HttpDocument, Method};
-use crate::outcome::{Class, Failure, Reason};
+use super::connect::{self, Client};
+use super::hawk::{Artifacts, Challenge, Credentials};
+use super::redirect::{self, Redirect};
+use super::request::{self, Hop};
+use super::response::{self, Meaning};
+use super::{Answer, Fetched};
+use crate::config::{HttpDocument, Method, TokenName, Url};
+use crate::outcome::{Failure, Reason};
+use crate::parent::cache::Validators;
 use crate::parent::vault::Vault;
 
-type Connector = HttpsConnector<HttpConnector>;
+/// Redirects within the origin that one fetch follows.
+const MAX_REDIRECTS: u32 = 5;
 
-/// The client that all HTTP documents share.
-pub struct HttpUpstream {
-    client: Client<Connector, Full<Bytes>>,
+/// How an origin is reached: by TLS, with the authorities to trust instead of the system's, and through which proxy.
+type Way = (bool, Option<PathBuf>, Option<Url>);
+
+/// The clients that all HTTP documents share.
+pub(super) struct HttpUpstream {
+    clients: HashMap<Way, Client>,
     limit: usize,
+    /// By how many seconds the clocks of origins that speak Hawk are ahead.
+    ahead: RefCell<HashMap<(String, TokenName), i64>>,
 }
 
 /// An upstream that cannot be set up at all.
 #[derive(Debug)]
 pub struct TlsSetupError(rustls::Error);
 
-impl std::fmt::Display for TlsSetupError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for TlsSetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TLS cannot be set up: {}", self.0)
     }
 }
@@ -44,161 +55,186 @@ impl std::error::Error for TlsSetupError {}
 
 impl HttpUpstream {
     /// `limit` is the longest document, in bytes. The system's roots are read only if some document needs them.
-    pub fn new(limit: u64, with_tls: bool) -> Result<Self, TlsSetupError> {
-        let mut roots = rustls::RootCertStore::empty();
-        if with_tls {
-            let (added, refused) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            tracing::debug!(added, refused, "system TLS roots");
+    pub(super) fn new<'d>(
+        limit: usize,
+        documents: impl Iterator<Item = &'d HttpDocument>,
+        authorities: &BTreeMap<PathBuf, Authorities>,
+    ) -> Result<Self, TlsSetupError> {
+        let mut clients = HashMap::new();
+        let mut system = None;
+        let nobody = rustls::RootCertStore::empty;
+        for document in documents {
+            let way = way(document);
+            if clients.contains_key(&way) {
+                continue;
+            }
+            let roots = match &document.ca_file {
+                _ if !document.url.https => nobody(),
+                Some(path) => authorities.get(path).map_or_else(nobody, Authorities::roots),
+                None => system.get_or_insert_with(Authorities::of_the_system).roots(),
+            };
+            let proxy = document.proxy.as_ref().and_then(|proxy| proxy.origin().parse::<Uri>().ok());
+            clients.insert(way, connect::client(roots, proxy).map_err(TlsSetupError)?);
         }
-        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(TlsSetupError)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(15))
-            .pool_max_idle_per_host(2)
-            .build(connector);
-        Ok(Self { client, limit: usize::try_from(limit).unwrap_or(usize::MAX) })
+        Ok(Self { clients, limit, ahead: RefCell::default() })
     }
 
-    /// Fetches a document. The caller bounds the time.
-    pub async fn fetch(&self, document: &HttpDocument, vault: &Vault) -> Result<DocumentBody, Failure> {
-        let request = request(document, vault)?;
-        let response = self.client.request(request).await.map_err(|error| Failure::unavailable(transport(&error)))?;
-        check_status(&response)?;
-        let announced = response.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    pub(super) async fn fetch(&self, document: &HttpDocument, known: &Validators, vault: &Vault) -> Fetched {
+        let mut quota_spent = None;
+        let answer = self.follow(document, known, vault, &mut quota_spent).await;
+        Fetched { answer, quota_spent }
+    }
+
+    async fn follow(
+        &self,
+        document: &HttpDocument,
+        known: &Validators,
+        vault: &Vault,
+        quota_spent: &mut Option<Duration>,
+    ) -> Result<Answer, Failure> {
+        let mut hop = Hop::first(document);
+        let mut redirects = 0;
+        let nothing = Validators::default();
+        loop {
+            // What a redirect leads to is another document: its tags mean nothing of ours.
+            let known = if redirects == 0 { known } else { &nothing };
+            let exchange = self.exchange(document, &hop, known, vault).await?;
+            let (status, headers) = (exchange.response.status(), exchange.response.headers());
+            let now = SystemTime::now();
+            *quota_spent = response::quota_spent(headers, now).max(*quota_spent);
+            if let Some(next) = redirected(document, &hop, status, headers)? {
+                redirects += 1;
+                if redirects > MAX_REDIRECTS {
+                    return Err(Failure::misconfigured(Reason::RedirectLoop));
+                }
+                hop = next;
+                continue;
+            }
+            match response::meaning(status, headers, !known.is_empty(), now)? {
+                Meaning::NotModified => return Ok(Answer::NotModified),
+                Meaning::Good => {
+                    // What was redirected to may be another document the next time; and only GET is conditional.
+                    let lasting = redirects == 0 && document.method == Method::Get;
+                    let validators = if lasting { response::validators(headers) } else { Validators::default() };
+                    let body = self.body(exchange, vault, document).await?;
+                    return Ok(Answer::Answered { body, validators, status: Some(status.as_u16()) });
+                }
+            }
+        }
+    }
+
+    /// One request and the head of its answer; with Hawk a second one, if the first was signed at the wrong time.
+    async fn exchange(
+        &self,
+        document: &HttpDocument,
+        hop: &Hop,
+        known: &Validators,
+        vault: &Vault,
+    ) -> Result<Exchange, Failure> {
+        let client = self.clients.get(&way(document)).ok_or(Failure::unavailable(Reason::ConnectFailed))?;
+        let credentials = request::hawk(&document.auth, vault)?;
+        let clock = document.auth.token().map(|token| (document.url.origin(), token.clone()));
+        let mut resynchronized = false;
+        loop {
+            let make = || {
+                let mut request = request::request(document, hop, known)?;
+                request::authorize(request.headers_mut(), &document.auth, vault)?;
+                let (Some(credentials), Some(clock)) = (&credentials, &clock) else { return Ok((request, None)) };
+                let ahead = self.ahead.borrow().get(clock).copied().unwrap_or(0);
+                let signed = request::sign(&mut request, document, hop, credentials, ahead)?;
+                Ok((request, Some(signed)))
+            };
+            let (response, signed) = client.request(hop.method == Method::Get, make).await?;
+            let (Some(signed), Some(credentials), Some(clock)) = (signed, &credentials, &clock) else {
+                return Ok(Exchange { response, vouched: None });
+            };
+            if response.status() == StatusCode::UNAUTHORIZED {
+                match challenge(credentials, response.headers()) {
+                    Challenge::Refused => {}
+                    Challenge::Time(time) if !resynchronized => {
+                        resynchronized = true;
+                        let ahead = i64::try_from(i128::from(time) - i128::from(request::seconds())).unwrap_or(0);
+                        tracing::warn!(origin = clock.0, seconds = ahead, "the upstream's clock is ahead by this");
+                        self.ahead.borrow_mut().insert(clock.clone(), ahead);
+                        continue;
+                    }
+                    Challenge::Time(_) | Challenge::Untrusted => return Err(Failure::unavailable(Reason::ClockSkew)),
+                }
+            }
+            let vouched = vouched(credentials, &signed, response.headers())?;
+            return Ok(Exchange { response, vouched });
+        }
+    }
+
+    /// The body of a good answer, whole and within the limit.
+    async fn body(&self, exchange: Exchange, vault: &Vault, document: &HttpDocument) -> Result<DocumentBody, Failure> {
+        let (head, mut body) = exchange.response.into_parts();
+        let announced = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length: usize| length > self.limit) {
             return Err(Failure::misconfigured(Reason::DocumentTooLarge));
         }
         let mut collector = Collector::new(self.limit, announced);
-        let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Failure::unavailable(Reason::Reset))?;
+            let frame = frame.map_err(|error| Failure::unavailable(connect::body_failed(&error)))?;
             if let Some(part) = frame.data_ref() {
                 collector.push(part)?;
             }
         }
-        DocumentBody::parse(collector.finish(), document.format)
+        let bytes: Zeroizing<Vec<u8>> = collector.finish();
+        if let (Some(hash), Some(credentials)) = (exchange.vouched, request::hawk(&document.auth, vault)?) {
+            let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let verified = credentials.verify_payload(&hash, content_type.unwrap_or_default(), &bytes);
+            verified.map_err(|_| Failure::unavailable(Reason::ReplyNotAuthentic))?;
+        }
+        DocumentBody::parse(bytes, document.format)
     }
 }
 
-fn request(document: &HttpDocument, vault: &Vault) -> Result<Request<Full<Bytes>>, Failure> {
-    let invalid = |_| Failure::misconfigured(Reason::InvalidBody);
-    let method = match document.method {
-        Method::Get => hyper::Method::GET,
-        Method::Post => hyper::Method::POST,
+/// The head of an answer, its body still to come.
+struct Exchange {
+    response: Response<Incoming>,
+    /// The hash of the body that a Hawk reply vouches for.
+    vouched: Option<String>,
+}
+
+fn way(document: &HttpDocument) -> Way {
+    (document.url.https, document.ca_file.clone(), document.proxy.clone())
+}
+
+/// The next request, if this answer is a redirect that may be followed.
+fn redirected(
+    document: &HttpDocument,
+    hop: &Hop,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<Option<Hop>, Failure> {
+    let method = match status {
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => hop.method,
+        // As all clients do, though RFC 9110 section 15.4 would have POST repeated.
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => Method::Get,
+        _ => return Ok(None),
     };
-    let body = document.body.clone().map(Bytes::from).unwrap_or_default();
-    let mut request = Request::builder()
-        .method(method)
-        .uri(format!("{}{}", document.url.origin(), document.url.target))
-        .header(header::ACCEPT_ENCODING, "identity")
-        .header(header::USER_AGENT, concat!("keyhatch/", env!("CARGO_PKG_VERSION")))
-        .body(Full::new(body))
-        .map_err(invalid)?;
-    let headers = request.headers_mut();
-    for (name, value) in &document.headers {
-        let name = HeaderName::try_from(name.as_str()).map_err(|_| Failure::misconfigured(Reason::InvalidBody))?;
-        let value = HeaderValue::try_from(value.as_str()).map_err(|_| Failure::misconfigured(Reason::InvalidBody))?;
-        headers.insert(name, value);
-    }
-    authorize(headers, &document.auth, vault)?;
-    Ok(request)
-}
-
-/// A buffer that hyper reads the token from, wiped when the request is done.
-struct Wiped(Zeroizing<Vec<u8>>);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
+    let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+    match location.map(|location| redirect::resolve(&document.url, &hop.target, location)) {
+        Some(Redirect::Within(target)) => Ok(Some(Hop { method, target })),
+        Some(Redirect::Elsewhere) => Err(Failure::misconfigured(Reason::RedirectElsewhere)),
+        None | Some(Redirect::Unreadable) => Ok(None),
     }
 }
 
-fn authorize(headers: &mut HeaderMap, auth: &Auth, vault: &Vault) -> Result<(), Failure> {
-    let Some(name) = auth.token() else { return Ok(()) };
-    let token = vault.get(name).ok_or(Failure::unavailable(Reason::TokenMissing))?;
-    // Room for all that is added, so that the token never moves and leaves a copy.
-    let mut value = Zeroizing::new(Vec::with_capacity(token.bytes().len() * 2 + 1024));
-    let mut target = header::AUTHORIZATION;
-    match auth {
-        Auth::Bearer { .. } => value.extend_from_slice(b"Bearer "),
-        Auth::Header { name, prefix, .. } => {
-            target = HeaderName::try_from(name.as_str()).map_err(|_| Failure::misconfigured(Reason::InvalidBody))?;
-            value.extend_from_slice(prefix.as_bytes());
-        }
-        Auth::Basic { user, .. } => {
-            let mut pair = Zeroizing::new(Vec::with_capacity(user.len() + 1 + token.bytes().len()));
-            pair.extend_from_slice(user.as_bytes());
-            pair.push(b':');
-            pair.extend_from_slice(token.bytes());
-            value.extend_from_slice(b"Basic ");
-            value.extend_from_slice(Zeroizing::new(STANDARD.encode(&*pair)).as_bytes());
-        }
-        Auth::Hawk { .. } | Auth::None => return Err(Failure::misconfigured(Reason::TokenMissing)),
-    }
-    if !matches!(auth, Auth::Basic { .. }) {
-        value.extend_from_slice(token.bytes());
-    }
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(value)))
-        .map_err(|_| Failure::unavailable(Reason::TokenMissing))?;
-    value.set_sensitive(true);
-    headers.insert(target, value);
-    Ok(())
+/// What the challenges of a 401 say of the time.
+fn challenge(credentials: &Credentials<'_>, headers: &HeaderMap) -> Challenge {
+    let challenges = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    let mut found = challenges.map(|value| credentials.challenge(value));
+    found.find(|challenge| *challenge != Challenge::Refused).unwrap_or(Challenge::Refused)
 }
 
-fn check_status(response: &Response<Incoming>) -> Result<(), Failure> {
-    let status = response.status();
-    let reason = Reason::Status(status.as_u16());
-    let class = match status {
-        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => return Ok(()),
-        StatusCode::NO_CONTENT => return Err(Failure::unavailable(Reason::EmptyBody)),
-        StatusCode::UNAUTHORIZED => Class::TokenRefused,
-        StatusCode::FORBIDDEN => Class::Refused,
-        StatusCode::NOT_FOUND | StatusCode::GONE => Class::Gone,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => Class::Unavailable,
-        _ if status.is_server_error() => Class::Unavailable,
-        _ if status.is_redirection() => return Err(Failure::misconfigured(Reason::RedirectElsewhere)),
-        _ if status.is_success() => return Err(Failure::unavailable(Reason::InvalidBody)),
-        _ => Class::Misconfigured,
-    };
-    let seconds = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    // An hour is the longest that an upstream may silence us.
-    let retry_after = seconds.map(|seconds: u64| Duration::from_secs(seconds.min(3600)));
-    Err(Failure { class, reason, retry_after })
-}
-
-/// What a call that brought no answer died of, found in the chain of its error.
-fn transport(error: &hyper_util::client::legacy::Error) -> Reason {
-    let mut next = error.source();
-    while let Some(cause) = next {
-        if cause.is::<rustls::Error>() {
-            return Reason::Tls;
-        }
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-                return Reason::Tls;
-            }
-            match io.kind() {
-                io::ErrorKind::ConnectionRefused => return Reason::ConnectRefused,
-                io::ErrorKind::TimedOut => return Reason::Timeout,
-                _ => {}
-            }
-        }
-        if cause.to_string().starts_with("dns error") {
-            return Reason::Dns;
-        }
-        next = cause.source();
+/// Verifies what a reply says of itself, if it does: many servers do not, and then TLS alone vouches for it.
+fn vouched(credentials: &Credentials<'_>, request: &Artifacts, headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(header) = headers.get("server-authorization") else { return Ok(None) };
+    let verified = header.to_str().ok().map(|header| credentials.verify_reply(request, header));
+    match verified {
+        Some(Ok(hash)) => Ok(hash),
+        _ => Err(Failure::unavailable(Reason::ReplyNotAuthentic)),
     }
-    if error.is_connect() { Reason::ConnectFailed } else { Reason::Reset }
 }

@@ -1,10 +1,94 @@
 //! Where documents come from. Borrows a token for one call and keeps nothing of it.
 
+mod authorities;
 mod body;
+mod connect;
+mod file;
 mod formats;
+mod hawk;
 mod http;
 mod project;
+mod redirect;
+mod request;
+mod response;
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use self::file::Files;
+use self::http::HttpUpstream;
+use crate::config::{Config, Document};
+use crate::outcome::Failure;
+use crate::parent::cache::Validators;
+use crate::parent::vault::Vault;
+
+pub use authorities::{Authorities, NoAuthorities};
 pub use body::DocumentBody;
-pub use http::{HttpUpstream, TlsSetupError};
+pub use http::TlsSetupError;
 pub use project::project;
+
+/// What sources need that only the root phase may open, each by its path.
+#[derive(Default)]
+pub struct SourceInputs {
+    /// Of every `ca-file`.
+    pub authorities: BTreeMap<PathBuf, Authorities>,
+    /// The sources of type `file` that are there, open for reading.
+    pub files: BTreeMap<PathBuf, File>,
+}
+
+/// A good answer.
+pub enum Answer {
+    Answered {
+        body: DocumentBody,
+        validators: Validators,
+        /// Of HTTP sources.
+        status: Option<u16>,
+    },
+    /// 304: what these validators came with is what there is.
+    NotModified,
+}
+
+/// How a fetch ended.
+pub struct Fetched {
+    pub answer: Result<Answer, Failure>,
+    /// The upstream said that the next request would be one too many, and when that ends.
+    pub quota_spent: Option<Duration>,
+}
+
+impl From<Result<Answer, Failure>> for Fetched {
+    fn from(answer: Result<Answer, Failure>) -> Self {
+        Self { answer, quota_spent: None }
+    }
+}
+
+/// All sources of the configuration.
+pub struct Sources {
+    http: HttpUpstream,
+    files: Files,
+}
+
+impl Sources {
+    /// # Errors
+    /// TLS cannot be set up at all.
+    pub fn new(config: &Config, inputs: SourceInputs) -> Result<Self, TlsSetupError> {
+        let limit = usize::try_from(config.limits.document_size).unwrap_or(usize::MAX);
+        let documents = config.keys.iter().filter_map(|key| match &key.source.document {
+            Document::Http(http) => Some(&**http),
+            Document::File(_) => None,
+        });
+        Ok(Self {
+            http: HttpUpstream::new(limit, documents, &inputs.authorities)?,
+            files: Files::new(limit, inputs.files),
+        })
+    }
+
+    /// Fetches a document, if it is not what `known` came with. The caller bounds the time.
+    pub async fn fetch(&self, document: &Document, known: &Validators, vault: &Vault) -> Fetched {
+        match document {
+            Document::Http(document) => self.http.fetch(document, known, vault).await,
+            Document::File(document) => self.files.fetch(document).await.into(),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What sources need that only the root phase may open: the authorities of `ca-file`, and the files of type `file`.
+
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::inputs::{Refusal, secret};
+use super::{StartError, at};
+use crate::config::{Config, Document};
+use crate::parent::{Authorities, SourceInputs};
+use crate::sys::{creds, trusted};
+
+/// The longest file of authorities: a whole system's are a quarter of a megabyte.
+const MAX_AUTHORITIES: u64 = 16 << 20;
+
+/// A file that is missing costs its keys their refreshing, and is told beside the inputs. One that is not safe, and a
+/// `ca-file` that is no use, cost the start.
+pub(super) fn open(config: &Config) -> Result<(SourceInputs, Vec<String>), StartError> {
+    let (mut inputs, mut missing) = (SourceInputs::default(), Vec::new());
+    for key in &config.keys {
+        let named = |message: String| format!("{}: key `{}`: {message}", key.at, key.path);
+        let wrong = |message: String| StartError::Configuration(named(message));
+        match &key.source.document {
+            Document::Http(http) => {
+                let Some(path) = &http.ca_file else { continue };
+                if !inputs.authorities.contains_key(path) {
+                    let found = authorities(path).map_err(|why| wrong(format!("ca-file {}: {why}", at(path))))?;
+                    inputs.authorities.insert(path.clone(), found);
+                }
+            }
+            Document::File(file) if inputs.files.contains_key(&file.path) => {}
+            Document::File(file) => match secret(&file.path) {
+                Ok(open) => drop(inputs.files.insert(file.path.clone(), open)),
+                Err(Refusal::Unsafe(message)) => return Err(wrong(message)),
+                Err(Refusal::Absent(reason)) => {
+                    let (key, path) = (&key.path, at(&file.path));
+                    tracing::error!(%key, path, reason, "source not found: its keys serve what is known");
+                    missing.push(named(format!("{path}: {reason}")));
+                }
+            },
+        }
+    }
+    Ok((inputs, missing))
+}
+
+/// Of a file that nobody else can write: whoever does decides whom the token is shown to.
+fn authorities(path: &Path) -> Result<Authorities, String> {
+    let file = trusted::open_secret(path).map_err(|error| error.to_string())?;
+    let found = file.metadata().map_err(|error| error.to_string())?;
+    if found.uid() != 0 && found.uid() != creds::own_uid() {
+        return Err(format!("it belongs to uid {}. Mend it with: chown root {}", found.uid(), at(path)));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err(format!("it can be written by others. Mend it with: chmod go-w {}", at(path)));
+    }
+    let mut pem = Vec::new();
+    file.take(MAX_AUTHORITIES).read_to_end(&mut pem).map_err(|error| error.to_string())?;
+    Authorities::from_pem(&pem).map_err(|error| error.to_string())
+}

@@ -1,0 +1,138 @@
+//! The command line as clap reads it. Every command's help ends with an example.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A privilege-separated secret broker: applications read values over a Unix socket, tokens stay on the other side.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Example: keyhatch demo\nExit codes: 0 ok, 64 usage, 69 unavailable, 75 try later, \
+    76 the upstream refused, 77 denied, 78 configuration, 1 anything else"
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Args)]
+pub(super) struct Global {
+    /// The configuration; drop-ins stand in conf.d beside it
+    #[arg(
+        long,
+        global = true,
+        env = "KEYHATCH_CONFIG",
+        default_value = "/etc/keyhatch/keyhatch.toml",
+        value_name = "FILE"
+    )]
+    pub(super) config: PathBuf,
+    /// The broker's socket
+    #[arg(
+        long,
+        global = true,
+        env = "KEYHATCH_SOCKET",
+        default_value = "/run/keyhatch/keyhatch.sock",
+        value_name = "PATH"
+    )]
+    pub(super) socket: PathBuf,
+    /// How log lines on stderr look
+    #[arg(long, global = true, value_enum, default_value_t = Log::Text)]
+    pub(super) log: Log,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Log {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Run the broker in the foreground
+    #[command(after_help = "Example: keyhatch serve --config /etc/keyhatch/keyhatch.toml")]
+    Serve {
+        /// Write a log line for each request, not only for first answers and refusals
+        #[arg(long)]
+        log_requests: bool,
+    },
+    /// Print a value: raw if it is one scalar, else JSON
+    #[command(after_help = "Example: DATABASE_URL=$(keyhatch get /billing/database-url)")]
+    Get(Get),
+    /// List the keys that I may read, with their state and age
+    #[command(after_help = "Example: keyhatch list --json | jq -r '.keys[].key'")]
+    List {
+        /// Print JSON, ages in seconds
+        #[arg(long)]
+        json: bool,
+    },
+    /// Validate configuration, users, files and modes, without starting
+    #[command(after_help = "Example: keyhatch check ./keyhatch.toml")]
+    Check {
+        /// The configuration, instead of --config
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Tell which client grants a key to a user or process, at which file and line, or why none does
+    #[command(after_help = "Example: keyhatch explain --user billing /billing/database-url")]
+    Explain(Explain),
+    /// Tell the state of every key, as root or a member of admin-group
+    #[command(after_help = "Example: keyhatch status --json")]
+    Status {
+        /// The operator's socket
+        #[arg(long, default_value = "/run/keyhatch/admin.sock", value_name = "PATH")]
+        admin_socket: PathBuf,
+        /// Print JSON, times in seconds
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the whole of it in this terminal: no root, no network, nothing left behind
+    #[command(after_help = "Example: keyhatch demo --once")]
+    Demo {
+        /// End after the last step
+        #[arg(long)]
+        once: bool,
+    },
+    /// The demonstration's stand-in for an upstream
+    #[command(hide = true)]
+    DemoUpstream { port: u16 },
+    /// The other role of `serve`, which alone starts it
+    #[command(hide = true)]
+    Worker { ids: Vec<String> },
+}
+
+#[derive(Args)]
+pub(super) struct Get {
+    /// The key, such as /billing/database-url
+    pub(super) key: String,
+    /// Print the JSON as it is
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Ask the upstream even if the value is fresh
+    #[arg(long)]
+    pub(super) fresh: bool,
+    /// While the broker or the value is unavailable, try again for this long, such as 30s
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(super) wait: Option<Duration>,
+    /// Print the value again, on a line, whenever it changes
+    #[arg(long)]
+    pub(super) watch: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Explain {
+    /// A user, by name or uid, with the groups that the system gives it
+    #[arg(long, required_unless_present = "pid", conflicts_with = "pid")]
+    pub(super) user: Option<String>,
+    /// A running process, with its own ids
+    #[arg(long)]
+    pub(super) pid: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// The key, such as /billing/database-url
+    pub(super) key: String,
+}

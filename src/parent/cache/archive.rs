@@ -1,0 +1,200 @@
+//! Reading the directory of sealed values. Takes no lock and writes nothing, so that it may look while a broker runs.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+
+use super::format::{self, Definition, HEAD_LEN, Head, Label, State, Unreadable, ValueLabel};
+use super::seal::{KeyRing, NAME_LEN};
+use crate::secret::{KeyPath, SecretValue};
+use crate::sys::file;
+use zeroize::Zeroizing;
+
+/// A million rows of a ledger, and some.
+const LARGEST_STATE: u64 = 1 << 30;
+
+/// A directory and the seal keys that open what is in it.
+pub struct Archive<D> {
+    pub(super) directory: D,
+    pub(super) keys: KeyRing,
+    /// The longest value, in bytes.
+    cap: u64,
+}
+
+/// A file whose label was opened.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    pub name: String,
+    /// By an older seal key than the one that seals.
+    pub outdated: bool,
+    pub label: Label,
+}
+
+/// Why a file, or the value of a key, is as if it were not there.
+#[derive(Debug)]
+pub enum Problem {
+    Io(io::Error),
+    Unreadable(Unreadable),
+    /// A sealed file under the name of another one.
+    Renamed,
+    /// Sealed for another definition of the key's source.
+    OtherDefinition,
+    /// Longer than `value-size`.
+    TooLarge,
+}
+
+impl Problem {
+    /// Of a file that is not this broker's to judge: it may be another one's, or a newer version's.
+    pub fn is_foreign(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreadable(Unreadable::NotOurs | Unreadable::NewerFormat { .. } | Unreadable::OtherSealKey)
+        )
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "cannot be read: {error}"),
+            Self::Unreadable(why) => write!(f, "{why}"),
+            Self::Renamed => write!(f, "renamed: it is the file of another key"),
+            Self::OtherDefinition => write!(f, "sealed for another definition of the key's source"),
+            Self::TooLarge => write!(f, "longer than value-size"),
+        }
+    }
+}
+
+impl From<Unreadable> for Problem {
+    fn from(why: Unreadable) -> Self {
+        Self::Unreadable(why)
+    }
+}
+
+/// What is in the directory.
+#[derive(Debug, Default)]
+pub struct Listing {
+    pub sealed: Vec<Sealed>,
+    /// What gives nothing, by name.
+    pub strange: Vec<(String, Problem)>,
+    /// What an interrupted write left behind.
+    pub temporary: Vec<String>,
+}
+
+/// A value as it was when it was sealed.
+pub struct Loaded {
+    pub value: SecretValue,
+    pub label: ValueLabel,
+}
+
+impl<D: AsFd> Archive<D> {
+    pub fn new(directory: D, keys: KeyRing, cap: u64) -> Self {
+        Self { directory, keys, cap }
+    }
+
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Opens every label; no value.
+    pub fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing::default();
+        let mut buffer = vec![0; HEAD_LEN];
+        for name in file::names_at(self.directory.as_fd())? {
+            if file::of_temporary(&name).is_some_and(has_our_form) {
+                listing.temporary.push(name);
+                continue;
+            }
+            match self.look(&name, &mut buffer) {
+                Ok(Some(head)) => {
+                    let outdated = head.keyed > 0;
+                    listing.sealed.push(Sealed { name, outdated, label: head.label });
+                }
+                // Replaced or removed since its name was read.
+                Ok(None) => {}
+                Err(problem) => listing.strange.push((name, problem)),
+            }
+        }
+        Ok(listing)
+    }
+
+    fn look(&self, name: &str, buffer: &mut [u8]) -> Result<Option<Head>, Problem> {
+        if !has_our_form(name) {
+            return Err(Unreadable::NotOurs.into());
+        }
+        let read = file::read_head_at(self.directory.as_fd(), name, buffer).map_err(Problem::Io)?;
+        let Some((filled, length)) = read else { return Ok(None) };
+        let head = format::open_head(&self.keys, &buffer[..filled], length)?;
+        if head.label.file_name(&self.keys.all()[head.keyed]) == name { Ok(Some(head)) } else { Err(Problem::Renamed) }
+    }
+
+    /// The newest value that was sealed for exactly this key and this definition of its source.
+    pub fn load(&self, key: &KeyPath, definition: &Definition) -> Result<Option<Loaded>, Problem> {
+        let mut found = Ok(None);
+        for seal in self.keys.all() {
+            match self.load_named(&seal.file_name(key), key, definition) {
+                Ok(None) => {}
+                Ok(Some(loaded)) => {
+                    let newest =
+                        matches!(&found, Ok(Some(Loaded { label, .. })) if label.fetched_at >= loaded.label.fetched_at);
+                    if !newest {
+                        found = Ok(Some(loaded));
+                    }
+                }
+                Err(problem) => {
+                    if matches!(found, Ok(None)) {
+                        found = Err(problem);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    fn load_named(&self, name: &str, key: &KeyPath, definition: &Definition) -> Result<Option<Loaded>, Problem> {
+        let most = self.cap.saturating_add(HEAD_LEN as u64);
+        let read = file::read_at(self.directory.as_fd(), name, most).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => Problem::TooLarge,
+            _ => Problem::Io(error),
+        });
+        let Some(bytes) = read? else { return Ok(None) };
+        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
+        let label = match &head.label {
+            Label::Value(label) if label.key == *key => label,
+            Label::Tombstone(tombstone) if tombstone.key == *key => return Ok(None),
+            _ => return Err(Problem::Renamed),
+        };
+        if label.definition != *definition {
+            return Err(Problem::OtherDefinition);
+        }
+        if label.size > self.cap {
+            return Err(Problem::TooLarge);
+        }
+        let content = format::open_content(&self.keys, &head, &format::binding(key, definition), &bytes)?;
+        Ok(Some(Loaded { value: SecretValue::from_json(content), label: label.clone() }))
+    }
+
+    /// What was last written of a state, under each seal key that has written one.
+    pub fn states(&self, state: State) -> Vec<Zeroizing<Vec<u8>>> {
+        self.keys.all().iter().filter_map(|seal| self.state(&seal.name_of(state.name()), state)).collect()
+    }
+
+    fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
+        let bytes = file::read_at(self.directory.as_fd(), name, LARGEST_STATE).ok()??;
+        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64).ok()?;
+        if head.label != Label::State(state) {
+            return None;
+        }
+        format::open_content(&self.keys, &head, &[], &bytes).ok()
+    }
+}
+
+/// As much of a file as its label needs.
+fn start_of(file: &[u8]) -> &[u8] {
+    &file[..file.len().min(HEAD_LEN)]
+}
+
+/// The names that sealed files have.
+fn has_our_form(name: &str) -> bool {
+    name.len() == NAME_LEN && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}

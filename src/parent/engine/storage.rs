@@ -1,0 +1,154 @@
+//! What of the engine concerns the sealed cache: what is opened at start, accepted and restored.
+
+use std::collections::HashMap;
+
+use super::Engine;
+use super::entry::{Entry, Held};
+use super::flight::Fresh;
+use super::scribe::Wanted;
+use crate::config::{Config, Document};
+use crate::parent::cache::{Definition, Label, Ledger, Listing, State, Store, Tombstone, ValueLabel};
+use crate::parent::clock::{Clock, Mark};
+use crate::secret::KeyPath;
+use crate::sys::clock::BootId;
+
+/// What is on disk at start.
+pub(super) struct Opened {
+    pub(super) held: HashMap<KeyPath, Held>,
+    pub(super) ledger: Ledger,
+    pub(super) clock: Clock,
+    /// What a backup has brought back, and is to go again.
+    pub(super) overruled: Vec<Tombstone>,
+}
+
+pub(super) fn open(config: &Config, store: &Store, boot: Option<BootId>) -> Opened {
+    let listing = store.list().unwrap_or_else(|error| {
+        tracing::error!(%error, "the cache directory cannot be listed");
+        Listing::default()
+    });
+    tell_strange(&listing);
+    store.remove_temporary(&listing);
+    let ledgers = store.states(State::Ledger);
+    let ledger = ledgers.iter().filter_map(|bytes| Ledger::decode(bytes)).max_by_key(|ledger| ledger.written_at);
+    let mut ledger = ledger.unwrap_or_default();
+    let overruled = overruled(&listing, &mut ledger);
+    let mut held = HashMap::new();
+    for key in &config.keys {
+        match store.load(&key.path, &Definition::of(&key.source.definition)) {
+            Ok(Some(loaded)) if ledger.buried(&key.path, loaded.label.fetched_at).is_none() => {
+                let fetched_at = ledger.fetched_at(&key.path, loaded.label.fetched_at);
+                held.insert(key.path.clone(), Held::loaded(store.keys().first(), loaded, fetched_at));
+            }
+            Ok(_) => {}
+            Err(problem) => tracing::warn!(key = %key.path, %problem, "no last known good"),
+        }
+    }
+    let marks: Vec<Mark> =
+        store.states(State::Clock).iter().filter_map(|bytes| postcard::from_bytes(bytes).ok()).collect();
+    let newest = held.values().map(|held| held.fetched_at).max().unwrap_or(0);
+    Opened { held, ledger, clock: Clock::resume(&marks, newest, boot), overruled }
+}
+
+/// The tombstones for files that are older than the revocation of their value.
+fn overruled(listing: &Listing, ledger: &mut Ledger) -> Vec<Tombstone> {
+    for sealed in &listing.sealed {
+        if let Label::Tombstone(tombstone) = &sealed.label {
+            ledger.bury(&tombstone.key, tombstone.buried_at);
+        }
+    }
+    let mut overruled = Vec::new();
+    for sealed in &listing.sealed {
+        if let Label::Value(label) = &sealed.label
+            && let Some(buried_at) = ledger.buried(&label.key, label.fetched_at)
+        {
+            tracing::warn!(key = %label.key, file = sealed.name, "older than the revocation of its value: removed");
+            overruled.push(Tombstone { key: label.key.clone(), definition: label.definition, buried_at });
+        }
+    }
+    overruled
+}
+
+/// Names each file that gives nothing, once.
+fn tell_strange(listing: &Listing) {
+    for (file, problem) in &listing.strange {
+        if problem.is_foreign() {
+            tracing::warn!(file, %problem, "left alone in the cache directory");
+        } else {
+            tracing::warn!(file, %problem, "ignored in the cache directory");
+        }
+    }
+}
+
+impl Engine {
+    /// Seals what is new, takes the age of what is not, and then lets both be seen.
+    pub(super) async fn accept(&self, values: Vec<(KeyPath, Fresh)>) {
+        let now = self.clock.now();
+        let (mut wanted, mut accepted) = (Vec::new(), Vec::new());
+        for (key, fresh) in values {
+            let entries = self.entries.borrow();
+            let Some(entry) = entries.get(&key) else { continue };
+            let held = Held::new(self.store.keys().first(), &key, fresh.value, fresh.validators, now);
+            let same = entry.held.as_ref().filter(|before| before.tag == held.tag);
+            let known = same.and_then(|before| Some((before.on_disk.get()?, before.on_disk.clone())));
+            let held = match known {
+                Some((sealed, on_disk)) => {
+                    self.ledger.borrow_mut().confirm(&key, sealed, now);
+                    Held { on_disk, ..held }
+                }
+                None => {
+                    let record = held.record(&key, entry.definition);
+                    wanted.push((key.clone(), Wanted::Value(record, held.on_disk.clone())));
+                    held
+                }
+            };
+            accepted.push((key, held, fresh.status));
+        }
+        self.scribe.write(wanted).await;
+        for (key, held, status) in accepted {
+            let mut entries = self.entries.borrow_mut();
+            let Some(entry) = entries.get_mut(&key) else { continue };
+            if entry.failure.is_some() {
+                tracing::info!(%key, "answered again");
+            }
+            entry.status = status;
+            if entry.accept(held) || entry.leased_stale {
+                self.recall(&key, entry);
+            }
+        }
+    }
+
+    /// Puts a tombstone in the place of what is sealed for this key.
+    pub(super) async fn bury(&self, key: &KeyPath) {
+        let buried_at = self.clock.now();
+        let Some(definition) = self.entries.borrow().get(key).map(|entry| entry.definition) else { return };
+        self.ledger.borrow_mut().bury(key, buried_at);
+        let tombstone = Tombstone { key: key.clone(), definition, buried_at };
+        self.scribe.write(vec![(key.clone(), Wanted::Tombstone(tombstone))]).await;
+    }
+
+    /// A token was accepted: what was withheld for its sake serves again, from disk.
+    pub(super) async fn restore_withheld(&self, accepted: &Document) {
+        let Some(token) = accepted.token() else { return };
+        let withheld: Vec<(KeyPath, Definition)> = {
+            let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
+            let of_token = |entry: &Entry| documents[entry.document.0].document.token() == Some(token);
+            let withheld = entries.iter().filter(|(_, entry)| entry.is_withheld() && of_token(entry));
+            withheld.map(|(key, entry)| (key.clone(), entry.definition)).collect()
+        };
+        for (key, definition) in withheld {
+            let (store, path) = (self.store.clone(), key.clone());
+            let loaded = tokio::task::spawn_blocking(move || store.load(&path, &definition)).await;
+            let ledger = self.ledger.borrow();
+            let buried = |label: &ValueLabel| ledger.buried(&key, label.fetched_at).is_some();
+            let loaded = loaded.ok().and_then(Result::ok).flatten().filter(|loaded| !buried(&loaded.label));
+            let held = loaded.map(|loaded| {
+                let fetched_at = ledger.fetched_at(&key, loaded.label.fetched_at);
+                Held::loaded(self.store.keys().first(), loaded, fetched_at)
+            });
+            if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.is_withheld()) {
+                tracing::info!(%key, "the token is accepted: what was withheld serves again");
+                entry.restore(held);
+            }
+        }
+    }
+}

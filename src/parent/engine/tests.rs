@@ -1,0 +1,262 @@
+//! The engine with a real directory and without an upstream: what it keeps, and what it does when the disk does not.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Gid, Uid};
+use tokio::task::LocalSet;
+
+use super::Engine;
+use super::flight::Fresh;
+use crate::config::{Config, Resolver, SourceText};
+use crate::outcome::{Class, Failure, Reason};
+use crate::parent::cache::{KeyRing, SealKey, Store, Validators, new_seal_key_text};
+use crate::parent::upstream::{SourceInputs, Sources};
+use crate::parent::vault::Vault;
+use crate::secret::{KeyPath, SecretValue};
+use crate::sys::clock::BootId;
+use crate::sys::file;
+
+struct NoNames;
+
+impl Resolver for NoNames {
+    fn user(&self, _: &str) -> Result<Option<(Uid, Gid)>, String> {
+        Ok(None)
+    }
+
+    fn primary_group(&self, _: Uid) -> Result<Option<Gid>, String> {
+        Ok(None)
+    }
+
+    fn group(&self, _: &str) -> Result<Option<Gid>, String> {
+        Ok(None)
+    }
+}
+
+/// A directory and a seal key, over several starts.
+struct Place {
+    directory: tempfile::TempDir,
+    seal: String,
+    config: RefCell<String>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let config = "[keys.\"/a\"]\nsource = { type = \"http\", url = \"https://a.example/a\" }\n\
+                      [keys.\"/b\"]\nsource = { type = \"http\", url = \"https://a.example/b\" }\n";
+        let seal = new_seal_key_text().unwrap().to_string();
+        Self { directory: tempfile::tempdir().unwrap(), seal, config: RefCell::new(config.into()) }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn config(&self) -> Config {
+        let text = self.config.borrow().clone();
+        crate::config::parse(vec![SourceText { path: PathBuf::from("keyhatch.toml"), text }], &NoNames).unwrap()
+    }
+
+    fn store(&self) -> Store {
+        // The engine before this one lets go of the directory when its threads have ended.
+        let give_up = Instant::now() + Duration::from_secs(10);
+        loop {
+            let keys = KeyRing::new(SealKey::parse(self.seal.as_bytes()).unwrap(), Vec::new());
+            match Store::open(file::open_directory(self.path()).unwrap(), keys, 1 << 20) {
+                Ok(store) => return store,
+                Err(error) => assert!(Instant::now() < give_up, "{error}"),
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn engine(&self) -> Rc<Engine> {
+        let config = self.config();
+        let sources = Sources::new(&config, SourceInputs::default()).unwrap();
+        let vault = Vault::read(Vec::new()).ok().unwrap();
+        let (recalls, _) = tokio::sync::mpsc::unbounded_channel();
+        let boot = Some(BootId([1; 16]));
+        Rc::new(Engine::new(&config, self.store(), boot, sources, vault, recalls).unwrap())
+    }
+
+    /// Runs this with an engine whose sealing is under way.
+    fn run<T>(&self, act: impl AsyncFnOnce(Rc<Engine>) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let engine = self.engine();
+            let keeper = tokio::task::spawn_local(engine.clone().keep_sealed());
+            let result = act(engine).await;
+            keeper.abort();
+            result
+        })
+    }
+}
+
+fn key(path: &str) -> KeyPath {
+    KeyPath::parse(path).unwrap()
+}
+
+fn value(path: &str, text: &str) -> (KeyPath, Fresh) {
+    let value = Arc::new(SecretValue::from_text(text));
+    (key(path), Fresh { value, status: Some(200), validators: Validators::default() })
+}
+
+/// Text and age of what would be served.
+fn held(engine: &Engine, path: &str) -> Option<(String, u64)> {
+    let entries = engine.entries.borrow();
+    let held = entries[&key(path)].held.as_ref()?;
+    Some((held.value.text().unwrap().to_string(), held.fetched_at))
+}
+
+#[test]
+fn values_and_their_ages_outlive_a_restart() {
+    let place = Place::new();
+    let (sealed, confirmed) = place.run(async |engine| {
+        engine.accept(vec![value("/a", "one"), value("/b", "two")]).await;
+        let sealed = held(&engine, "/b").unwrap().1;
+        while engine.clock.now() == sealed {
+            tokio::task::yield_now().await;
+        }
+        engine.accept(vec![value("/b", "two")]).await;
+        engine.close().await;
+        (sealed, held(&engine, "/b").unwrap().1)
+    });
+    assert!(confirmed > sealed);
+    place.run(async |engine| {
+        assert_eq!(held(&engine, "/a").unwrap(), ("one".into(), sealed));
+        assert_eq!(held(&engine, "/b").unwrap(), ("two".into(), confirmed));
+        assert!(engine.clock.now() >= confirmed);
+    });
+}
+
+#[test]
+fn a_value_is_on_disk_before_it_is_seen() {
+    let place = Place::new();
+    place.run(async |engine| engine.accept(vec![value("/a", "one")]).await);
+    // No orderly end.
+    place.run(async |engine| assert_eq!(held(&engine, "/a").unwrap().0, "one"));
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_an_answer_for_a_second_and_loses_nothing() {
+    let place = Place::new();
+    place.run(async |engine| {
+        let (thaw, frozen) = mpsc::channel::<()>();
+        let hang = engine.scribe.lane.run(move |_| frozen.recv().is_ok());
+        let thaw_later = async {
+            let started = Instant::now();
+            for text in ["one", "two", "three"] {
+                engine.accept(vec![value("/a", text)]).await;
+                assert_eq!(held(&engine, "/a").unwrap().0, text, "served from memory");
+            }
+            assert!(started.elapsed() < Duration::from_secs(10));
+            thaw.send(()).unwrap();
+        };
+        tokio::join!(hang, thaw_later);
+        engine.close().await;
+    });
+    place.run(async |engine| assert_eq!(held(&engine, "/a").unwrap().0, "three"));
+}
+
+#[test]
+fn a_full_disk_costs_persistence_and_no_answer() {
+    let place = Place::new();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "one")]).await;
+        // What is to be replaced cannot be: there is a directory in the place of the temporary file.
+        let name = engine.store.keys().first().file_name(&key("/a"));
+        let obstacle = place.path().join(format!(".{name}.new"));
+        std::fs::create_dir(&obstacle).unwrap();
+        engine.accept(vec![value("/a", "two")]).await;
+        assert_eq!(held(&engine, "/a").unwrap().0, "two");
+        std::fs::remove_dir(&obstacle).unwrap();
+        engine.accept(vec![value("/a", "two")]).await;
+    });
+    place.run(async |engine| assert_eq!(held(&engine, "/a").unwrap().0, "two", "tried again when it was confirmed"));
+}
+
+#[test]
+fn another_definition_is_another_value() {
+    let place = Place::new();
+    place.run(async |engine| engine.accept(vec![value("/a", "one"), value("/b", "two")]).await);
+    let changed = place.config.borrow().replace("a.example/a", "other.example/a");
+    *place.config.borrow_mut() = changed;
+    place.run(async |engine| {
+        assert_eq!(held(&engine, "/a"), None);
+        assert_eq!(held(&engine, "/b").unwrap().0, "two");
+    });
+}
+
+fn file_of(place: &Place, path: &str) -> PathBuf {
+    place.path().join(SealKey::parse(place.seal.as_bytes()).unwrap().file_name(&key(path)))
+}
+
+/// The value of `/a`, fetched, copied and then revoked.
+fn revoked() -> (Place, Vec<u8>) {
+    let place = Place::new();
+    let text = place.config.borrow().clone() + "[defaults]\nrevoked-after = 1\nrevoked-over = \"0s\"\n";
+    *place.config.borrow_mut() = text;
+    let copy = place.run(async |engine| {
+        engine.accept(vec![value("/a", "one")]).await;
+        let copy = std::fs::read(file_of(&place, "/a")).unwrap();
+        let gone = Failure::new(Class::Gone, Reason::Status(404));
+        engine.refuse(&key("/a"), gone, false).await;
+        assert_eq!(held(&engine, "/a"), None);
+        copy
+    });
+    (place, copy)
+}
+
+#[test]
+fn a_backup_does_not_bring_back_what_was_revoked() {
+    let (place, copy) = revoked();
+    let tombstone = std::fs::read(file_of(&place, "/a")).unwrap();
+    assert!(tombstone.len() < copy.len() + 100 && tombstone != copy);
+    std::fs::write(file_of(&place, "/a"), &copy).unwrap();
+    place.run(async |engine| {
+        assert_eq!(held(&engine, "/a"), None, "the ledger knows");
+        engine.close().await;
+    });
+    assert_ne!(std::fs::read(file_of(&place, "/a")).unwrap(), copy, "and the file has gone again");
+}
+
+#[test]
+fn a_tombstone_alone_is_enough() {
+    let (place, copy) = revoked();
+    let tombstone = file_of(&place, "/a");
+    let files = std::fs::read_dir(place.path()).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| *path != tombstone).for_each(|path| std::fs::remove_file(path).unwrap());
+    place.run(async |engine| {
+        assert_eq!(held(&engine, "/a"), None);
+        engine.close().await;
+    });
+    std::fs::write(tombstone, copy).unwrap();
+    place.run(async |engine| assert_eq!(held(&engine, "/a"), None, "the ledger has learnt it again"));
+}
+
+#[test]
+fn a_later_answer_ends_a_revocation() {
+    let (place, _) = revoked();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "two")]).await;
+        engine.close().await;
+    });
+    place.run(async |engine| assert_eq!(held(&engine, "/a").unwrap().0, "two"));
+}
+
+#[test]
+fn a_tombstone_without_room_for_it_removes_the_value() {
+    let (place, _) = revoked();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "two")]).await;
+        let name = file_of(&place, "/a");
+        let obstacle = place.path().join(format!(".{}.new", name.file_name().unwrap().to_str().unwrap()));
+        std::fs::create_dir(&obstacle).unwrap();
+        engine.refuse(&key("/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
+        assert!(!name.exists());
+    });
+}

@@ -1,0 +1,145 @@
+//! Files as sources: opened as root at start, read again from their start for each fetch.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::Answer;
+use super::body::{Collector, DocumentBody};
+use crate::config::{FileDocument, Format};
+use crate::outcome::{Failure, Reason};
+use crate::parent::cache::Validators;
+
+/// How often a file is read again that changes meanwhile.
+const ATTEMPTS: usize = 3;
+
+pub(super) struct Files {
+    files: HashMap<PathBuf, Arc<File>>,
+    limit: usize,
+}
+
+impl Files {
+    /// `limit` is the longest document, in bytes.
+    pub(super) fn new(limit: usize, files: BTreeMap<PathBuf, File>) -> Self {
+        Self { files: files.into_iter().map(|(path, file)| (path, Arc::new(file))).collect(), limit }
+    }
+
+    pub(super) async fn fetch(&self, document: &FileDocument) -> Result<Answer, Failure> {
+        let unreadable = || Failure::unavailable(Reason::SourceUnreadable);
+        // One that was not there at start, which the log has said then.
+        let file = self.files.get(&document.path).ok_or_else(unreadable)?.clone();
+        let (limit, format) = (self.limit, document.format);
+        let read = tokio::task::spawn_blocking(move || read(&file, limit)).await;
+        let bytes = read.map_err(|_| unreadable())?.inspect_err(|failure| {
+            let path = document.path.display();
+            if failure.reason == Reason::SourceReplaced {
+                tracing::error!(%path, "the file was replaced by another: run `keyhatch reload` to open that one");
+            }
+        })?;
+        let body = DocumentBody::parse(if format == Format::Text { without_line_end(bytes) } else { bytes }, format)?;
+        Ok(Answer::Answered { body, validators: Validators::default(), status: None })
+    }
+}
+
+/// The whole file, as it was at one moment as far as its times can tell.
+fn read(file: &File, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let unreadable = |_: io::Error| Failure::unavailable(Reason::SourceUnreadable);
+    for _ in 0..ATTEMPTS {
+        let before = file.metadata().map_err(unreadable)?;
+        if before.nlink() == 0 {
+            return Err(Failure::unavailable(Reason::SourceReplaced));
+        }
+        let bytes = read_once(file, &before, limit)?;
+        if moment(&file.metadata().map_err(unreadable)?) == moment(&before) {
+            return Ok(bytes);
+        }
+    }
+    Err(Failure::unavailable(Reason::SourceUnreadable))
+}
+
+fn moment(of: &Metadata) -> (u64, i64, i64) {
+    (of.len(), of.mtime(), of.mtime_nsec())
+}
+
+fn read_once(file: &File, found: &Metadata, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let announced = usize::try_from(found.len()).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(Failure::misconfigured(Reason::DocumentTooLarge));
+    }
+    let mut collector = Collector::new(limit, Some(announced));
+    let mut part = Zeroizing::new(vec![0; 1 << 16]);
+    let mut offset = 0;
+    loop {
+        match file.read_at(&mut part, offset) {
+            Ok(0) => return Ok(collector.finish()),
+            Ok(read) => {
+                collector.push(&part[..read])?;
+                offset += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(Failure::unavailable(Reason::SourceUnreadable)),
+        }
+    }
+}
+
+/// One line end is the editor's, as with tokens; what stands before it is the value's.
+fn without_line_end(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn file(content: &[u8]) -> (tempfile::NamedTempFile, File) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content).unwrap();
+        let open = file.reopen().unwrap();
+        (file, open)
+    }
+
+    #[test]
+    fn it_is_read_from_its_start_each_time() {
+        let (mut named, open) = file(b"one");
+        assert_eq!(read(&open, 10).unwrap().as_slice(), b"one");
+        named.write_all(b" two").unwrap();
+        assert_eq!(read(&open, 10).unwrap().as_slice(), b"one two");
+    }
+
+    #[test]
+    fn one_over_the_limit_is_not_read() {
+        let (_named, open) = file(b"0123456789");
+        assert!(read(&open, 10).is_ok());
+        assert_eq!(read(&open, 9).unwrap_err().reason, Reason::DocumentTooLarge);
+    }
+
+    #[test]
+    fn one_that_is_gone_from_its_directory_is_replaced() {
+        let (named, open) = file(b"old");
+        named.close().unwrap();
+        assert_eq!(read(&open, 10).unwrap_err().reason, Reason::SourceReplaced);
+    }
+
+    #[test]
+    fn one_line_end_goes() {
+        for (content, value) in
+            [("a\n", "a"), ("a\r\n", "a"), ("a", "a"), ("a\n\n", "a\n"), ("\n", ""), ("a ", "a "), ("a\r", "a\r")]
+        {
+            let trimmed = without_line_end(Zeroizing::new(content.as_bytes().to_vec()));
+            assert_eq!(trimmed.as_slice(), value.as_bytes(), "{content:?}");
+        }
+    }
+}

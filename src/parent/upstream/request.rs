@@ -1,0 +1,156 @@
+//! A request for a document, with its token where the token goes.
+
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use zeroize::Zeroizing;
+
+use super::hawk::{Artifacts, Credentials};
+use crate::config::{Auth, HttpDocument, Method};
+use crate::outcome::{Failure, Reason};
+use crate::parent::cache::Validators;
+use crate::parent::vault::Vault;
+
+/// One request of a fetch: the first is the document's, a redirect makes others.
+pub(super) struct Hop {
+    pub(super) method: Method,
+    /// Path and query, at the document's origin.
+    pub(super) target: String,
+}
+
+impl Hop {
+    pub(super) fn first(document: &HttpDocument) -> Self {
+        Self { method: document.method, target: document.url.target.clone() }
+    }
+
+    fn body<'d>(&self, document: &'d HttpDocument) -> &'d [u8] {
+        match (&document.body, self.method) {
+            (Some(body), Method::Post) => body.as_bytes(),
+            _ => &[],
+        }
+    }
+}
+
+/// What cannot be put into a request; the configuration refuses it before.
+fn invalid<E>(_: E) -> Failure {
+    Failure::misconfigured(Reason::InvalidBody)
+}
+
+pub(super) fn request(document: &HttpDocument, hop: &Hop, known: &Validators) -> Result<Request<Full<Bytes>>, Failure> {
+    let method = match hop.method {
+        Method::Get => hyper::Method::GET,
+        Method::Post => hyper::Method::POST,
+    };
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("{}{}", document.url.origin(), hop.target))
+        .header(header::ACCEPT_ENCODING, "identity")
+        .header(header::USER_AGENT, concat!("keyhatch/", env!("CARGO_PKG_VERSION")))
+        .body(Full::new(Bytes::copy_from_slice(hop.body(document))))
+        .map_err(invalid)?;
+    let headers = request.headers_mut();
+    for (name, value) in &document.headers {
+        let name = HeaderName::try_from(name.as_str()).map_err(invalid)?;
+        headers.insert(name, HeaderValue::try_from(value.as_str()).map_err(invalid)?);
+    }
+    if hop.method != document.method {
+        headers.remove(header::CONTENT_TYPE);
+    }
+    if let Some(etag) = &known.etag {
+        headers.insert(header::IF_NONE_MATCH, HeaderValue::try_from(etag.as_str()).map_err(invalid)?);
+    }
+    if let Some(modified) = &known.last_modified {
+        headers.insert(header::IF_MODIFIED_SINCE, HeaderValue::try_from(modified.as_str()).map_err(invalid)?);
+    }
+    Ok(request)
+}
+
+/// A buffer that hyper reads the token from, wiped when the request is done.
+struct Wiped(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Adds the token, other than for Hawk.
+pub(super) fn authorize(headers: &mut HeaderMap, auth: &Auth, vault: &Vault) -> Result<(), Failure> {
+    let Some(name) = auth.token() else { return Ok(()) };
+    let token = vault.get(name).ok_or(Failure::unavailable(Reason::TokenMissing))?;
+    // Room for all that is added, so that the token never moves and leaves a copy.
+    let mut value = Zeroizing::new(Vec::with_capacity(token.bytes().len() * 2 + 1024));
+    let mut target = header::AUTHORIZATION;
+    match auth {
+        Auth::None | Auth::Hawk { .. } => return Ok(()),
+        Auth::Bearer { .. } => value.extend_from_slice(b"Bearer "),
+        Auth::Header { name, prefix, .. } => {
+            target = HeaderName::try_from(name.as_str()).map_err(invalid)?;
+            value.extend_from_slice(prefix.as_bytes());
+        }
+        Auth::Basic { user, .. } => {
+            let mut pair = Zeroizing::new(Vec::with_capacity(user.len() + 1 + token.bytes().len()));
+            pair.extend_from_slice(user.as_bytes());
+            pair.push(b':');
+            pair.extend_from_slice(token.bytes());
+            value.extend_from_slice(b"Basic ");
+            value.extend_from_slice(Zeroizing::new(STANDARD.encode(&*pair)).as_bytes());
+        }
+    }
+    if !matches!(auth, Auth::Basic { .. }) {
+        value.extend_from_slice(token.bytes());
+    }
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(value)))
+        .map_err(|_| Failure::unavailable(Reason::TokenMissing))?;
+    value.set_sensitive(true);
+    headers.insert(target, value);
+    Ok(())
+}
+
+/// The credentials of a document whose `auth` is Hawk.
+pub(super) fn hawk<'v>(auth: &'v Auth, vault: &'v Vault) -> Result<Option<Credentials<'v>>, Failure> {
+    let Auth::Hawk { id, key, algorithm } = auth else { return Ok(None) };
+    let key = vault.get(key).ok_or(Failure::unavailable(Reason::TokenMissing))?;
+    Ok(Some(Credentials { id, key: key.bytes(), algorithm: *algorithm }))
+}
+
+/// Signs a request; `ahead` is by how many seconds the upstream's clock is.
+pub(super) fn sign(
+    request: &mut Request<Full<Bytes>>,
+    document: &HttpDocument,
+    hop: &Hop,
+    credentials: &Credentials<'_>,
+    ahead: i64,
+) -> Result<Artifacts, Failure> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let artifacts = Artifacts {
+        ts: seconds().saturating_add_signed(ahead),
+        nonce: nonce()?,
+        method: if hop.method == Method::Get { "GET" } else { "POST" },
+        target: hop.target.clone(),
+        host: document.url.host.clone(),
+        port: document.url.port,
+        hash: credentials.payload_hash(content_type.unwrap_or_default(), hop.body(document)),
+        ext: String::new(),
+    };
+    let mut value = HeaderValue::try_from(credentials.authorization(&artifacts)).map_err(invalid)?;
+    value.set_sensitive(true);
+    request.headers_mut().insert(header::AUTHORIZATION, value);
+    Ok(artifacts)
+}
+
+/// Since the epoch, by this machine's clock.
+pub(super) fn seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn nonce() -> Result<String, Failure> {
+    let mut bytes = [0; 12];
+    crate::sys::random::fill(&mut bytes).map_err(|_| Failure::unavailable(Reason::ConnectFailed))?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}

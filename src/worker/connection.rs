@@ -1,0 +1,184 @@
+//! Who is connected: counted against the limits, and with what rights.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use super::held::Slot;
+use crate::acl::{Acl, Peer};
+use crate::config::Limits;
+
+/// Above this many identities, those without a connection are forgotten.
+const REMEMBERED: usize = 1024;
+/// Above this many keys, a connection's first answers are counted and not told one by one.
+const TOLD: usize = 1024;
+
+/// Counts connections, of each user and of all.
+#[derive(Default)]
+pub(super) struct Connections {
+    all: Cell<u32>,
+    strangers: Cell<u32>,
+    by_user: RefCell<HashMap<u32, u32>>,
+    rights: RefCell<HashMap<Identity, Rc<Rights>>>,
+    /// Those over a limit that are about to be closed.
+    turned_away: Rc<()>,
+    ended: Notify,
+}
+
+/// The most connections over a limit that are not closed at once.
+const LINGERING: usize = 32;
+
+/// uid, gid, supplementary groups.
+type Identity = (u32, u32, Vec<u32>);
+
+/// What peers of one identity may read, judged once for each key of the configuration.
+pub(super) struct Rights {
+    peer: Peer,
+    stranger: bool,
+    /// By the number of the key.
+    judged: RefCell<Vec<Judgement>>,
+}
+
+#[derive(Clone, Copy)]
+enum Judgement {
+    NotYet,
+    Denied,
+    /// The index of the client.
+    Granted(u16),
+}
+
+impl Rights {
+    /// The name of the client that grants, if one does.
+    pub(super) fn judge<'a>(&self, acl: &'a Acl, slot: &Slot) -> Option<&'a str> {
+        let mut judged = self.judged.borrow_mut();
+        if judged.len() <= slot.number {
+            judged.resize(slot.number + 1, Judgement::NotYet);
+        }
+        if let Judgement::NotYet = judged[slot.number] {
+            let grant = acl.judge(&self.peer, &slot.path);
+            let client =
+                grant.and_then(|grant| acl.clients.iter().position(|client| std::ptr::eq(client, grant.client)));
+            judged[slot.number] = match (grant, client.map(u16::try_from)) {
+                (None, _) => Judgement::Denied,
+                (Some(_), Some(Ok(index))) => Judgement::Granted(index),
+                // More clients than can be numbered: judged each time.
+                (Some(grant), _) => return Some(&grant.client.name),
+            };
+        }
+        match judged[slot.number] {
+            Judgement::Granted(index) => acl.clients.get(usize::from(index)).map(|client| client.name.as_str()),
+            _ => None,
+        }
+    }
+}
+
+impl Connections {
+    /// Held while a connection over a limit waits for its peer; `None` when too many do.
+    pub(super) fn place_to_linger(&self) -> Option<Rc<()>> {
+        (Rc::strong_count(&self.turned_away) <= LINGERING).then(|| self.turned_away.clone())
+    }
+
+    /// Resolves when no connection is left.
+    pub(super) async fn drained(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.all.get() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// `None` when a limit of connections is reached.
+    pub(super) fn admit(self: &Rc<Self>, peer: Peer, acl: &Acl, limits: &Limits) -> Option<Connection> {
+        let pid = peer.pid;
+        let rights = self.rights_of(peer, acl);
+        let uid = rights.peer.uid;
+        let of_user = self.by_user.borrow().get(&uid).copied().unwrap_or(0);
+        let full = self.all.get() >= limits.connections
+            || of_user >= limits.connections_per_user
+            || (rights.stranger && self.strangers.get() >= (limits.connections / 8).max(1));
+        if full {
+            return None;
+        }
+        self.all.set(self.all.get() + 1);
+        self.strangers.set(self.strangers.get() + u32::from(rights.stranger));
+        *self.by_user.borrow_mut().entry(uid).or_default() += 1;
+        let permit = Rc::new(Permit { uid, stranger: rights.stranger, counted: self.clone() });
+        Some(Connection { rights, pid, told: RefCell::default(), last_told: Cell::new(usize::MAX), permit })
+    }
+
+    fn rights_of(&self, peer: Peer, acl: &Acl) -> Rc<Rights> {
+        let mut rights = self.rights.borrow_mut();
+        let identity = (peer.uid, peer.gid, peer.groups);
+        if let Some(known) = rights.get(&identity) {
+            return known.clone();
+        }
+        if rights.len() >= REMEMBERED {
+            rights.retain(|_, rights| Rc::strong_count(rights) > 1);
+        }
+        let peer = Peer { uid: identity.0, gid: identity.1, groups: identity.2.clone(), pid: 0 };
+        let stranger = acl.matching(&peer).next().is_none();
+        let new = Rc::new(Rights { peer, stranger, judged: RefCell::default() });
+        rights.insert(identity, new.clone());
+        new
+    }
+}
+
+/// One connection and who is at its other end.
+pub(super) struct Connection {
+    pub(super) rights: Rc<Rights>,
+    pid: i32,
+    /// Keys whose first answer is in the log.
+    told: RefCell<HashSet<usize>>,
+    last_told: Cell<usize>,
+    pub(super) permit: Rc<Permit>,
+}
+
+/// Counts as a connection of this user for as long as it lives.
+pub(super) struct Permit {
+    uid: u32,
+    stranger: bool,
+    counted: Rc<Connections>,
+}
+
+impl Connection {
+    pub(super) fn uid(&self) -> u32 {
+        self.rights.peer.uid
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// As the kernel attests it.
+    pub(super) fn peer(&self) -> Peer {
+        Peer { pid: self.pid, ..self.rights.peer.clone() }
+    }
+
+    /// Whether this is the first answer about this key here.
+    pub(super) fn is_first_answer(&self, slot: &Slot) -> bool {
+        if self.last_told.replace(slot.number) == slot.number {
+            return false;
+        }
+        let mut told = self.told.borrow_mut();
+        told.len() < TOLD && told.insert(slot.number)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.counted.all.set(self.counted.all.get() - 1);
+        self.counted.strangers.set(self.counted.strangers.get() - u32::from(self.stranger));
+        let mut by_user = self.counted.by_user.borrow_mut();
+        if let Some(count) = by_user.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                by_user.remove(&self.uid);
+            }
+        }
+        self.counted.ended.notify_waiters();
+    }
+}

@@ -1,0 +1,274 @@
+//! Values under a lease: as answers that are ready to go, within the memory that the limits give them.
+//!
+//! Never keeps a value longer than the parent said, and wipes what it drops.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::HeaderMap;
+use hyper::header::HeaderValue;
+use zeroize::Zeroizing;
+
+use super::answer;
+use super::log::Hits;
+use super::watch::Watch;
+use crate::ipc::wire::{Body, BootInstant, Forward, Lease, Tag, ValueReply, Verdict};
+use crate::secret::{KeyPath, SecretValue};
+
+/// Everything that is held, by key.
+pub(super) struct Slots {
+    by_path: HashMap<KeyPath, Rc<Slot>>,
+    /// Bytes of values.
+    used: Cell<u64>,
+    limit: u64,
+}
+
+/// One key of the configuration.
+pub(super) struct Slot {
+    /// Its place among the keys of the configuration.
+    pub(super) number: usize,
+    pub(super) path: KeyPath,
+    /// How long to wait for the parent's reply.
+    pub(super) patience: Duration,
+    /// Answers from memory that have no line in the log.
+    pub(super) hits: Hits,
+    held: RefCell<Option<Rc<Held>>>,
+    /// If peers have waited for it to change.
+    watch: RefCell<Option<Box<Watch>>>,
+}
+
+/// A value under a lease.
+pub(super) struct Held {
+    json: Form,
+    /// If the value is a scalar.
+    text: Option<Form>,
+    lease: Lease,
+    last_used: Cell<i64>,
+}
+
+/// One representation, and its header fields as they stand until the next second.
+pub(super) struct Form {
+    media_type: &'static str,
+    pub(super) body: Bytes,
+    /// Without quotes.
+    pub(super) tag: Box<str>,
+    ready: RefCell<(i64, HeaderMap)>,
+}
+
+/// Keeps the bytes of a value until the last answer that carries them is written, then wipes them.
+struct Wiped(SecretValue);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        self.0.json()
+    }
+}
+
+struct WipedText(Zeroizing<String>);
+
+impl AsRef<[u8]> for WipedText {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Form {
+    fn new(media_type: &'static str, body: Bytes, tag: Tag) -> Self {
+        let ready = RefCell::new((i64::MIN, HeaderMap::new()));
+        Self { media_type, body, tag: tag.to_string().into(), ready }
+    }
+
+    /// The header fields of an answer from memory. Made anew when `Age` or `ttl` has changed.
+    pub(super) fn headers_of_hit(&self, lease: &Lease, verdict: &Verdict, now: BootInstant) -> HeaderMap {
+        let mut ready = self.ready.borrow_mut();
+        if now.0 >= ready.0 {
+            *ready = (answer::changes_at(lease, now).0, self.headers(lease, verdict, now));
+        }
+        ready.1.clone()
+    }
+
+    pub(super) fn headers(&self, lease: &Lease, verdict: &Verdict, now: BootInstant) -> HeaderMap {
+        let mut headers = answer::value_headers(&self.tag, verdict, lease, now);
+        headers.insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static(self.media_type));
+        headers
+    }
+}
+
+impl Held {
+    /// `None` if the body is not in the reply.
+    pub(super) fn new(reply: ValueReply) -> Option<(Self, Verdict)> {
+        let Body::Inline(mut bytes) = reply.body else { return None };
+        let value = SecretValue::from_json(Zeroizing::new(std::mem::take(&mut bytes.0)));
+        let text = value
+            .text()
+            .zip(reply.etag_text)
+            .map(|(text, tag)| Form::new("text/plain; charset=utf-8", Bytes::from_owner(WipedText(text)), tag));
+        let json = Form::new("application/json", Bytes::from_owner(Wiped(value)), reply.etag);
+        Some((Self { json, text, lease: reply.lease, last_used: Cell::new(0) }, reply.verdict))
+    }
+
+    pub(super) fn json(&self) -> &Form {
+        &self.json
+    }
+
+    pub(super) fn text(&self) -> Option<&Form> {
+        self.text.as_ref()
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn size(&self) -> u64 {
+        (self.json.body.len() + self.text.as_ref().map_or(0, |text| text.body.len())) as u64
+    }
+}
+
+impl Slot {
+    /// Works on those who wait for a change, if anybody ever did.
+    pub(super) fn watchers<T>(&self, work: impl FnOnce(&mut Watch) -> T) -> Option<T> {
+        self.watch.borrow_mut().as_mut().map(|watch| work(watch))
+    }
+
+    pub(super) fn watch<T>(&self, work: impl FnOnce(&mut Watch) -> T) -> T {
+        work(self.watch.borrow_mut().get_or_insert_default())
+    }
+}
+
+impl Slots {
+    /// `limit` is in bytes of values.
+    pub(super) fn new(keys: &[crate::ipc::wire::WorkerKey], limit: u64) -> Self {
+        let slot = |(number, key): (usize, &crate::ipc::wire::WorkerKey)| {
+            let (path, patience) = (key.path.clone(), key.patience);
+            (
+                path.clone(),
+                Rc::new(Slot {
+                    number,
+                    path,
+                    patience,
+                    hits: Hits::default(),
+                    held: RefCell::default(),
+                    watch: RefCell::default(),
+                }),
+            )
+        };
+        Self { by_path: keys.iter().enumerate().map(slot).collect(), used: Cell::new(0), limit }
+    }
+
+    pub(super) fn find(&self, path: &str) -> Option<&Rc<Slot>> {
+        self.by_path.get(path)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Rc<Slot>> {
+        self.by_path.values()
+    }
+
+    /// A value that may be given without asking, and what to say of it.
+    pub(super) fn remembered(&self, slot: &Slot, now: BootInstant) -> Option<(Rc<Held>, Verdict)> {
+        let held = slot.held.borrow().clone()?;
+        let detail = if now < held.lease.fresh_until {
+            None
+        } else if now < held.lease.usable_until {
+            Some(held.lease.stale_detail)
+        } else {
+            return None;
+        };
+        held.last_used.set(now.0);
+        Some((held, Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail }))
+    }
+
+    pub(super) fn keep(&self, slot: &Slot, held: &Rc<Held>, now: BootInstant) {
+        self.forget(slot);
+        if held.size() > self.limit {
+            return;
+        }
+        held.last_used.set(now.0);
+        self.used.set(self.used.get() + held.size());
+        *slot.held.borrow_mut() = Some(held.clone());
+        if self.used.get() > self.limit {
+            self.make_room();
+        }
+    }
+
+    /// Forgets those that were asked for longest ago, and an eighth more, so that this is seldom.
+    fn make_room(&self) {
+        let last_used = |slot: &Rc<Slot>| slot.held.borrow().as_ref().map(|held| held.last_used.get());
+        let mut by_use: Vec<_> = self.by_path.values().filter_map(|slot| Some((last_used(slot)?, slot))).collect();
+        by_use.sort_unstable_by_key(|(used, _)| *used);
+        for (_, slot) in by_use {
+            if self.used.get() <= self.limit / 8 * 7 {
+                return;
+            }
+            self.forget(slot);
+        }
+    }
+
+    pub(super) fn forget(&self, slot: &Slot) {
+        if let Some(held) = slot.held.borrow_mut().take() {
+            self.used.set(self.used.get() - held.size());
+        }
+    }
+
+    pub(super) fn forget_where(&self, mut gone: impl FnMut(&Slot, &Lease) -> bool) {
+        for slot in self.by_path.values() {
+            if slot.held.borrow().as_ref().is_some_and(|held| gone(slot, &held.lease)) {
+                self.forget(slot);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::wire::{Detail, WorkerKey};
+    use crate::secret::WireBytes;
+
+    fn slots(count: usize, limit: u64) -> Slots {
+        let key = |n| WorkerKey { path: KeyPath::parse(&format!("/k{n}")).unwrap(), patience: Duration::ZERO };
+        Slots::new(&(0..count).map(key).collect::<Vec<_>>(), limit)
+    }
+
+    fn held(size: usize) -> Rc<Held> {
+        let lease = Lease {
+            born: BootInstant(0),
+            fresh_until: BootInstant(100),
+            usable_until: BootInstant(200),
+            stale_detail: Detail::BreakerOpen,
+        };
+        let verdict =
+            Verdict { forward: Forward::UriMiss, fwd_status: None, stored: true, collapsed: false, detail: None };
+        let body = Body::Inline(WireBytes(vec![b'1'; size]));
+        Rc::new(Held::new(ValueReply { verdict, lease, etag: Tag([0; 16]), etag_text: None, body }).unwrap().0)
+    }
+
+    #[test]
+    fn a_lease_is_fresh_then_stale_then_over() {
+        let slots = slots(1, 1000);
+        let slot = slots.find("/k0").unwrap();
+        slots.keep(slot, &held(1), BootInstant(0));
+        let detail = |now| slots.remembered(slot, BootInstant(now)).map(|(_, verdict)| verdict.detail);
+        assert_eq!(detail(99), Some(None));
+        assert_eq!(detail(100), Some(Some(Detail::BreakerOpen)));
+        assert_eq!(detail(200), None);
+    }
+
+    #[test]
+    fn beyond_its_memory_it_forgets_what_was_asked_for_longest_ago() {
+        let slots = slots(10, 1000);
+        let slot = |n: i64| slots.find(&format!("/k{n}")).unwrap();
+        (0..10).for_each(|n| slots.keep(slot(n), &held(100), BootInstant(n)));
+        slots.remembered(slot(0), BootInstant(50)).unwrap();
+        slots.keep(slot(9), &held(200), BootInstant(51));
+        let left: Vec<i64> = (0..10).filter(|n| slots.remembered(slot(*n), BootInstant(60)).is_some()).collect();
+        assert_eq!(left, [0, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(slots.used.get(), 800);
+        slots.keep(slot(1), &held(1001), BootInstant(70));
+        assert!(slots.remembered(slot(1), BootInstant(70)).is_none(), "one that never fits is not kept");
+        slots.forget_where(|_, _| true);
+        assert_eq!(slots.used.get(), 0);
+    }
+}

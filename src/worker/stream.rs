@@ -1,0 +1,168 @@
+//! The stream that hyper reads and writes, watched: in which phase a conversation is, and since when.
+//!
+//! Never changes what a peer sends. Of what hyper sends it replaces one thing: the bare answer to bytes that are no
+//! request, which becomes a problem document like every other error.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use hyper::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::UnixStream;
+
+use crate::sys::clock::boot_nanos;
+
+/// What a connection is about at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Between two requests.
+    Idle,
+    /// Some bytes of a request have come.
+    Head,
+    /// A request is with us.
+    Exchange,
+    /// hyper has the whole answer, and writes it.
+    Answered,
+}
+
+/// One connection's stream, shared by hyper, the service and the timer.
+pub(super) struct Conversation {
+    stream: RefCell<UnixStream>,
+    phase: Cell<(Phase, i64)>,
+    /// The request line has come whole: what is too long then is a header.
+    line_ended: Cell<bool>,
+    unparsed: Cell<Option<StatusCode>>,
+}
+
+impl Conversation {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self {
+            stream: RefCell::new(stream),
+            phase: Cell::new((Phase::Idle, boot_nanos())),
+            line_ended: Cell::new(false),
+            unparsed: Cell::new(None),
+        }
+    }
+
+    /// The phase, and the instant at which it began, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub(super) fn phase(&self) -> (Phase, i64) {
+        self.phase.get()
+    }
+
+    pub(super) fn enter_at(&self, phase: Phase, now: i64) {
+        self.phase.set((phase, now));
+    }
+
+    /// The next phase begins with this one's time: what is between is too short to be worth a look at the clock.
+    pub(super) fn follow(&self, phase: Phase) {
+        self.phase.set((phase, self.phase.get().1));
+    }
+
+    /// The status for bytes that hyper could not parse, once it has given up on them.
+    pub(super) fn unparsed(&self) -> Option<StatusCode> {
+        self.unparsed.get()
+    }
+
+    /// A second fd of the peer's socket.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.stream.borrow().as_fd().try_clone_to_owned()
+    }
+
+    /// Whether the peer has closed its end in both directions.
+    pub(super) fn is_gone(&self) -> bool {
+        let stream = self.stream.borrow();
+        let mut ready = std::pin::pin!(stream.ready(Interest::WRITABLE));
+        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        matches!(ready.as_mut().poll(&mut nobody), Poll::Ready(Ok(ready)) if ready.is_write_closed())
+    }
+
+    /// Writes past hyper, without waiting: for a connection that ends now.
+    pub(super) fn last_words(&self, bytes: &[u8]) {
+        // A peer that does not read does not get them.
+        let _ = self.stream.borrow().try_write(bytes);
+    }
+
+    fn received(&self, bytes: &[u8]) {
+        if self.phase.get().0 == Phase::Idle {
+            self.line_ended.set(false);
+            self.enter_at(Phase::Head, boot_nanos());
+        }
+        if !self.line_ended.get() {
+            self.line_ended.set(bytes.contains(&b'\n'));
+        }
+    }
+
+    /// What hyper writes while no request is with us is its own answer to what it could not parse.
+    fn is_own_answer(&self, bytes: &[u8]) -> bool {
+        if !matches!(self.phase.get().0, Phase::Idle | Phase::Head) {
+            return false;
+        }
+        if self.unparsed.get().is_none() {
+            let status = bytes.get(9..12).and_then(|code| StatusCode::from_bytes(code).ok());
+            self.unparsed.set(Some(match status {
+                Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) if !self.line_ended.get() => StatusCode::URI_TOO_LONG,
+                other => other.unwrap_or(StatusCode::BAD_REQUEST),
+            }));
+        }
+        true
+    }
+}
+
+/// hyper's end of a [`Conversation`].
+pub(super) struct Watched(pub(super) Rc<Conversation>);
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(cx, buf))?;
+        if let Some(received) = buf.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
+            self.0.received(received);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.0.is_own_answer(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.0.is_own_answer(bufs.first().map_or(&[], |first| first)) {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_write_vectored(cx, bufs)
+    }
+
+    // Keeps values out of hyper's own buffer, which nobody wipes.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper calls this when it has written all that it had.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.phase.get().0 == Phase::Answered {
+            self.0.follow(Phase::Idle);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.unparsed.get().is_some() {
+            // The problem document is still to be written.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}
