@@ -183,6 +183,14 @@ impl Broker {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    /// All files of the cache, those of the store's own state among them.
+    pub fn sealed_files(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.path("cache")).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<PathBuf> = files.filter(|path| !path.ends_with(".lock")).collect();
+        files.sort();
+        files
+    }
+
     pub fn parent(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
