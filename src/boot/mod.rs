@@ -61,7 +61,7 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     // Everything is opened before anything is dropped.
     let cache = CacheInputs {
         directory: inputs::cache_directory(&config.cache.directory, parent_ids)?,
-        seal_key: inputs::seal_key(&config.cache.seal_keys)?,
+        seal_keys: inputs::seal_keys(&config.cache.seal_keys)?,
         boot: clock::boot_id(),
     };
     let tokens = inputs::tokens(&config)?;

@@ -50,7 +50,8 @@ pub struct ParentInputs {
 
 pub struct CacheInputs {
     pub directory: OwnedFd,
-    pub seal_key: std::fs::File,
+    /// In the order of the configuration.
+    pub seal_keys: Vec<std::fs::File>,
     pub boot: Option<BootId>,
 }
 
@@ -90,10 +91,9 @@ impl From<ChannelError> for ParentError {
 pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
-    let mut text = zeroize::Zeroizing::new(Vec::with_capacity(256));
-    io::Read::read_to_end(&mut io::Read::take(inputs.cache.seal_key, 256), &mut text).map_err(|error| start(&error))?;
-    let seal = SealKey::parse(&text).map_err(|error| start(&error))?;
-    let keys = KeyRing::new(seal, Vec::new());
+    let named = inputs.config.cache.seal_keys.iter().zip(inputs.cache.seal_keys);
+    let keys = named.map(|(from, file)| SealKey::read(file).map_err(|e| start(&format_args!("seal key {from}: {e}"))));
+    let keys = KeyRing::new(keys.collect::<Result<_, _>>()?).ok_or_else(|| start(&"there is no seal key"))?;
     let store = Store::open(inputs.cache.directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
     let sources = Sources::new(&inputs.config, inputs.sources).map_err(|error| start(&error))?;
 
@@ -110,6 +110,7 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
         tokio::task::spawn_local(relay_recalls(channel.clone(), recalled));
         tokio::task::spawn_local(engine.clone().keep_sealed());
         greet(&channel, &inputs.config, log.requests).await?;
+        tokio::task::spawn_local(engine.clone().reseal_outdated());
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;

@@ -148,8 +148,12 @@ impl Broker {
 
     /// With more arguments to `serve`.
     pub fn start_with(&mut self, more: &[&str]) {
+        self.start_by(Command::new(env!("CARGO_BIN_EXE_keyhatch")), more);
+    }
+
+    /// By a command that becomes `keyhatch` with the arguments that it gets.
+    pub fn start_by(&mut self, mut serve: Command, more: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
         serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).args(more).stdin(Stdio::null()).stderr(log);
         let already = self.log().matches("serving").count();
         let mut child = serve.spawn().unwrap();

@@ -46,8 +46,8 @@ impl Ledger {
         postcard::to_stdvec(self).ok()
     }
 
-    /// What was encoded did not reach the disk.
-    pub fn not_written(&mut self) {
+    /// Has it written although nothing has changed: what is on disk is not this.
+    pub fn write_again(&mut self) {
         self.changed = true;
     }
 
@@ -134,7 +134,7 @@ mod tests {
         assert!(ledger.encode(0).is_some() && ledger.encode(0).is_none());
         ledger.confirm(&key(), 1000, 5000);
         assert!(ledger.encode(0).is_none());
-        ledger.not_written();
+        ledger.write_again();
         assert!(ledger.encode(0).is_some());
         ledger.replaced(&key(), 1000);
         assert!(ledger.encode(0).is_none(), "it is the file that was confirmed");

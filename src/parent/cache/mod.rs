@@ -6,6 +6,7 @@ mod archive;
 mod format;
 mod lane;
 mod ledger;
+mod reseal;
 mod seal;
 mod store;
 
@@ -13,5 +14,6 @@ pub use archive::{Archive, Listing, Loaded, Problem, Sealed};
 pub use format::{Definition, Label, State, Tombstone, Unreadable, Validators, ValueLabel};
 pub use lane::Lane;
 pub use ledger::Ledger;
+pub use reseal::{ResealError, tags};
 pub use seal::{KeyRing, SealKey, SealKeyError, new_seal_key_text};
 pub use store::{Item, Record, Store, StoreError};

@@ -148,8 +148,8 @@ mod tests {
     }
 
     fn open(path: &Path, keys: &[&str]) -> Store {
-        let older = keys[1..].iter().map(|text| seal(text)).collect();
-        Store::open(file::open_directory(path).unwrap(), KeyRing::new(seal(keys[0]), older), 1 << 20).unwrap()
+        let keys = KeyRing::new(keys.iter().map(|text| seal(text)).collect()).unwrap();
+        Store::open(file::open_directory(path).unwrap(), keys, 1 << 20).unwrap()
     }
 
     fn key(path: &str) -> KeyPath {
@@ -279,7 +279,7 @@ mod tests {
         let text = new_seal_key_text().unwrap();
         let _first = open(directory.path(), &[&text]);
         let second = file::open_directory(directory.path()).unwrap();
-        let opened = Store::open(second, KeyRing::new(seal(&text), Vec::new()), 1 << 20);
+        let opened = Store::open(second, KeyRing::new(vec![seal(&text)]).unwrap(), 1 << 20);
         assert!(matches!(opened.err(), Some(StoreError::Locked)));
     }
 

@@ -11,7 +11,7 @@ use super::pace::Pace;
 use crate::config::{Projection, Source};
 use crate::ipc::wire::{State, Tag};
 use crate::outcome::{Class, Failure};
-use crate::parent::cache::{Definition, Loaded, Record, SealKey, Validators, ValueLabel};
+use crate::parent::cache::{Definition, Loaded, Record, SealKey, Validators, ValueLabel, tags};
 use crate::secret::{KeyPath, SecretValue};
 use crate::staleness::{Revocation, Settings, is_usable};
 
@@ -73,8 +73,7 @@ impl Held {
         validators: Validators,
         fetched_at: u64,
     ) -> Self {
-        let tag = seal.tag(key, "application/json", value.json());
-        let tag_text = value.text().map(|text| seal.tag(key, "text/plain", text.as_bytes()));
+        let (tag, tag_text) = tags(seal, key, &value);
         Self { value, fetched_at, on_disk: Rc::default(), tag, tag_text, validators }
     }
 

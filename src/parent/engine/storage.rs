@@ -1,13 +1,14 @@
 //! What of the engine concerns the sealed cache: what is opened at start, accepted and restored.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::Engine;
 use super::entry::{Entry, Held};
 use super::flight::Fresh;
 use super::scribe::Wanted;
 use crate::config::{Config, Document};
-use crate::parent::cache::{Definition, Label, Ledger, Listing, State, Store, Tombstone, ValueLabel};
+use crate::parent::cache::{Definition, Label, Ledger, Listing, Sealed, State, Store, Tombstone, ValueLabel};
 use crate::parent::clock::{Clock, Mark};
 use crate::secret::KeyPath;
 use crate::sys::clock::BootId;
@@ -19,6 +20,8 @@ pub(super) struct Opened {
     pub(super) clock: Clock,
     /// What a backup has brought back, and is to go again.
     pub(super) overruled: Vec<Tombstone>,
+    /// What an older seal key has sealed.
+    pub(super) outdated: Vec<Sealed>,
 }
 
 pub(super) fn open(config: &Config, store: &Store, boot: Option<BootId>) -> Opened {
@@ -46,7 +49,11 @@ pub(super) fn open(config: &Config, store: &Store, boot: Option<BootId>) -> Open
     let marks: Vec<Mark> =
         store.states(State::Clock).iter().filter_map(|bytes| postcard::from_bytes(bytes).ok()).collect();
     let newest = held.values().map(|held| held.fetched_at).max().unwrap_or(0);
-    Opened { held, ledger, clock: Clock::resume(&marks, newest, boot), overruled }
+    let outdated: Vec<Sealed> = listing.sealed.into_iter().filter(|sealed| sealed.outdated).collect();
+    if outdated.iter().any(|sealed| sealed.label == Label::State(State::Ledger)) {
+        ledger.write_again();
+    }
+    Opened { held, ledger, clock: Clock::resume(&marks, newest, boot), overruled, outdated }
 }
 
 /// The tombstones for files that are older than the revocation of their value.
@@ -114,6 +121,23 @@ impl Engine {
             if entry.accept(held) || entry.leased_stale {
                 self.recall(&key, entry);
             }
+        }
+    }
+
+    /// Moves what an older seal key has sealed to the first one, a few files at a time: answers come between.
+    pub(in crate::parent) async fn reseal_outdated(self: Rc<Self>) {
+        let outdated = std::mem::take(&mut *self.outdated.borrow_mut());
+        let (all, mut failed) = (outdated.len(), 0);
+        for some in outdated.chunks(16) {
+            let files = some.to_vec();
+            let resealed = self.scribe.lane.run(move |store| store.reseal(&files)).await.unwrap_or_default();
+            for (file, error) in some.iter().zip(resealed).filter_map(|(file, done)| Some((&file.name, done.err()?))) {
+                tracing::warn!(file, %error, "still sealed by an older seal key");
+                failed += 1;
+            }
+        }
+        if all > failed {
+            tracing::info!(files = all - failed, "sealed anew by the first seal key");
         }
     }
 
