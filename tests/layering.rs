@@ -29,7 +29,6 @@ const USES: &[(&str, &[&str])] = &[
         &[
             "sys",
             "config",
-            "staleness::Settings",
             "parent::ParentInputs",
             "parent::CacheInputs",
             "parent::SourceInputs",

@@ -14,10 +14,5 @@ pub fn refused(config: &Config) -> Vec<String> {
     refuse("server.sandbox = \"best-effort\"".into(), server.sandbox == SandboxMode::BestEffort);
     let (limits, standard) = (&config.limits, Limits::default());
     refuse("limits.memory".into(), limits.memory != standard.memory);
-    for key in &config.keys {
-        let named = |what: &str| format!("{}: key `{}`: {what}", key.at, key.path);
-        let settings = &key.settings;
-        refuse(named("forget-after"), settings.forget_after != crate::staleness::Settings::default().forget_after);
-    }
     found
 }

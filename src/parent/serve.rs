@@ -111,6 +111,7 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
         tokio::task::spawn_local(engine.clone().keep_sealed());
         greet(&channel, &inputs.config, log.requests).await?;
         tokio::task::spawn_local(engine.clone().reseal_outdated());
+        tokio::task::spawn_local(engine.clone().forget_left());
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;

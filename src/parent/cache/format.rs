@@ -62,6 +62,8 @@ pub struct Tombstone {
     pub definition: Definition,
     /// Milliseconds since the epoch: what was fetched until then is given up.
     pub buried_at: u64,
+    /// As of a value.
+    pub forget_after: u64,
 }
 
 /// What the broker keeps beside values, each as one file.
@@ -89,6 +91,8 @@ pub struct ValueLabel {
     pub fetched_at: u64,
     /// Bytes of JSON.
     pub size: u64,
+    /// How long it is kept once its key has left the configuration, in milliseconds.
+    pub forget_after: u64,
     /// Of the JSON form, by the first seal key.
     pub tag: Tag,
     /// Of the text form, if the value has one.
@@ -132,6 +136,15 @@ pub(super) struct Head {
 }
 
 impl Label {
+    /// The key that it is of, and how long it is kept once that has left the configuration.
+    pub fn of_key(&self) -> Option<(&KeyPath, u64)> {
+        match self {
+            Self::Value(label) => Some((&label.key, label.forget_after)),
+            Self::Tombstone(tombstone) => Some((&tombstone.key, tombstone.forget_after)),
+            Self::State(_) => None,
+        }
+    }
+
     /// The name of the file with this label.
     pub(super) fn file_name(&self, key: &SealKey) -> String {
         match self {
@@ -223,6 +236,7 @@ mod tests {
             definition: Definition::of(definition),
             fetched_at: 42,
             size,
+            forget_after: 7,
             tag: Tag([7; 16]),
             tag_text: None,
             validators: Validators { etag: Some("\"x\"".into()), last_modified: None },
@@ -303,7 +317,7 @@ mod tests {
         let Label::Value(mut largest) = label(&format!("/{}", "a".repeat(511)), "d", u64::MAX) else { unreachable!() };
         largest.tag_text = Some(Tag([1; 16]));
         largest.validators = Validators { etag: long(1024), last_modified: long(1024) };
-        largest.fetched_at = u64::MAX;
+        (largest.fetched_at, largest.forget_after) = (u64::MAX, u64::MAX);
         assert!(seal(keys.first(), &Label::Value(largest.clone()), b"", b"").is_some());
         largest.validators.etag = long(HEAD_LEN);
         assert!(seal(keys.first(), &Label::Value(largest), b"", b"").is_none());

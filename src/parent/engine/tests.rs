@@ -273,3 +273,33 @@ fn a_new_seal_key_takes_over_and_the_old_one_can_go() {
         assert!(engine.ledger.borrow().buried(&key("/a"), 1).is_some(), "revoked still");
     });
 }
+
+#[test]
+fn what_left_the_configuration_is_kept_unserved_and_then_forgotten() {
+    let place = Place::new();
+    let full = place.config.borrow().clone();
+    let (a, _) = full.split_at(full.find("[keys.\"/b\"]").unwrap());
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "one"), value("/b", "two")]).await;
+        std::fs::write(place.path().join("notes"), "mine").unwrap();
+        engine.close().await;
+    });
+    *place.config.borrow_mut() = a.to_owned();
+    place.run(async |engine| {
+        engine.forget_left_once().await;
+        assert!(file_of(&place, "/b").exists() && !engine.entries.borrow().contains_key(&key("/b")));
+        engine.close().await;
+    });
+    *place.config.borrow_mut() = full.clone() + "forget-after = \"0s\"\n";
+    place.run(async |engine| {
+        engine.forget_left_once().await;
+        assert_eq!(held(&engine, "/b").unwrap().0, "two", "it is back");
+        engine.close().await;
+    });
+    *place.config.borrow_mut() = a.to_owned();
+    place.run(async |engine| {
+        engine.forget_left_once().await;
+        assert!(!file_of(&place, "/b").exists() && file_of(&place, "/a").exists());
+        assert!(place.path().join("notes").exists(), "what is not ours is not touched");
+    });
+}
