@@ -117,6 +117,9 @@ pub(super) struct Get {
     /// While the broker or the value is unavailable, try again for this long, such as 30s
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(super) wait: Option<Duration>,
+    /// Print the value again, on a line, whenever it changes
+    #[arg(long)]
+    pub(super) watch: bool,
 }
 
 #[derive(Args)]

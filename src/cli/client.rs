@@ -19,7 +19,7 @@ pub(super) struct Answer {
 pub(super) fn ask(
     socket: &Path,
     path: &str,
-    headers: &[(&'static str, &'static str)],
+    headers: &[(&'static str, &str)],
 ) -> Result<Answer, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::answer;
 use super::log::Hits;
+use super::watch::Watch;
 use crate::ipc::wire::{Body, BootInstant, Forward, Lease, Tag, ValueReply, Verdict};
 use crate::secret::{KeyPath, SecretValue};
 
@@ -35,6 +36,8 @@ pub(super) struct Slot {
     /// Answers from memory that have no line in the log.
     pub(super) hits: Hits,
     held: RefCell<Option<Rc<Held>>>,
+    /// If peers have waited for it to change.
+    watch: RefCell<Option<Box<Watch>>>,
 }
 
 /// A value under a lease.
@@ -124,12 +127,33 @@ impl Held {
     }
 }
 
+impl Slot {
+    /// Works on those who wait for a change, if anybody ever did.
+    pub(super) fn watchers<T>(&self, work: impl FnOnce(&mut Watch) -> T) -> Option<T> {
+        self.watch.borrow_mut().as_mut().map(|watch| work(watch))
+    }
+
+    pub(super) fn watch<T>(&self, work: impl FnOnce(&mut Watch) -> T) -> T {
+        work(self.watch.borrow_mut().get_or_insert_default())
+    }
+}
+
 impl Slots {
     /// `limit` is in bytes of values.
     pub(super) fn new(keys: &[crate::ipc::wire::WorkerKey], limit: u64) -> Self {
         let slot = |(number, key): (usize, &crate::ipc::wire::WorkerKey)| {
             let (path, patience) = (key.path.clone(), key.patience);
-            (path.clone(), Rc::new(Slot { number, path, patience, hits: Hits::default(), held: RefCell::default() }))
+            (
+                path.clone(),
+                Rc::new(Slot {
+                    number,
+                    path,
+                    patience,
+                    hits: Hits::default(),
+                    held: RefCell::default(),
+                    watch: RefCell::default(),
+                }),
+            )
         };
         Self { by_path: keys.iter().enumerate().map(slot).collect(), used: Cell::new(0), limit }
     }

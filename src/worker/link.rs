@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::WorkerError;
 use super::service::Shared;
+use super::watch::Watch;
 use crate::ipc::channel::WorkerEnd;
 use crate::ipc::wire::{Body, FetchRequest, Recall, Reply, RequestId, Survey, ToParent, ToWorker, decode_payload};
 use crate::secret::KeyPath;
@@ -127,11 +128,15 @@ impl Link {
                 ToWorker::Recall { serial, keys } => {
                     self.recalls.set(self.recalls.get() + 1);
                     match keys {
-                        Recall::All => shared.slots.forget_where(|_, _| true),
+                        Recall::All => {
+                            shared.slots.forget_where(|_, _| true);
+                            shared.slots.all().for_each(|slot| slot.watchers(Watch::recalled).unwrap_or_default());
+                        }
                         Recall::Keys(keys) => {
-                            keys.iter()
-                                .filter_map(|key| shared.slots.find(key.as_str()))
-                                .for_each(|slot| shared.slots.forget(slot));
+                            keys.iter().filter_map(|key| shared.slots.find(key.as_str())).for_each(|slot| {
+                                shared.slots.forget(slot);
+                                slot.watchers(Watch::recalled);
+                            });
                         }
                     }
                     self.channel.send(&ToParent::Recalled { serial }, None).await?;

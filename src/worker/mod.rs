@@ -13,6 +13,8 @@ mod own;
 mod request;
 mod service;
 mod stream;
+mod wait;
+mod watch;
 
 use std::fmt;
 use std::io;

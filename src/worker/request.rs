@@ -1,9 +1,13 @@
 //! What a request asks for. Pure: bytes and headers in, a judgement out.
 
+use std::time::Duration;
+
 use hyper::HeaderMap;
-use hyper::header::{ACCEPT, CACHE_CONTROL, IF_NONE_MATCH};
+use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderName, IF_NONE_MATCH};
 
 use crate::secret::{KeyPath, is_segment_byte};
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// A request target that is well-formed.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,6 +102,22 @@ pub(super) fn revalidates(headers: &HeaderMap) -> bool {
     lines.any(|line| line.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("no-cache")))
 }
 
+/// The longest that an answer waits for a change.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// `Prefer: wait=N` (RFC 7240 section 4.3) beside an `If-None-Match`: alone there is nothing to wait for.
+pub(super) fn waits(headers: &HeaderMap) -> Option<Duration> {
+    if !headers.contains_key(IF_NONE_MATCH) {
+        return None;
+    }
+    let lines = headers.get_all(PREFER).iter().filter_map(|line| line.to_str().ok());
+    let preferences = lines.flat_map(|line| line.split(',')).filter_map(|one| one.split(';').next()?.split_once('='));
+    let mut waits = preferences.filter(|(name, _)| name.trim().eq_ignore_ascii_case("wait"));
+    // The first of equal preferences counts (section 2).
+    let seconds: u64 = waits.next()?.1.trim().trim_matches('"').parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_WAIT)).filter(|wait| !wait.is_zero())
+}
+
 /// Whether `If-None-Match` names this tag, by weak comparison (RFC 9110 section 13.1.2). `tag` has no quotes.
 pub(super) fn has_tag(headers: &HeaderMap, tag: &str) -> bool {
     let mut lines = headers.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
@@ -168,6 +188,21 @@ mod tests {
         assert_eq!(accept("image/png"), Accepts::Neither);
         assert_eq!(accept("application/json;q=0"), Accepts::Neither);
         assert_eq!(accept("*/*, application/json;q=0"), Accepts::Text { or_json: false });
+    }
+
+    #[test]
+    fn a_wait_is_bounded_and_needs_a_tag() {
+        let with = |prefer: &str| {
+            let tag = (IF_NONE_MATCH, "\"a\"".parse().unwrap());
+            waits(&HeaderMap::from_iter([tag, (PREFER, prefer.parse().unwrap())])).map(|wait| wait.as_secs())
+        };
+        assert_eq!(with("wait=10"), Some(10));
+        assert_eq!(with("respond-async, WAIT = \"20\"; x=1, wait=5"), Some(20));
+        assert_eq!(with("wait=86400"), Some(300));
+        for none in ["wait=0", "wait", "wait=-1", "wait=x", "waits=10", ""] {
+            assert_eq!(with(none), None, "{none}");
+        }
+        assert_eq!(waits(&HeaderMap::from_iter([(PREFER, "wait=10".parse().unwrap())])), None);
     }
 
     #[test]

@@ -58,11 +58,11 @@ impl Shared {
 }
 
 /// One request on its way to its answer.
-struct Exchange<'a> {
-    shared: &'a Shared,
-    connection: &'a Connection,
-    conversation: &'a Conversation,
-    request: &'a Request<Incoming>,
+pub(super) struct Exchange<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) connection: &'a Connection,
+    pub(super) conversation: &'a Conversation,
+    pub(super) request: &'a Request<Incoming>,
     id: RequestId,
     started: BootInstant,
 }
@@ -132,6 +132,13 @@ impl<'a> Exchange<'a> {
         if accepts == Accepts::Neither {
             return Err(not_acceptable());
         }
+        if let Some(wait) = request::waits(self.request.headers()) {
+            let (mut answer, verdict) = self.wait(slot, accepts, wait).await?;
+            self.conversation.enter_at(Phase::Exchange, clock::boot_nanos());
+            answer::identify(&mut answer, self.id);
+            self.tell_answer(answer.status(), slot, client, &verdict, true);
+            return Ok(answer);
+        }
         let revalidate = request::revalidates(self.request.headers());
         let remembered = if revalidate { None } else { self.shared.slots.remembered(slot, self.started) };
         let asked = remembered.is_none();
@@ -149,7 +156,7 @@ impl<'a> Exchange<'a> {
         Ok(answer)
     }
 
-    fn represent(
+    pub(super) fn represent(
         &self,
         accepts: Accepts,
         held: &Held,
@@ -174,7 +181,7 @@ impl<'a> Exchange<'a> {
         })
     }
 
-    async fn ask(&self, slot: &Slot, revalidate: bool) -> Result<(Rc<Held>, Verdict), Problem> {
+    pub(super) async fn ask(&self, slot: &Slot, revalidate: bool) -> Result<(Rc<Held>, Verdict), Problem> {
         let socket = self.conversation.duplicate().map_err(|_| not_answering())?;
         let largest = self.shared.config.limits.value_size;
         let link = &self.shared.link;
@@ -188,6 +195,7 @@ impl<'a> Exchange<'a> {
                 if replied.recalls == link.recalls() && held.lease().usable_until > now {
                     self.shared.slots.keep(slot, &held, now);
                 }
+                slot.watchers(|watch| watch.offer(&held, verdict, now));
                 Ok((held, verdict))
             }
             Reply::Failure(failure) => {
@@ -287,7 +295,7 @@ fn over_budget(retry_after: Duration) -> Problem {
 }
 
 /// One and the same answer for what is not granted and what does not exist.
-fn denied() -> Problem {
+pub(super) fn denied() -> Problem {
     Problem::new(
         StatusCode::FORBIDDEN,
         "denied",

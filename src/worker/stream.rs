@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use hyper::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
 use crate::sys::clock::boot_nanos;
@@ -70,6 +70,14 @@ impl Conversation {
     /// A second fd of the peer's socket.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.stream.borrow().as_fd().try_clone_to_owned()
+    }
+
+    /// Whether the peer has closed its end in both directions.
+    pub(super) fn is_gone(&self) -> bool {
+        let stream = self.stream.borrow();
+        let mut ready = std::pin::pin!(stream.ready(Interest::WRITABLE));
+        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        matches!(ready.as_mut().poll(&mut nobody), Poll::Ready(Ok(ready)) if ready.is_write_closed())
     }
 
     /// Writes past hyper, without waiting: for a connection that ends now.

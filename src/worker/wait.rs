@@ -1,0 +1,152 @@
+//! `If-None-Match` with `Prefer: wait=N` (RFC 7240 section 4.3): the answer waits until the value is another one.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+
+use super::answer::{self, Answer, Problem};
+use super::held::{Held, Slot};
+use super::request::{self, Accepts};
+use super::service::{Exchange, denied};
+use super::watch::{News, Watch};
+use crate::ipc::wire::{BootInstant, Verdict};
+use crate::sys::clock::boot_nanos;
+
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// How often a waiting request looks whether its peer is still there.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What a waiting request goes on with.
+enum Step {
+    News(News),
+    /// It is this request's turn to ask.
+    Ask,
+    /// The time is over, the broker ends, or the peer is gone.
+    End,
+    Nothing,
+}
+
+impl Exchange<'_> {
+    /// The new value, or 304 when it is still the one that the peer has.
+    pub(super) async fn wait(
+        &self,
+        slot: &Slot,
+        accepts: Accepts,
+        wait: Duration,
+    ) -> Result<(Answer, Verdict), Problem> {
+        let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs())).ok();
+        let waited = self.news(slot, accepts, wait).await?;
+        // What was granted when the wait began need not be granted now.
+        self.connection.rights.judge(&self.shared.config.acl, slot).ok_or_else(denied)?;
+        let now = BootInstant(boot_nanos());
+        let (mut answer, verdict) = match waited {
+            Some((held, verdict)) => (self.represent(accepts, &held, &verdict, true, now)?, verdict),
+            None => self.unchanged(slot, accepts, now).await?,
+        };
+        if let Some(applied) = applied {
+            answer.headers_mut().insert(PREFERENCE_APPLIED, applied);
+        }
+        Ok((answer, verdict))
+    }
+
+    /// Waits for a value that the peer has not. `None` when there was none in time.
+    async fn news(
+        &self,
+        slot: &Slot,
+        accepts: Accepts,
+        wait: Duration,
+    ) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
+        let until = tokio::time::Instant::now() + wait;
+        let mut draining = std::pin::pin!(self.shared.draining.notified());
+        draining.as_mut().enable();
+        let mut next = self.first(slot, accepts);
+        let mut told = None;
+        loop {
+            if let Step::Ask = next
+                && let Some(new) = self.look(slot, accepts).await?
+            {
+                return Ok(Some(new));
+            }
+            let due = slot.watch(|watch| watch.next());
+            let news = told.get_or_insert_with(|| slot.watch(Watch::join));
+            let until_due = Duration::from_nanos(u64::try_from(due.saturating_sub(boot_nanos())).unwrap_or(0));
+            let step = tokio::select! {
+                news = news => {
+                    told = None;
+                    news.map_or(Step::Nothing, Step::News)
+                }
+                () = tokio::time::sleep_until(until) => Step::End,
+                () = draining.as_mut() => Step::End,
+                () = tokio::time::sleep(until_due.min(LOOK)) => {
+                    if self.conversation.is_gone() {
+                        Step::End
+                    } else if slot.watch(|watch| watch.is_due(BootInstant(boot_nanos()))) {
+                        Step::Ask
+                    } else {
+                        Step::Nothing
+                    }
+                }
+            };
+            next = match step {
+                Step::News(News::Changed(held, verdict)) if !self.has(&held, accepts) => {
+                    return Ok(Some((held, verdict)));
+                }
+                Step::News(News::Look) => Step::Ask,
+                Step::End => return Ok(None),
+                other => other,
+            };
+        }
+    }
+
+    /// Whether anybody has to be asked at all: not if the peer has what is known, and that was asked for just now.
+    fn first(&self, slot: &Slot, accepts: Accepts) -> Step {
+        let now = BootInstant(boot_nanos());
+        let text = matches!(accepts, Accepts::Text { .. });
+        let knows = |watch: &mut Watch| {
+            let known = watch.known.as_ref();
+            known.is_some_and(|known| request::has_tag(self.request.headers(), known.tag(text))) && !watch.is_due(now)
+        };
+        if slot.watch(knows) { Step::Nothing } else { Step::Ask }
+    }
+
+    /// The value there is now, unless the peer has it.
+    async fn look(&self, slot: &Slot, accepts: Accepts) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
+        let now = BootInstant(boot_nanos());
+        let found = match self.shared.slots.remembered(slot, now) {
+            Some((held, verdict)) => {
+                slot.watch(|watch| watch.offer(&held, verdict, now));
+                (held, verdict)
+            }
+            None => match self.ask(slot, false).await {
+                Ok(found) => found,
+                // An outage is no news: the peer keeps what it has.
+                Err(problem) if problem.status == StatusCode::SERVICE_UNAVAILABLE => return Ok(None),
+                Err(problem) => {
+                    slot.watch(Watch::lost);
+                    return Err(problem);
+                }
+            },
+        };
+        Ok(Some(found).filter(|(held, _)| !self.has(held, accepts)))
+    }
+
+    fn has(&self, held: &Held, accepts: Accepts) -> bool {
+        let form = held.text().filter(|_| matches!(accepts, Accepts::Text { .. })).unwrap_or(held.json());
+        request::has_tag(self.request.headers(), &form.tag)
+    }
+
+    async fn unchanged(&self, slot: &Slot, accepts: Accepts, now: BootInstant) -> Result<(Answer, Verdict), Problem> {
+        let text = matches!(accepts, Accepts::Text { .. });
+        let known = slot.watch(|watch| watch.known.as_ref().map(|known| (known.headers(text, now), known.verdict)));
+        let Some((mut headers, verdict)) = known else {
+            // Nothing is known: the outage, then, is the answer.
+            let (held, verdict) = self.ask(slot, false).await?;
+            return Ok((self.represent(accepts, &held, &verdict, true, now)?, verdict));
+        };
+        headers.remove(CONTENT_TYPE);
+        Ok((answer::value(StatusCode::NOT_MODIFIED, headers, Bytes::new()), verdict))
+    }
+}
