@@ -48,12 +48,19 @@ pub(super) fn seal_keys(keys: &[SecretFile]) -> Result<Vec<File>, StartError> {
     if let Some(SecretFile::File(path)) = keys.first() {
         make_seal_key(path)?;
     }
+    existing_seal_keys(keys)
+}
+
+/// The same without making any.
+pub(super) fn existing_seal_keys(keys: &[SecretFile]) -> Result<Vec<File>, StartError> {
     keys.iter().map(seal_key).collect()
 }
 
 fn seal_key(from: &SecretFile) -> Result<File, StartError> {
     secret_file(from).map_err(|refusal| match refusal {
-        Refusal::Absent(reason) => wrong(format!("seal key {from}: {reason}. Only a first one that is a file is made")),
+        Refusal::Absent(reason) => {
+            wrong(format!("seal key {from}: {reason}. `serve` makes only a first one that is a file"))
+        }
         Refusal::Unsafe(message) => wrong(format!("seal key {from}: {message}")),
     })
 }

@@ -41,6 +41,11 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
     move |error| StartError::System(format!("{what}: {error}"))
 }
 
+/// The seal keys that there are, for a look at what they have sealed.
+pub fn existing_seal_keys(config: &Config) -> Result<Vec<std::fs::File>, StartError> {
+    inputs::existing_seal_keys(&config.cache.seal_keys)
+}
+
 /// The first act of every role.
 pub fn harden() -> Result<(), StartError> {
     process::no_dump().map_err(|errno| StartError::System(format!("cannot forbid core dumps: {errno}")))

@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use super::admin;
-use super::cache::{KeyRing, SealKey, Store};
+use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
 use super::relay::{self, LogOptions};
 use super::upstream::{SourceInputs, Sources};
@@ -92,8 +92,7 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
     let named = inputs.config.cache.seal_keys.iter().zip(inputs.cache.seal_keys);
-    let keys = named.map(|(from, file)| SealKey::read(file).map_err(|e| start(&format_args!("seal key {from}: {e}"))));
-    let keys = KeyRing::new(keys.collect::<Result<_, _>>()?).ok_or_else(|| start(&"there is no seal key"))?;
+    let keys = KeyRing::read(named).map_err(ParentError::Start)?;
     let store = Store::open(inputs.cache.directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
     let sources = Sources::new(&inputs.config, inputs.sources).map_err(|error| start(&error))?;
 

@@ -104,6 +104,13 @@ impl Ledger {
 }
 
 impl Ledger {
+    /// In how many milliseconds a key that is not in the configuration is forgotten. `of_label` is what its file says.
+    pub fn forgotten_in(&self, key: &KeyPath, of_label: u64, now: u64) -> u64 {
+        let row = self.rows.get(key).copied().unwrap_or_default();
+        let since = now.saturating_sub(row.left_at.unwrap_or(now));
+        row.forget_after.unwrap_or(of_label).saturating_sub(since)
+    }
+
     /// Which keys are to be forgotten, and are in here: those that left the configuration long enough ago.
     ///
     /// `sealed` are the keys that have a file, with `forget-after` as its label says it; `configured` says it of those
@@ -123,10 +130,8 @@ impl Ledger {
                 self.edit(&key, |row| (row.left_at, row.forget_after) = (None, differs.then_some(setting)));
                 continue;
             }
-            let row = self.rows.get(&key).copied().unwrap_or_default();
-            let forget_after = row.forget_after.or(of_label).unwrap_or(FORGET_AFTER);
-            let left_at = row.left_at.unwrap_or(now);
-            let forget = now.saturating_sub(left_at) >= forget_after;
+            let left_at = self.rows.get(&key).and_then(|row| row.left_at).unwrap_or(now);
+            let forget = self.forgotten_in(&key, of_label.unwrap_or(FORGET_AFTER), now) == 0;
             self.edit(&key, |row| if forget { *row = Row::default() } else { row.left_at = Some(left_at) });
             if forget {
                 forgotten.push(key);

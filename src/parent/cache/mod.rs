@@ -4,6 +4,7 @@
 
 mod archive;
 mod format;
+mod inspect;
 mod lane;
 mod ledger;
 mod reseal;
@@ -12,6 +13,7 @@ mod store;
 
 pub use archive::{Archive, Listing, Loaded, Problem, Sealed};
 pub use format::{Definition, Label, State, Tombstone, Unreadable, Validators, ValueLabel};
+pub use inspect::{Inspected, Inspection, Standing};
 pub use lane::Lane;
 pub use ledger::Ledger;
 pub use reseal::{ResealError, tags};

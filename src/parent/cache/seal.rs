@@ -147,6 +147,16 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
+    /// From open files, each with what it is called in the configuration.
+    ///
+    /// # Errors
+    /// The first that holds no seal key, as a message that names it.
+    pub fn read<N: fmt::Display>(files: impl IntoIterator<Item = (N, File)>) -> Result<Self, String> {
+        let read = |(name, file)| SealKey::read(file).map_err(|error| format!("seal key {name}: {error}"));
+        let keys = files.into_iter().map(read).collect::<Result<_, _>>()?;
+        Self::new(keys).ok_or_else(|| "there is no seal key".into())
+    }
+
     /// `None` without any.
     pub fn new(keys: Vec<SealKey>) -> Option<Self> {
         if keys.is_empty() { None } else { Some(Self { keys }) }

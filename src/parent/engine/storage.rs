@@ -35,9 +35,7 @@ pub(super) fn open(config: &Config, store: &Store, boot: Option<BootId>) -> Open
     tell_strange(&listing);
     // What stays of them is read by nobody, and replaced when its file is written again.
     store.remove(&listing.temporary);
-    let ledgers = store.states(State::Ledger);
-    let ledger = ledgers.iter().filter_map(|bytes| Ledger::decode(bytes)).max_by_key(|ledger| ledger.written_at);
-    let mut ledger = ledger.unwrap_or_default();
+    let mut ledger = store.ledger();
     let overruled = overruled(&listing, &mut ledger);
     let mut held = HashMap::new();
     for key in &config.keys {
@@ -50,8 +48,7 @@ pub(super) fn open(config: &Config, store: &Store, boot: Option<BootId>) -> Open
             Err(problem) => tracing::warn!(key = %key.path, %problem, "no last known good"),
         }
     }
-    let marks: Vec<Mark> =
-        store.states(State::Clock).iter().filter_map(|bytes| postcard::from_bytes(bytes).ok()).collect();
+    let marks: Vec<Mark> = store.states(State::Clock).iter().filter_map(|bytes| Mark::decode(bytes)).collect();
     let newest = held.values().map(|held| held.fetched_at).max().unwrap_or(0);
     let outdated: Vec<Sealed> = listing.sealed.into_iter().filter(|sealed| sealed.outdated).collect();
     if outdated.iter().any(|sealed| sealed.label == Label::State(State::Ledger)) {
