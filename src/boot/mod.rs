@@ -49,6 +49,11 @@ pub fn begin() -> Result<(), StartError> {
     surroundings::reduce()
 }
 
+/// The seal keys that there are, for a look at what they have sealed.
+pub fn existing_seal_keys(config: &Config) -> Result<Vec<std::fs::File>, StartError> {
+    inputs::existing_seal_keys(&config.cache.seal_keys)
+}
+
 /// The first act of every role.
 fn harden() -> Result<(), StartError> {
     process::no_dump().map_err(|errno| StartError::System(format!("cannot forbid core dumps: {errno}")))
@@ -70,7 +75,7 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     // Everything is opened before anything is dropped.
     let mut cache = CacheInputs {
         directory: inputs::cache_directory(&config.cache.directory, parent_ids)?,
-        seal_key: inputs::seal_key(&config.cache.seal_keys)?,
+        seal_keys: inputs::seal_keys(&config.cache.seal_keys)?,
         boot: clock::boot_id(),
     };
     let tokens = inputs::tokens(&config)?;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cache;
 mod client;
 mod explain;
 mod get;
@@ -49,6 +50,7 @@ pub fn run() -> Exit {
         Command::Get(asked) => get::run(&asked, &global.socket),
         Command::List { json } => status::list(&global.socket, json),
         Command::Check { file } => check(file.as_deref().unwrap_or(&global.config)),
+        Command::Cache { command } => cache::run(&global.config, &command),
         Command::Explain(asked) => explain::run(&global.config, &asked),
         Command::Status { admin_socket, json } => status::status(&admin_socket, json),
         Command::Demo { once } => plain(demo::run(once)),
@@ -131,6 +133,7 @@ fn check(path: &Path) -> Exit {
     if !pending.is_empty() || !config.problems.is_empty() {
         return Exit::Configuration;
     }
+    cache::tell_losses(&config);
     let (keys, clients) = (config.keys.len(), config.acl.clients.len());
     tell(&format_args!("{}: good: {keys} keys, {clients} clients", path.display()));
     Exit::Ok

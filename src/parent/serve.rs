@@ -15,7 +15,7 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin;
-use super::cache::{KeyRing, SealKey, Store};
+use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
 use super::in_flight::{InFlight, Open};
 use super::relay::{self, LogOptions};
@@ -58,7 +58,8 @@ pub struct ParentInputs {
 
 pub struct CacheInputs {
     pub directory: OwnedFd,
-    pub seal_key: std::fs::File,
+    /// In the order of the configuration.
+    pub seal_keys: Vec<std::fs::File>,
     pub boot: Option<BootId>,
 }
 
@@ -101,10 +102,8 @@ impl From<ChannelError> for ParentError {
 pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
-    let mut text = zeroize::Zeroizing::new(Vec::with_capacity(256));
-    io::Read::read_to_end(&mut io::Read::take(inputs.cache.seal_key, 256), &mut text).map_err(|error| start(&error))?;
-    let seal = SealKey::parse(&text).map_err(|error| start(&error))?;
-    let keys = KeyRing::new(seal, Vec::new());
+    let named = inputs.config.cache.seal_keys.iter().zip(inputs.cache.seal_keys);
+    let keys = KeyRing::read(named).map_err(ParentError::Start)?;
     let store = Store::open(inputs.cache.directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
     let sources = Sources::new(&inputs.config, inputs.sources).map_err(|error| start(&error))?;
 
@@ -124,6 +123,8 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
         let greeted = timeout(GREETING, greet(&channel, &inputs.config, log.requests)).await;
         let of_worker = greeted.map_err(|_| ParentError::WorkerStuck)??;
         tell_layers(&inputs.layers, &of_worker)?;
+        tokio::task::spawn_local(engine.clone().reseal_outdated());
+        tokio::task::spawn_local(engine.clone().forget_left());
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;

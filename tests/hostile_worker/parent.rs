@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         worker_log,
         cache: CacheInputs {
             directory: file::open_directory(&directory.join("cache")).unwrap(),
-            seal_key: std::fs::File::open(directory.join("seal.key")).unwrap(),
+            seal_keys: vec![std::fs::File::open(directory.join("seal.key")).unwrap()],
             boot: clock::boot_id(),
         },
         tokens: Vec::new(),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
+use super::Ledger;
 use super::format::{self, Definition, HEAD_LEN, Head, Label, State, Unreadable, ValueLabel};
 use super::seal::{KeyRing, NAME_LEN};
 use crate::secret::{KeyPath, SecretValue};
@@ -177,6 +178,26 @@ impl<D: AsFd> Archive<D> {
     /// What was last written of a state, under each seal key that has written one.
     pub fn states(&self, state: State) -> Vec<Zeroizing<Vec<u8>>> {
         self.keys.all().iter().filter_map(|seal| self.state(&seal.name_of(state.name()), state)).collect()
+    }
+
+    /// The ledger, as it was last written; empty where none can be read.
+    pub fn ledger(&self) -> Ledger {
+        let ledgers = self.states(State::Ledger);
+        let decoded = ledgers.iter().filter_map(|bytes| Ledger::decode(bytes));
+        decoded.max_by_key(|ledger| ledger.written_at).unwrap_or_default()
+    }
+
+    /// Opens a file as a whole. Good is also one that has been replaced since it was listed.
+    pub fn verify(&self, sealed: &Sealed) -> Result<(), Problem> {
+        let read = file::read_at(self.directory.as_fd(), &sealed.name, u64::MAX).map_err(Problem::Io)?;
+        let Some(bytes) = read else { return Ok(()) };
+        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
+        let binding = match &head.label {
+            Label::Value(label) => format::binding(&label.key, &label.definition),
+            Label::Tombstone(_) | Label::State(_) => Vec::new(),
+        };
+        format::open_content(&self.keys, &head, &binding, &bytes)?;
+        Ok(())
     }
 
     fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {

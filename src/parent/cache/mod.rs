@@ -4,14 +4,18 @@
 
 mod archive;
 mod format;
+mod inspect;
 mod lane;
 mod ledger;
+mod reseal;
 mod seal;
 mod store;
 
 pub use archive::{Archive, Listing, Loaded, Problem, Sealed};
 pub use format::{Definition, Label, State, Tombstone, Unreadable, Validators, ValueLabel};
+pub use inspect::{Inspected, Inspection, Standing};
 pub use lane::Lane;
 pub use ledger::Ledger;
+pub use reseal::{ResealError, tags};
 pub use seal::{KeyRing, SealKey, SealKeyError, new_seal_key_text};
 pub use store::{Item, Record, Store, StoreError};

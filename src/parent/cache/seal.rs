@@ -1,6 +1,8 @@
 //! The seal key and what is derived from it: file names, entity tags, and the sealing itself.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{hmac, rand};
@@ -32,6 +34,7 @@ pub fn new_seal_key_text() -> Result<Zeroizing<String>, SealKeyError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SealKeyError {
     NotASealKey,
+    CannotBeRead,
     NoRandomness,
 }
 
@@ -39,6 +42,7 @@ impl fmt::Display for SealKeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotASealKey => write!(f, "not a seal key: one line, `{PREFIX}` and 32 bytes in base64"),
+            Self::CannotBeRead => write!(f, "the file cannot be read"),
             Self::NoRandomness => write!(f, "the system gives no random bytes"),
         }
     }
@@ -59,6 +63,14 @@ pub struct SealKey {
 }
 
 impl SealKey {
+    /// From an open file.
+    pub fn read(file: File) -> Result<Self, SealKeyError> {
+        let mut text = Zeroizing::new(Vec::with_capacity(256));
+        // One byte more than any seal key has is enough to refuse it.
+        file.take(255).read_to_end(&mut text).map_err(|_| SealKeyError::CannotBeRead)?;
+        Self::parse(&text)
+    }
+
     pub fn parse(text: &[u8]) -> Result<Self, SealKeyError> {
         let encoded = text.strip_suffix(b"\n").unwrap_or(text).strip_prefix(PREFIX.as_bytes());
         let mut key = Zeroizing::new([0; KEY_LEN + 2]);
@@ -135,10 +147,19 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    pub fn new(first: SealKey, older: Vec<SealKey>) -> Self {
-        let mut keys = vec![first];
-        keys.extend(older);
-        Self { keys }
+    /// From open files, each with what it is called in the configuration.
+    ///
+    /// # Errors
+    /// The first that holds no seal key, as a message that names it.
+    pub fn read<N: fmt::Display>(files: impl IntoIterator<Item = (N, File)>) -> Result<Self, String> {
+        let read = |(name, file)| SealKey::read(file).map_err(|error| format!("seal key {name}: {error}"));
+        let keys = files.into_iter().map(read).collect::<Result<_, _>>()?;
+        Self::new(keys).ok_or_else(|| "there is no seal key".into())
+    }
+
+    /// `None` without any.
+    pub fn new(keys: Vec<SealKey>) -> Option<Self> {
+        if keys.is_empty() { None } else { Some(Self { keys }) }
     }
 
     /// The key that seals, and by which entity tags are made.

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::archive::{Archive, Listing};
+use super::archive::Archive;
 use super::format::{self, Label, State, Tombstone, ValueLabel};
 use super::seal::{KeyRing, SealKey};
 use crate::secret::SecretValue;
@@ -105,12 +105,10 @@ impl Store {
         items.chunks(BATCH).flat_map(|batch| self.write_batch(batch)).collect()
     }
 
-    /// Removes what interrupted writes left behind.
-    pub fn remove_temporary(&self, listing: &Listing) {
-        for name in &listing.temporary {
-            // It stays unread, and is replaced when its file is written again.
-            let _ = file::remove_at(self.directory.as_fd(), name);
-        }
+    /// Removes files by their names, and says which ones are gone.
+    pub fn remove<'n>(&self, names: &'n [String]) -> Vec<(&'n str, Result<(), StoreError>)> {
+        let remove = |name| file::remove_at(self.directory.as_fd(), name).map_err(StoreError::Io);
+        names.iter().map(|name| (name.as_str(), remove(name))).collect()
     }
 
     fn write_batch(&self, batch: &[Item]) -> Vec<Result<(), StoreError>> {
@@ -148,8 +146,8 @@ mod tests {
     }
 
     fn open(path: &Path, keys: &[&str]) -> Store {
-        let older = keys[1..].iter().map(|text| seal(text)).collect();
-        Store::open(file::open_directory(path).unwrap(), KeyRing::new(seal(keys[0]), older), 1 << 20).unwrap()
+        let keys = KeyRing::new(keys.iter().map(|text| seal(text)).collect()).unwrap();
+        Store::open(file::open_directory(path).unwrap(), keys, 1 << 20).unwrap()
     }
 
     fn key(path: &str) -> KeyPath {
@@ -163,6 +161,7 @@ mod tests {
             definition: Definition::of("definition"),
             fetched_at,
             size: value.len() as u64,
+            forget_after: 7,
             tag: store.keys().first().tag(&key(path), "application/json", value.json()),
             tag_text: None,
             validators: Validators::default(),
@@ -265,7 +264,8 @@ mod tests {
         let (old, new) = (new_seal_key_text().unwrap(), new_seal_key_text().unwrap());
         save(&open(directory.path(), &[&old]), "/a", "old", 1);
         let store = open(directory.path(), &[&new, &old]);
-        let tombstone = Tombstone { key: key("/a"), definition: Definition::of("definition"), buried_at: 2 };
+        let tombstone =
+            Tombstone { key: key("/a"), definition: Definition::of("definition"), buried_at: 2, forget_after: 7 };
         store.write(&[Item::Tombstone(tombstone.clone())]).remove(0).unwrap();
         assert_eq!(load(&store, "/a").unwrap(), None);
         let listing = store.list().unwrap();
@@ -279,7 +279,7 @@ mod tests {
         let text = new_seal_key_text().unwrap();
         let _first = open(directory.path(), &[&text]);
         let second = file::open_directory(directory.path()).unwrap();
-        let opened = Store::open(second, KeyRing::new(seal(&text), Vec::new()), 1 << 20);
+        let opened = Store::open(second, KeyRing::new(vec![seal(&text)]).unwrap(), 1 << 20);
         assert!(matches!(opened.err(), Some(StoreError::Locked)));
     }
 

@@ -11,9 +11,9 @@ use super::pace::Pace;
 use crate::config::{Projection, Source};
 use crate::ipc::wire::{State, Tag};
 use crate::outcome::{Class, Failure};
-use crate::parent::cache::{Definition, Loaded, Record, SealKey, Validators, ValueLabel};
+use crate::parent::cache::{Definition, Loaded, Record, SealKey, Validators, ValueLabel, tags};
 use crate::secret::{KeyPath, SecretValue};
-use crate::staleness::{Revocation, Settings, is_usable};
+use crate::staleness::{Revocation, Settings, Span, is_usable};
 
 pub(super) struct Entry {
     pub(super) document: super::DocumentId,
@@ -73,8 +73,7 @@ impl Held {
         validators: Validators,
         fetched_at: u64,
     ) -> Self {
-        let tag = seal.tag(key, "application/json", value.json());
-        let tag_text = value.text().map(|text| seal.tag(key, "text/plain", text.as_bytes()));
+        let (tag, tag_text) = tags(seal, key, &value);
         Self { value, fetched_at, on_disk: Rc::default(), tag, tag_text, validators }
     }
 
@@ -87,10 +86,11 @@ impl Held {
     }
 
     /// What is to be sealed of it.
-    pub(super) fn record(&self, key: &KeyPath, definition: Definition) -> Record {
+    pub(super) fn record(&self, key: &KeyPath, entry: &Entry) -> Record {
         let label = ValueLabel {
             key: key.clone(),
-            definition,
+            definition: entry.definition,
+            forget_after: entry.forget_after(),
             fetched_at: self.fetched_at,
             size: self.value.len() as u64,
             tag: self.tag,
@@ -127,6 +127,14 @@ impl Entry {
 
     pub(super) fn is_usable(&self, now: u64) -> bool {
         self.age(now).is_some_and(|age| is_usable(&self.settings, age))
+    }
+
+    /// In milliseconds, as labels say it.
+    pub(super) fn forget_after(&self) -> u64 {
+        match self.settings.forget_after {
+            Span::Finite(length) => u64::try_from(length.as_millis()).unwrap_or(u64::MAX),
+            Span::Forever => u64::MAX,
+        }
     }
 
     pub(super) fn is_withheld(&self) -> bool {

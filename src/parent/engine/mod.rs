@@ -26,7 +26,7 @@ use self::entry::Entry;
 use self::flight::{Flight, Origins};
 use self::pace::Pace;
 use self::scribe::{Scribe, Wanted};
-use super::cache::{Ledger, Store};
+use super::cache::{Ledger, Sealed, Store};
 use super::clock::Clock;
 use super::upstream::Sources;
 use super::vault::Vault;
@@ -50,6 +50,8 @@ pub(super) struct Engine {
     store: Arc<Store>,
     scribe: Scribe,
     ledger: RefCell<Ledger>,
+    /// What is to be sealed anew.
+    outdated: RefCell<Vec<Sealed>>,
     clock: Clock,
     sources: Sources,
     vault: Vault,
@@ -138,6 +140,7 @@ impl Engine {
             wanted: Cell::new(None),
             clock: opened.clock,
             ledger: RefCell::new(opened.ledger),
+            outdated: RefCell::new(opened.outdated),
             scribe,
             store,
             sources,

@@ -90,8 +90,17 @@ enum Written {
     Ledger,
 }
 
+/// How a round ended.
+enum Round {
+    Good,
+    /// The state was to be written and was not.
+    StateFailed,
+    /// Nothing is written any more.
+    Last,
+}
+
 impl Engine {
-    /// Writes what is pending whenever there is something, and the state now and then. Does not end.
+    /// Writes what is pending whenever there is something, and the state now and then, until it is closed.
     pub(in crate::parent) async fn keep_sealed(self: Rc<Self>) {
         let mut tick = interval(STATES_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -102,14 +111,15 @@ impl Engine {
                 () = self.clock.overrun(), if retry_state <= Instant::now() => true,
                 _ = tick.tick() => true,
             };
-            if !self.write_round(state).await {
-                retry_state = Instant::now() + STATES_EVERY;
+            match self.write_round(state).await {
+                Round::Good => {}
+                Round::StateFailed => retry_state = Instant::now() + STATES_EVERY,
+                Round::Last => return,
             }
         }
     }
 
-    /// Whether the state, if it was to be written, was.
-    async fn write_round(&self, state: bool) -> bool {
+    async fn write_round(&self, state: bool) -> Round {
         let (files, round, last) = {
             let mut pending = self.scribe.pending.borrow_mut();
             pending.rounds_taken += 1;
@@ -141,7 +151,11 @@ impl Engine {
             }
         }
         self.scribe.written.send_replace(round);
-        good
+        match (last, good) {
+            (true, _) => Round::Last,
+            (false, true) => Round::Good,
+            (false, false) => Round::StateFailed,
+        }
     }
 
     fn add_state(&self, last: bool, items: &mut Vec<Item>, expected: &mut Vec<Written>) {
@@ -182,7 +196,7 @@ impl Engine {
             }
             (Written::Ledger, Err(error)) => {
                 tracing::error!(%error, "ages are not persisted: after a restart values may be too old");
-                self.ledger.borrow_mut().not_written();
+                self.ledger.borrow_mut().write_again();
                 return false;
             }
         }

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Gid, Uid};
 use tokio::task::LocalSet;
 
 use super::Engine;
 use super::flight::Fresh;
-use crate::config::{Config, Resolver, SourceText};
+use crate::config::{Config, SourceText, System};
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::{KeyRing, SealKey, Store, Validators, new_seal_key_text};
 use crate::parent::upstream::{SourceInputs, Sources};
@@ -21,26 +20,11 @@ use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::BootId;
 use crate::sys::file;
 
-struct NoNames;
-
-impl Resolver for NoNames {
-    fn user(&self, _: &str) -> Result<Option<(Uid, Gid)>, String> {
-        Ok(None)
-    }
-
-    fn primary_group(&self, _: Uid) -> Result<Option<Gid>, String> {
-        Ok(None)
-    }
-
-    fn group(&self, _: &str) -> Result<Option<Gid>, String> {
-        Ok(None)
-    }
-}
-
 /// A directory and a seal key, over several starts.
 struct Place {
     directory: tempfile::TempDir,
-    seal: String,
+    /// The first seals.
+    seals: RefCell<Vec<String>>,
     config: RefCell<String>,
 }
 
@@ -48,8 +32,8 @@ impl Place {
     fn new() -> Self {
         let config = "[keys.\"/a\"]\nsource = { type = \"http\", url = \"https://a.example/a\" }\n\
                       [keys.\"/b\"]\nsource = { type = \"http\", url = \"https://a.example/b\" }\n";
-        let seal = new_seal_key_text().unwrap().to_string();
-        Self { directory: tempfile::tempdir().unwrap(), seal, config: RefCell::new(config.into()) }
+        let seals = RefCell::new(vec![new_seal_key_text().unwrap().to_string()]);
+        Self { directory: tempfile::tempdir().unwrap(), seals, config: RefCell::new(config.into()) }
     }
 
     fn path(&self) -> &Path {
@@ -58,14 +42,15 @@ impl Place {
 
     fn config(&self) -> Config {
         let text = self.config.borrow().clone();
-        crate::config::parse(vec![SourceText { path: PathBuf::from("keyhatch.toml"), text }], &NoNames).unwrap()
+        crate::config::parse(vec![SourceText { path: PathBuf::from("keyhatch.toml"), text }], &System).unwrap()
     }
 
     fn store(&self) -> Store {
         // The engine before this one lets go of the directory when its threads have ended.
         let give_up = Instant::now() + Duration::from_secs(10);
         loop {
-            let keys = KeyRing::new(SealKey::parse(self.seal.as_bytes()).unwrap(), Vec::new());
+            let keys = self.seals.borrow().iter().map(|text| SealKey::parse(text.as_bytes()).unwrap()).collect();
+            let keys = KeyRing::new(keys).unwrap();
             match Store::open(file::open_directory(self.path()).unwrap(), keys, 1 << 20) {
                 Ok(store) => return store,
                 Err(error) => assert!(Instant::now() < give_up, "{error}"),
@@ -192,7 +177,7 @@ fn another_definition_is_another_value() {
 }
 
 fn file_of(place: &Place, path: &str) -> PathBuf {
-    place.path().join(SealKey::parse(place.seal.as_bytes()).unwrap().file_name(&key(path)))
+    place.path().join(SealKey::parse(place.seals.borrow()[0].as_bytes()).unwrap().file_name(&key(path)))
 }
 
 /// The value of `/a`, fetched, copied and then revoked.
@@ -258,5 +243,63 @@ fn a_tombstone_without_room_for_it_removes_the_value() {
         std::fs::create_dir(&obstacle).unwrap();
         engine.refuse(&key("/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
         assert!(!name.exists());
+    });
+}
+
+#[test]
+fn a_new_seal_key_takes_over_and_the_old_one_can_go() {
+    let (place, _) = revoked();
+    let before = place.run(async |engine| {
+        engine.accept(vec![value("/b", "two")]).await;
+        let tag = engine.entries.borrow()[&key("/b")].held.as_ref().unwrap().tag;
+        engine.close().await;
+        tag
+    });
+    let new = new_seal_key_text().unwrap().to_string();
+    place.seals.borrow_mut().insert(0, new.clone());
+    let (fetched_at, after) = place.run(async |engine| {
+        let (text, fetched_at) = held(&engine, "/b").unwrap();
+        assert_eq!((text.as_str(), held(&engine, "/a")), ("two", None));
+        engine.clone().reseal_outdated().await;
+        engine.close().await;
+        let tag = engine.entries.borrow()[&key("/b")].held.as_ref().unwrap().tag;
+        (fetched_at, tag)
+    });
+    assert_ne!(before, after, "tags are of the key that seals");
+    *place.seals.borrow_mut() = vec![new];
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 4, "two files, the ledger and the clock");
+    place.run(async |engine| {
+        assert_eq!(held(&engine, "/b").unwrap(), ("two".into(), fetched_at));
+        assert!(engine.ledger.borrow().buried(&key("/a"), 1).is_some(), "revoked still");
+    });
+}
+
+#[test]
+fn what_left_the_configuration_is_kept_unserved_and_then_forgotten() {
+    let place = Place::new();
+    let full = place.config.borrow().clone();
+    let (a, _) = full.split_at(full.find("[keys.\"/b\"]").unwrap());
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "one"), value("/b", "two")]).await;
+        std::fs::write(place.path().join("notes"), "mine").unwrap();
+        engine.close().await;
+    });
+    *place.config.borrow_mut() = a.to_owned();
+    place.run(async |engine| {
+        engine.forget_left_once().await;
+        assert!(file_of(&place, "/b").exists() && !engine.entries.borrow().contains_key(&key("/b")));
+        engine.close().await;
+    });
+    *place.config.borrow_mut() = full.clone() + "forget-after = \"0s\"\n";
+    place.run(async |engine| {
+        engine.forget_left_once().await;
+        assert_eq!(held(&engine, "/b").unwrap().0, "two", "it is back");
+        engine.close().await;
+    });
+    *place.config.borrow_mut() = a.to_owned();
+    place.run(async |engine| {
+        engine.forget_left_once().await;
+        assert!(!file_of(&place, "/b").exists() && file_of(&place, "/a").exists());
+        assert!(place.path().join("notes").exists(), "what is not ours is not touched");
     });
 }
