@@ -125,6 +125,7 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
         tell_layers(&inputs.layers, &of_worker)?;
         tokio::task::spawn_local(engine.clone().reseal_outdated());
         tokio::task::spawn_local(engine.clone().forget_left());
+        tokio::task::spawn_local(engine.clone().read_ahead());
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;

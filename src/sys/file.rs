@@ -75,18 +75,14 @@ pub fn read_at(directory: BorrowedFd<'_>, name: &str, cap: u64) -> io::Result<Op
 /// The beginning of a file, as far as `buffer` has room, and the length of all of it. `None` when there is none.
 pub fn read_head_at(directory: BorrowedFd<'_>, name: &str, buffer: &mut [u8]) -> io::Result<Option<(usize, u64)>> {
     let Some(mut file) = open_at(directory, name)? else { return Ok(None) };
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
     let mut filled = 0;
-    while filled < buffer.len() && (filled as u64) < found.len() {
+    while filled < buffer.len() {
         match file.read(&mut buffer[filled..])? {
-            0 => break,
+            0 => return Ok(Some((filled, filled as u64))),
             n => filled += n,
         }
     }
-    Ok(Some((filled, found.len())))
+    Ok(Some((filled, file.metadata()?.len())))
 }
 
 /// The names in a directory. Those that are not UTF-8 are left out: none of ours is like that.

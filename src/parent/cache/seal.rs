@@ -167,6 +167,11 @@ impl KeyRing {
         &self.keys[0]
     }
 
+    /// The names that the file of a key may have.
+    pub(in crate::parent) fn file_names(&self, key: &KeyPath) -> impl Iterator<Item = String> {
+        self.keys.iter().map(|seal| seal.file_name(key))
+    }
+
     pub(super) fn all(&self) -> &[SealKey] {
         &self.keys
     }
