@@ -29,6 +29,8 @@ pub(super) struct Scribe {
     wake: Notify,
     /// The number of the round that was written last.
     written: watch::Sender<u64>,
+    /// The round under way has lasted too long: nobody waits for it any more.
+    slow: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -53,6 +55,7 @@ impl Scribe {
             pending: RefCell::default(),
             wake: Notify::new(),
             written: watch::Sender::new(0),
+            slow: Cell::new(false),
         })
     }
 
@@ -61,10 +64,9 @@ impl Scribe {
         if wanted.is_empty() {
             return;
         }
-        let files = wanted.len();
         self.write_behind(wanted);
-        if !self.next_round(PATIENCE).await {
-            tracing::error!(files, "the disk is slow: what is to be sealed is served already, and written behind");
+        if !self.slow.get() && !self.next_round(PATIENCE).await && !self.slow.replace(true) {
+            tracing::error!("the disk is slow: values are served before they are sealed, which goes on behind");
         }
     }
 
@@ -151,6 +153,9 @@ impl Engine {
             }
         }
         self.scribe.written.send_replace(round);
+        if self.scribe.slow.replace(false) {
+            tracing::info!("the disk answers again");
+        }
         match (last, good) {
             (true, _) => Round::Last,
             (false, true) => Round::Good,
