@@ -86,6 +86,20 @@ pub struct Listing {
     pub temporary: Vec<String>,
 }
 
+impl Listing {
+    /// The bundles by the names of their files, the oldest first.
+    pub(super) fn bundles(&self) -> impl Iterator<Item = (&str, State)> {
+        let mut bundles: Vec<(u64, &str)> = Vec::new();
+        for sealed in &self.sealed {
+            if let Label::State(State::Bundle(number)) = sealed.label {
+                bundles.push((number, &sealed.name));
+            }
+        }
+        bundles.sort_unstable();
+        bundles.into_iter().map(|(number, name)| (name, State::Bundle(number)))
+    }
+}
+
 /// A value as it was when it was sealed.
 pub struct Loaded {
     pub value: SecretValue,
@@ -198,7 +212,7 @@ impl<D: AsFd + Sync> Archive<D> {
 
     /// What was last written of a state, under each seal key that has written one.
     pub fn states(&self, state: State) -> Vec<Zeroizing<Vec<u8>>> {
-        self.keys.all().iter().filter_map(|seal| self.state(&seal.name_of(state.name()), state)).collect()
+        self.keys.all().iter().filter_map(|seal| self.state(&seal.name_of(&state.name()), state)).collect()
     }
 
     /// The ledger, as it was last written; empty where none can be read.
@@ -221,7 +235,7 @@ impl<D: AsFd + Sync> Archive<D> {
         Ok(())
     }
 
-    fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
+    pub(super) fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
         let bytes = file::read_at(self.directory.as_fd(), name, LARGEST_STATE).ok()??;
         let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64).ok()?;
         if head.label != Label::State(state) {

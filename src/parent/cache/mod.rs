@@ -7,6 +7,7 @@
 //! what a label says (age, tags, validators) is known without them.
 
 mod archive;
+mod bundle;
 mod format;
 mod inspect;
 mod lane;

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::memory::InMemory;
 use super::pace::Pace;
+use super::scribe::OnDisk;
 use crate::config::Projection;
 use crate::ipc::wire::{State, Tag};
 use crate::outcome::{Class, Failure};
@@ -60,8 +61,8 @@ pub(super) struct Held {
     pub(super) value: Option<Rc<InMemory>>,
     /// Milliseconds since the epoch.
     pub(super) fetched_at: u64,
-    /// The `fetched_at` in the file that has exactly this value, once there is one.
-    pub(super) on_disk: Rc<Cell<Option<u64>>>,
+    /// Where exactly this value is on disk.
+    pub(super) on_disk: Rc<OnDisk>,
     pub(super) tag: Tag,
     pub(super) tag_text: Option<Tag>,
     pub(super) validators: Validators,
@@ -85,7 +86,7 @@ impl Held {
         Self {
             value: None,
             fetched_at,
-            on_disk: Rc::new(Cell::new(Some(label.fetched_at))),
+            on_disk: Rc::new(OnDisk { sealed: Cell::new(Some(label.fetched_at)), placed: Cell::new(true) }),
             tag: label.tag,
             tag_text: label.tag_text,
             validators: label.validators.clone(),
@@ -110,7 +111,7 @@ impl Held {
 
     /// What is only in the sealed file whose `fetched_at` is this.
     pub(super) fn is_only_in(&self, fetched_at: u64) -> bool {
-        self.value.is_none() && self.on_disk.get() == Some(fetched_at)
+        self.value.is_none() && self.on_disk.sealed.get() == Some(fetched_at)
     }
 }
 

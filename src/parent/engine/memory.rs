@@ -161,7 +161,7 @@ impl Engine {
 
     fn drop_least_used(&self, except: Option<&KeyPath>) {
         let mut entries = self.entries.borrow_mut();
-        let last_use = |held: &Held| held.on_disk.get().and_then(|_| Some(held.value.as_ref()?.last_use.get()));
+        let last_use = |held: &Held| Some(held.value.as_ref().filter(|_| held.on_disk.placed.get())?.last_use.get());
         let others = entries.iter().filter(|(key, _)| Some(*key) != except);
         let droppable = others.filter_map(|(key, entry)| Some((key.clone(), last_use(entry.held.as_ref()?)?)));
         let mut oldest: Vec<(KeyPath, u64)> = droppable.collect();

@@ -29,6 +29,10 @@ pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option
         tracing::error!(%error, "the cache directory cannot be listed");
         Listing::default()
     });
+    let (listing, unbundled) = store.unbundle(listing);
+    if let Err(error) = unbundled {
+        tracing::error!(%error, "not all values of the last run are in their files; it is tried again at the next start");
+    }
     tell_strange(&listing);
     // What stays of them is read by nobody, and replaced when its file is written again.
     store.remove(&listing.temporary);

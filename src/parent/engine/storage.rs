@@ -18,7 +18,7 @@ impl Engine {
             let Some(entry) = entries.get(&key) else { continue };
             let status = fresh.status;
             let Some(held) = self.renewed(&key, entry, fresh, now) else { continue };
-            if let Some(sealed) = held.on_disk.get() {
+            if let Some(sealed) = held.on_disk.sealed.get() {
                 self.ledger.borrow_mut().confirm(&key, sealed, now);
             } else if let Some(record) = held.record(&key, entry) {
                 wanted.push((key.clone(), Wanted::Value(record, held.on_disk.clone())));
@@ -49,7 +49,7 @@ impl Engine {
         };
         let value = self.memory.take(value);
         let held = Held::new(self.store.keys().first(), key, value, fresh.validators, now);
-        let same = before.filter(|before| before.tag == held.tag && before.on_disk.get().is_some());
+        let same = before.filter(|before| before.tag == held.tag && before.on_disk.sealed.get().is_some());
         let on_disk = same.map(|before| before.on_disk.clone());
         Some(Held { on_disk: on_disk.unwrap_or_default(), ..held })
     }
