@@ -50,16 +50,20 @@ pub(super) fn age(lease: &Lease, now: BootInstant) -> i64 {
     (now.0.saturating_sub(lease.born.0) / 1_000_000_000).max(0)
 }
 
+/// Whole seconds of freshness left, negative when it is over.
 pub(super) fn ttl(lease: &Lease, now: BootInstant) -> i64 {
-    lease.fresh_until.0.saturating_sub(now.0).div_euclid(1_000_000_000)
+    lease.fresh_until.0.saturating_sub(now.0) / 1_000_000_000
 }
 
 /// The next instant at which `Age`, `ttl` or the freshness of the value is another one.
 pub(super) fn changes_at(lease: &Lease, now: BootInstant) -> BootInstant {
     const SECOND: i64 = 1_000_000_000;
     let of_age = lease.born.0.saturating_add((age(lease, now) + 1).saturating_mul(SECOND));
-    // `ttl` is rounded down, so it changes just after a whole second of it.
-    let of_ttl = lease.fresh_until.0.saturating_sub(ttl(lease, now).saturating_mul(SECOND)).saturating_add(1);
+    // `ttl` is rounded towards zero: while positive it changes just after a whole second of it, then at the next one.
+    let of_ttl = match ttl(lease, now) {
+        left @ 1.. => lease.fresh_until.0.saturating_sub(left.saturating_mul(SECOND)).saturating_add(1),
+        over => lease.fresh_until.0.saturating_add((1 - over).saturating_mul(SECOND)),
+    };
     BootInstant(of_age.min(of_ttl).min(if now < lease.fresh_until { lease.fresh_until.0 } else { i64::MAX }))
 }
 
