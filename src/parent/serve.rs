@@ -122,7 +122,7 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
         tokio::task::spawn_local(engine.clone().keep_sealed());
         let greeted = timeout(GREETING, greet(&channel, &inputs.config, log.requests)).await;
         let of_worker = greeted.map_err(|_| ParentError::WorkerStuck)??;
-        tell_layers(&inputs.layers, &of_worker)?;
+        let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
         tokio::task::spawn_local(engine.clone().reseal_outdated());
         tokio::task::spawn_local(engine.clone().forget_left());
         engine.refresh_ahead();
@@ -130,7 +130,7 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;
             let listener = tokio::net::UnixListener::from_std(admin).map_err(ParentError::Io)?;
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
-            tokio::task::spawn_local(admin::serve(listener, engine.clone(), group));
+            tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group));
         }
         let most = inputs.config.limits.connections;
         let served = serve(engine.clone(), channel, inputs.config.acl, inputs.listeners, most, sent).await;
@@ -174,21 +174,22 @@ async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Resu
     }
 }
 
-/// One line for each layer of each role. What the worker says is its own word: capped and escaped.
-fn tell_layers(of_parent: &[Layer], of_worker: &[Layer]) -> Result<(), ParentError> {
+/// One line for each layer of each role; the same for the operator. What the worker says is its own word: capped and escaped.
+fn tell_layers(of_parent: Vec<Layer>, of_worker: Vec<Layer>) -> Result<serde_json::Value, ParentError> {
     const MOST: usize = 32;
     const LONGEST: usize = 200;
     let fits = |layer: &Layer| layer.name.len() <= LONGEST && layer.level.len() <= LONGEST;
     if of_worker.len() > MOST || !of_worker.iter().all(fits) {
         return Err(ParentError::Protocol("more layers than there can be"));
     }
-    for (role, layers) in [("parent", of_parent), ("worker", of_worker)] {
-        for Layer { name, level, holds } in layers {
-            let (name, level) = (name.escape_debug(), level.escape_debug());
-            tracing::info!(role, holds, "layer {name}: {level}");
-        }
+    let mut told = Vec::with_capacity(of_parent.len() + of_worker.len());
+    let of_parent = of_parent.into_iter().map(|layer| ("parent", layer));
+    for (role, Layer { name, level, holds }) in of_parent.chain(of_worker.into_iter().map(|layer| ("worker", layer))) {
+        let (name, level) = (name.escape_debug().to_string(), level.escape_debug().to_string());
+        tracing::info!(role, holds, "layer {name}: {level}");
+        told.push(serde_json::json!({ "role": role, "name": name, "level": level, "holds": holds }));
     }
-    Ok(())
+    Ok(told.into())
 }
 
 async fn serve(
