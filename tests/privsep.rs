@@ -71,6 +71,12 @@ fn both_roles_are_nobody_and_can_become_nobody_else() {
             assert!(broker.log().lines().any(line), "{role}: {layer}\n{}", broker.log());
         }
     }
+    let mut status = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+    let status = status.arg("status").arg("--admin-socket").arg(broker.path("admin.sock")).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    for line in ["parent  user          yes    uid 61001", "worker  capabilities  yes    none, and none to be had"] {
+        assert!(status.contains(line), "{status}");
+    }
     assert_eq!(field(broker.worker(), "Threads"), ["1"]);
     assert!(!broker.log().contains("what does not hold"), "{}", broker.log());
 }
@@ -185,12 +191,16 @@ fn not_even_their_own_users_can_look_into_them() {
 fn either_death_ends_the_other() {
     let (_upstream, mut broker) = serving("");
     let worker = broker.worker();
+    let killed = std::time::Instant::now();
     broker.end("KILL");
     wait_until("the worker ends", || !Path::new(&format!("/proc/{worker}/exe")).exists());
+    assert!(killed.elapsed().as_secs() < 5, "by the end of file on the channel, and by no timeout");
 
     broker.start();
+    let killed = std::time::Instant::now();
     send("KILL", broker.worker());
     assert_eq!(broker.end("CONT"), Some(1), "{}", broker.log());
+    assert!(killed.elapsed().as_secs() < 5, "{}", broker.log());
     assert!(broker.log().contains("the worker is gone"), "{}", broker.log());
 }
 

@@ -28,7 +28,7 @@ use crate::ipc::wire::{
     Body, FetchRequest, Layer, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
 };
 use crate::sys::clock::BootId;
-use crate::sys::{memfd, peer};
+use crate::sys::{memfd, peer, process};
 
 /// How long requests in flight may go on after the signal to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ impl From<ChannelError> for ParentError {
 }
 
 /// Reads the tokens, then serves until SIGTERM or SIGINT (`Ok`) or until the worker is gone.
-pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
+pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
     let named = inputs.config.cache.seal_keys.iter().zip(inputs.cache.seal_keys);
@@ -122,16 +122,18 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
         tokio::task::spawn_local(engine.clone().keep_sealed());
         let greeted = timeout(GREETING, greet(&channel, &inputs.config, log.requests)).await;
         let of_worker = greeted.map_err(|_| ParentError::WorkerStuck)??;
-        tell_layers(&inputs.layers, &of_worker)?;
+        let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
         tokio::task::spawn_local(engine.clone().reseal_outdated());
         tokio::task::spawn_local(engine.clone().forget_left());
         tokio::task::spawn_local(engine.clone().read_ahead());
+        // The engine has what it needs of them, and ten thousand keys are ten megabytes.
+        drop(std::mem::take(&mut inputs.config.keys));
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;
             let listener = tokio::net::UnixListener::from_std(admin).map_err(ParentError::Io)?;
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
-            tokio::task::spawn_local(admin::serve(listener, engine.clone(), group));
+            tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group));
         }
         let most = inputs.config.limits.connections;
         let served = serve(engine.clone(), channel, inputs.config.acl, inputs.listeners, most, sent).await;
@@ -175,21 +177,22 @@ async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Resu
     }
 }
 
-/// One line for each layer of each role. What the worker says is its own word: capped and escaped.
-fn tell_layers(of_parent: &[Layer], of_worker: &[Layer]) -> Result<(), ParentError> {
+/// One line for each layer of each role; the same for the operator. What the worker says is its own word: capped and escaped.
+fn tell_layers(of_parent: Vec<Layer>, of_worker: Vec<Layer>) -> Result<serde_json::Value, ParentError> {
     const MOST: usize = 32;
     const LONGEST: usize = 200;
     let fits = |layer: &Layer| layer.name.len() <= LONGEST && layer.level.len() <= LONGEST;
     if of_worker.len() > MOST || !of_worker.iter().all(fits) {
         return Err(ParentError::Protocol("more layers than there can be"));
     }
-    for (role, layers) in [("parent", of_parent), ("worker", of_worker)] {
-        for Layer { name, level, holds } in layers {
-            let (name, level) = (name.escape_debug(), level.escape_debug());
-            tracing::info!(role, holds, "layer {name}: {level}");
-        }
+    let mut told = Vec::with_capacity(of_parent.len() + of_worker.len());
+    let of_parent = of_parent.into_iter().map(|layer| ("parent", layer));
+    for (role, Layer { name, level, holds }) in of_parent.chain(of_worker.into_iter().map(|layer| ("worker", layer))) {
+        let (name, level) = (name.escape_debug().to_string(), level.escape_debug().to_string());
+        tracing::info!(role, holds, "layer {name}: {level}");
+        told.push(serde_json::json!({ "role": role, "name": name, "level": level, "holds": holds }));
     }
-    Ok(())
+    Ok(told.into())
 }
 
 async fn serve(
@@ -204,6 +207,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ParentError::Io)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(ParentError::Io)?;
     let in_flight = InFlight::new(connections);
+    process::release_free_memory();
     tracing::info!("serving");
     let mut recalled = 0;
     let mut end: Option<Instant> = None;

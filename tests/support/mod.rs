@@ -179,12 +179,14 @@ impl Broker {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// All files of the cache, those of the store's own state among them.
-    pub fn sealed_files(&self) -> Vec<PathBuf> {
-        let files = std::fs::read_dir(self.path("cache")).unwrap().map(|entry| entry.unwrap().path());
-        let mut files: Vec<PathBuf> = files.filter(|path| path.file_name().unwrap().len() == 40).collect();
-        files.sort();
-        files
+    /// The file that the value of this key is sealed in, as the program tells.
+    pub fn sealed_file(&self, key: &str) -> PathBuf {
+        let mut list = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        let done = list.args(["cache", "ls", "--json", "--config"]).arg(self.path("keyhatch.toml")).output().unwrap();
+        let listed: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        let files = listed["files"].as_array().unwrap();
+        let file = files.iter().find(|file| file["key"] == key).unwrap_or_else(|| panic!("no {key} in {listed}"));
+        self.path("cache").join(file["file"].as_str().unwrap())
     }
 
     pub fn parent(&self) -> u32 {
