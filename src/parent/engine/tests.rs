@@ -70,16 +70,18 @@ impl Place {
         Rc::new(Engine::new(&config, self.store(), boot, sources, vault, recalls).unwrap())
     }
 
-    /// Runs this with an engine whose sealing is under way.
+    /// Runs this with an engine whose sealing is under way, and waits for what is being written at the end.
     fn run<T>(&self, act: impl AsyncFnOnce(Rc<Engine>) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        LocalSet::new().block_on(&runtime, async {
+        let local = LocalSet::new();
+        let result = local.block_on(&runtime, async {
             let engine = self.engine();
-            let keeper = tokio::task::spawn_local(engine.clone().keep_sealed());
-            let result = act(engine).await;
-            keeper.abort();
-            result
-        })
+            tokio::task::spawn_local(engine.clone().keep_sealed());
+            act(engine).await
+        });
+        drop(local);
+        drop(self.store());
+        result
     }
 }
 
