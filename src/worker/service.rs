@@ -222,8 +222,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn tell_answer(&self, status: StatusCode, slot: &Slot, client: Option<&str>, verdict: &Verdict, asked: bool) {
-        // Each that needed the parent has a line; of hits the first on its connection.
-        let first = self.connection.is_first_answer(slot) || asked;
+        let first = self.connection.is_first_answer(slot);
         let log = &self.shared.log;
         if !(first && log.has_room(Event::Answer, self.connection.uid())) && log.only_counts() {
             return slot.hits.count(self.connection.uid(), name(verdict), status.as_u16());
