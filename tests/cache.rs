@@ -165,6 +165,8 @@ fn damaged_and_renamed_files_are_as_if_they_were_not_there() {
 fn a_changed_source_does_not_serve_the_value_of_the_one_before() {
     let (_upstream, mut broker, _) = two_values_in_an_outage();
     let (before, after) = ("/good?b\"", "/good?c\"");
+    // Nothing else is to be wrong.
+    broker.write("absent", "a token\n", 0o400);
     reconfigure(&broker, before, after);
     let check = |broker: &Broker| {
         let mut check = Command::new(env!("CARGO_BIN_EXE_keyhatch"));

@@ -112,3 +112,25 @@ fn explain_names_the_client_and_its_line_or_what_stands_against_it() {
     assert_eq!(explain(&["--user", "no-such-user-here", KEY]).status.code(), Some(64));
     assert_eq!(explain(&[KEY]).status.code(), Some(64));
 }
+
+#[test]
+#[ignore = "needs root: the configuration is root's"]
+fn check_tells_everything_that_serve_would_stumble_over() {
+    let broker = Broker::new(1, "");
+    let config = broker.path("keyhatch.toml");
+    let check = || keyhatch(&["check", config.to_str().unwrap()]);
+    assert_eq!(check().status.code(), Some(0), "{:?}", check());
+    let more = "[tokens]\nabsent = { file = \"DIR/absent\" }\nlines = { file = \"DIR/lines\" }\n";
+    let key = "[keys.\"/a\"]\nsource = { type = \"file\", path = \"DIR/no-file\" }\n";
+    let place = broker.directory.path().display().to_string();
+    broker.write("lines", "one\ntwo\n", 0o400);
+    broker.write("token", support::TOKEN, 0o644);
+    let text = std::fs::read_to_string(&config).unwrap().replace("[tokens]\n", more) + key;
+    broker.write("keyhatch.toml", &text.replace("DIR", &place), 0o600);
+    let found = check();
+    assert_eq!(found.status.code(), Some(78));
+    for part in ["token `absent`", "token `lines`", "more than one line", "chmod 0400", "no-file", "/a"] {
+        assert!(stderr(&found).contains(part), "{part}: {}", stderr(&found));
+    }
+    assert!(!stderr(&found).contains(support::TOKEN));
+}

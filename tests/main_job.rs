@@ -104,10 +104,10 @@ fn check_tells_what_serve_would_refuse() {
     assert_eq!(good.0, Some(0), "{}", good.1);
     assert!(good.1.contains("good: 1 keys, 1 clients"), "{}", good.1);
     let pending = broker.path("pending.toml");
-    std::fs::write(&pending, "[limits]\nmemory = \"1MiB\"\n").unwrap();
+    std::fs::write(&pending, "[server]\nsandbox = \"best-effort\"\n").unwrap();
     let (code, told) = check(&pending);
     assert_eq!(code, Some(78));
-    assert!(told.contains("error: limits.memory: not in this version yet"), "{told}");
+    assert!(told.contains("error: server.sandbox = \"best-effort\": not in this version yet"), "{told}");
 }
 
 #[test]

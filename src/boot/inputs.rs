@@ -78,7 +78,7 @@ fn make_seal_key(path: &Path) -> Result<(), StartError> {
     file::create_secret(path, text.as_bytes()).map_err(failed)
 }
 
-pub(super) type OpenedToken = (TokenName, SecretFile, Result<OwnedFd, String>);
+pub type OpenedToken = (TokenName, SecretFile, Result<OwnedFd, String>);
 
 /// A token that cannot be found does not stop the start; one that others can read does.
 pub(super) fn tokens(config: &Config) -> Result<Vec<OpenedToken>, StartError> {
@@ -98,7 +98,7 @@ pub(super) fn tokens(config: &Config) -> Result<Vec<OpenedToken>, StartError> {
 }
 
 /// Opened and checked as far as that goes without reading it.
-fn token(from: &SecretFile) -> Result<File, Refusal> {
+pub(super) fn token(from: &SecretFile) -> Result<File, Refusal> {
     let file = secret_file(from)?;
     let length = file.metadata().map_err(|error| Refusal::Unsafe(format!("{from}: {error}")))?.len();
     if length == 0 {

@@ -3,6 +3,7 @@
 //! Never reads a token: it opens the files, and the parent reads them after the worker exists and the drop is done.
 #![forbid(unsafe_code)]
 
+mod examine;
 mod inputs;
 mod layers;
 mod pending;
@@ -10,6 +11,8 @@ mod sources;
 mod surroundings;
 mod worker;
 
+pub use examine::{Examined, examine};
+pub use inputs::OpenedToken;
 pub use pending::refused as pending;
 pub use worker::enter;
 

@@ -1,6 +1,6 @@
 //! What the configuration may say and this version does not do yet: refused by name, never accepted and ignored.
 
-use crate::config::{Config, Limits, SandboxMode};
+use crate::config::{Config, SandboxMode};
 
 /// One sentence for each such setting.
 pub fn refused(config: &Config) -> Vec<String> {
@@ -12,7 +12,5 @@ pub fn refused(config: &Config) -> Vec<String> {
     };
     let server = &config.server;
     refuse("server.sandbox = \"best-effort\"".into(), server.sandbox == SandboxMode::BestEffort);
-    let (limits, standard) = (&config.limits, Limits::default());
-    refuse("limits.memory".into(), limits.memory != standard.memory);
     found
 }

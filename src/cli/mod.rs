@@ -128,9 +128,15 @@ fn check(path: &Path) -> Exit {
         }
     };
     config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
-    let pending = boot::pending(&config);
-    pending.iter().chain(&config.problems).for_each(|problem| tell(&format_args!("error: {problem}")));
-    if !pending.is_empty() || !config.problems.is_empty() {
+    let mut errors = boot::pending(&config);
+    errors.extend(config.problems.iter().cloned());
+    let found = boot::examine(&config);
+    errors.extend(found.errors);
+    for token in found.tokens {
+        errors.extend(parent::Vault::read(vec![token]).err().map(|error| error.to_string()));
+    }
+    errors.iter().for_each(|error| tell(&format_args!("error: {error}")));
+    if !errors.is_empty() {
         return Exit::Configuration;
     }
     cache::tell_losses(&config);

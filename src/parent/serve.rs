@@ -28,7 +28,7 @@ use crate::ipc::wire::{
     Body, FetchRequest, Layer, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
 };
 use crate::sys::clock::BootId;
-use crate::sys::{memfd, peer};
+use crate::sys::{memfd, peer, process};
 
 /// How long requests in flight may go on after the signal to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ impl From<ChannelError> for ParentError {
 }
 
 /// Reads the tokens, then serves until SIGTERM or SIGINT (`Ok`) or until the worker is gone.
-pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
+pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
     let named = inputs.config.cache.seal_keys.iter().zip(inputs.cache.seal_keys);
@@ -125,6 +125,9 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
         let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
         tokio::task::spawn_local(engine.clone().reseal_outdated());
         tokio::task::spawn_local(engine.clone().forget_left());
+        tokio::task::spawn_local(engine.clone().read_ahead());
+        // The engine has what it needs of them, and ten thousand keys are ten megabytes.
+        drop(std::mem::take(&mut inputs.config.keys));
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;
@@ -204,6 +207,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ParentError::Io)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(ParentError::Io)?;
     let in_flight = InFlight::new(connections);
+    process::release_free_memory();
     tracing::info!("serving");
     let mut recalled = 0;
     let mut end: Option<Instant> = None;

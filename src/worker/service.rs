@@ -184,7 +184,7 @@ impl<'a> Exchange<'a> {
         } else {
             form.headers_of_hit(held.lease(), verdict, now)
         };
-        Ok(if request::has_tag(self.request.headers(), &form.tag) {
+        Ok(if request::has_tag(self.request.headers(), form.etag().as_bytes()) {
             answer::value(StatusCode::NOT_MODIFIED, headers, Bytes::new())
         } else {
             answer::value(StatusCode::OK, headers, form.body.clone())
@@ -222,9 +222,9 @@ impl<'a> Exchange<'a> {
     }
 
     fn tell_answer(&self, status: StatusCode, slot: &Slot, client: Option<&str>, verdict: &Verdict, asked: bool) {
-        // Each that needed the parent has a line; of hits the first on its connection.
-        let first = self.connection.is_first_answer(slot) || asked;
-        if !first && self.shared.log.only_counts() {
+        let first = self.connection.is_first_answer(slot);
+        let log = &self.shared.log;
+        if !(first && log.has_room(Event::Answer, self.connection.uid())) && log.only_counts() {
             return slot.hits.count(self.connection.uid(), name(verdict), status.as_u16());
         }
         let told = Told {

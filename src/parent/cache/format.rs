@@ -71,13 +71,16 @@ pub struct Tombstone {
 pub enum State {
     Clock,
     Ledger,
+    /// Values on the way to their own files; each has another number.
+    Bundle(u64),
 }
 
 impl State {
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> String {
         match self {
-            Self::Clock => "clock",
-            Self::Ledger => "ledger",
+            Self::Clock => "clock".into(),
+            Self::Ledger => "ledger".into(),
+            Self::Bundle(number) => format!("bundle {number}"),
         }
     }
 }
@@ -150,7 +153,7 @@ impl Label {
         match self {
             Self::Value(label) => key.file_name(&label.key),
             Self::Tombstone(tombstone) => key.file_name(&tombstone.key),
-            Self::State(state) => key.name_of(state.name()),
+            Self::State(state) => key.name_of(&state.name()),
         }
     }
 }

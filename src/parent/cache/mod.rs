@@ -1,8 +1,13 @@
 //! The last known good on disk: sealed, bound to its key and its source, with its true age.
 //!
 //! Must never give a value to another key or another source than the one it was sealed for, and never an empty one.
+//!
+//! A start lists the directory once and reads the head of each file: 10,000 keys take some 50 ms, most of it the kernel's
+//! for opening them. Values are opened when they are first needed, so that their size is no matter at the start, and
+//! what a label says (age, tags, validators) is known without them.
 
 mod archive;
+mod bundle;
 mod format;
 mod inspect;
 mod lane;

@@ -4,14 +4,15 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 
-use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::ipc::wire::Tag;
 use crate::secret::KeyPath;
+use crate::sys::random;
 
 const PREFIX: &str = "keyhatch-seal-1:";
 const KEY_LEN: usize = 32;
@@ -23,7 +24,7 @@ pub(super) const OVERHEAD: usize = NONCE_LEN + 16;
 /// The content of a new seal key file: one line of text.
 pub fn new_seal_key_text() -> Result<Zeroizing<String>, SealKeyError> {
     let mut key = Zeroizing::new([0; KEY_LEN]);
-    rand::fill(&mut *key).map_err(|_| SealKeyError::NoRandomness)?;
+    random::fill(&mut *key).map_err(|_| SealKeyError::NoRandomness)?;
     let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 48));
     text.push_str(PREFIX);
     STANDARD.encode_string(key.as_slice(), &mut text);
@@ -57,7 +58,7 @@ pub(super) struct KeyId(pub(super) [u8; 8]);
 /// Subkeys, one for each use, so that none of them tells anything of another.
 pub struct SealKey {
     id: KeyId,
-    seal: RandomizedNonceKey,
+    seal: LessSafeKey,
     names: hmac::Key,
     tags: hmac::Key,
 }
@@ -87,7 +88,8 @@ impl SealKey {
         id.0.copy_from_slice(&subkey("keyhatch key id").as_ref()[..8]);
         Ok(Self {
             id,
-            seal: RandomizedNonceKey::new(&AES_256_GCM_SIV, subkey("keyhatch seal").as_ref())
+            seal: UnboundKey::new(&AES_256_GCM_SIV, subkey("keyhatch seal").as_ref())
+                .map(LessSafeKey::new)
                 .map_err(|_| SealKeyError::NotASealKey)?,
             names: hmac_key("keyhatch file name"),
             tags: hmac_key("keyhatch entity tag"),
@@ -127,8 +129,12 @@ impl SealKey {
         // Room for the cipher's tag, so that the plain text does not move.
         let mut buffer = Zeroizing::new(Vec::with_capacity(plain.len() + 16));
         buffer.extend_from_slice(plain);
-        let nonce = self.seal.seal_in_place_append_tag(Aad::from(context), &mut *buffer).ok()?;
-        Some([nonce.as_ref().as_slice(), buffer.as_slice()].concat())
+        // The kernel's random bytes: the library's own generator is not ready before 30 ms have passed.
+        let mut nonce = [0; NONCE_LEN];
+        random::fill(&mut nonce).ok()?;
+        let unique = Nonce::assume_unique_for_key(nonce);
+        self.seal.seal_in_place_append_tag(unique, Aad::from(context), &mut *buffer).ok()?;
+        Some([nonce.as_slice(), buffer.as_slice()].concat())
     }
 
     pub(super) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
@@ -165,6 +171,11 @@ impl KeyRing {
     /// The key that seals, and by which entity tags are made.
     pub fn first(&self) -> &SealKey {
         &self.keys[0]
+    }
+
+    /// The names that the file of a key may have.
+    pub(in crate::parent) fn file_names(&self, key: &KeyPath) -> impl Iterator<Item = String> {
+        self.keys.iter().map(|seal| seal.file_name(key))
     }
 
     pub(super) fn all(&self) -> &[SealKey] {

@@ -1,9 +1,11 @@
 //! The engine with a real directory and without an upstream: what it keeps, and what it does when the disk does not.
 
+mod bundles;
+mod memory;
+
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -68,16 +70,18 @@ impl Place {
         Rc::new(Engine::new(&config, self.store(), boot, sources, vault, recalls).unwrap())
     }
 
-    /// Runs this with an engine whose sealing is under way.
+    /// Runs this with an engine whose sealing is under way, and waits for what is being written at the end.
     fn run<T>(&self, act: impl AsyncFnOnce(Rc<Engine>) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        LocalSet::new().block_on(&runtime, async {
+        let local = LocalSet::new();
+        let result = local.block_on(&runtime, async {
             let engine = self.engine();
-            let keeper = tokio::task::spawn_local(engine.clone().keep_sealed());
-            let result = act(engine).await;
-            keeper.abort();
-            result
-        })
+            tokio::task::spawn_local(engine.clone().keep_sealed());
+            act(engine).await
+        });
+        drop(local);
+        drop(self.store());
+        result
     }
 }
 
@@ -86,15 +90,20 @@ fn key(path: &str) -> KeyPath {
 }
 
 fn value(path: &str, text: &str) -> (KeyPath, Fresh) {
-    let value = Arc::new(SecretValue::from_text(text));
-    (key(path), Fresh { value, status: Some(200), validators: Validators::default() })
+    let value = SecretValue::from_text(text);
+    (key(path), Fresh { value: Some(value), status: Some(200), validators: Validators::default() })
 }
 
 /// Text and age of what would be served.
 fn held(engine: &Engine, path: &str) -> Option<(String, u64)> {
     let entries = engine.entries.borrow();
-    let held = entries[&key(path)].held.as_ref()?;
-    Some((held.value.text().unwrap().to_string(), held.fetched_at))
+    let entry = &entries[&key(path)];
+    let held = entry.held.as_ref()?;
+    let text = match &held.value {
+        Some(value) => value.get().text(),
+        None => engine.store.load(&key(path), &entry.definition).ok()??.value.text(),
+    };
+    Some((text?.to_string(), held.fetched_at))
 }
 
 #[test]
