@@ -1,6 +1,6 @@
 //! What the configuration may say and this version does not do yet: refused by name, never accepted and ignored.
 
-use crate::config::{Config, Limits, SandboxMode};
+use crate::config::{Config, Limits};
 
 /// One sentence for each such setting.
 pub fn refused(config: &Config) -> Vec<String> {
@@ -10,8 +10,6 @@ pub fn refused(config: &Config) -> Vec<String> {
             found.push(format!("{what}: not in this version yet"));
         }
     };
-    let server = &config.server;
-    refuse("server.sandbox = \"best-effort\"".into(), server.sandbox == SandboxMode::BestEffort);
     let (limits, standard) = (&config.limits, Limits::default());
     refuse("limits.memory".into(), limits.memory != standard.memory);
     found
