@@ -35,15 +35,15 @@ impl Confinement {
             (Ok(level), _) => (self.role, level, true),
             (Err(error), SandboxMode::Strict) => {
                 return Err(StartError::Configuration(format!(
-                    "the layer `{name}` of the {}'s sandbox fails: {error}. Mend that, or serve without this layer by \
+                    "the layer `{name}` of the sandbox of the {} fails: {error}. Mend that, or do without the layer by \
                      server.sandbox = \"best-effort\"",
                     self.role
                 )));
             }
-            (Err(error), SandboxMode::BestEffort) => (self.role, format!("missing: {error}"), false),
+            (Err(error), SandboxMode::BestEffort) => (self.role, short(format!("missing: {error}")), false),
         };
         if !holds {
-            tracing::warn!("the layer `{name}` of the {role}'s sandbox is {level}");
+            tracing::warn!("the layer `{name}` of the sandbox of the {role} is {level}");
         }
         self.layers.push(layer(name, holds, level));
         Ok(())
@@ -88,3 +88,11 @@ impl Confinement {
         self.demand("seccomp", done.map(|()| format!("{} calls; any other ends the process", list.len())))
     }
 }
+
+/// As long as a layer may be that the worker tells of.
+fn short(mut level: String) -> String {
+    level.truncate(level.floor_char_boundary(LONGEST));
+    level
+}
+
+const LONGEST: usize = 160;

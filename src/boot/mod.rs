@@ -13,6 +13,7 @@ mod surroundings;
 mod worker;
 
 pub use pending::refused as pending;
+pub use reach::of_parent as reach;
 pub use worker::{confine as confine_worker, enter};
 
 use std::fmt;

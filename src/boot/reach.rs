@@ -37,7 +37,7 @@ const RESOLVER_SOCKETS: &[&str] =
 const DNS: u16 = 53;
 
 /// Of this configuration, with the cache directory open.
-pub(super) fn of_parent<'a>(config: &Config, store: BorrowedFd<'a>) -> Reach<'a> {
+pub fn of_parent<'a>(config: &Config, store: BorrowedFd<'a>) -> Reach<'a> {
     let notify = std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from);
     let mut read = tls_roots();
     read.extend(RESOLVER.iter().map(PathBuf::from));
