@@ -1,6 +1,5 @@
 //! The parent's event loop: the channel, the worker's log, the signals that end both roles.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,15 +17,15 @@ use super::admin;
 use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
 use super::in_flight::{InFlight, Open};
+use super::outbox::Outbox;
 use super::relay::{self, LogOptions};
+use super::repeats;
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
 use crate::acl::{Acl, Peer};
 use crate::config::{Config, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
-use crate::ipc::wire::{
-    Body, FetchRequest, Layer, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
-};
+use crate::ipc::wire::{FetchRequest, Layer, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey};
 use crate::sys::clock::BootId;
 use crate::sys::{memfd, peer, process};
 
@@ -113,12 +112,13 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
     let engine =
         Engine::new(&inputs.config, store, inputs.cache.boot, sources, vault, recalls).map_err(ParentError::Io)?;
     let engine = Rc::new(engine);
-    local.block_on(&runtime, async move {
+    let ended = local.block_on(&runtime, async move {
         let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
         let worker_log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
         let relayed = tokio::task::spawn_local(relay::relay(worker_log, log.dropped));
-        let sent = Rc::new(Cell::new(0));
-        tokio::task::spawn_local(relay_recalls(channel.clone(), recalled, sent.clone()));
+        let outbox = Outbox::new(channel.clone(), inputs.config.limits.memory);
+        tokio::task::spawn_local(relay_recalls(outbox.clone(), recalled));
+        tokio::task::spawn_local(tell_repeats(engine.clone()));
         tokio::task::spawn_local(engine.clone().keep_sealed());
         let greeted = timeout(GREETING, greet(&channel, &inputs.config, log.requests)).await;
         let of_worker = match greeted.unwrap_or(Err(ParentError::WorkerStuck)) {
@@ -143,12 +143,18 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group));
         }
         let most = inputs.config.limits.connections;
-        let served = serve(engine.clone(), channel, inputs.config.acl, inputs.listeners, most, sent).await;
+        let acl = inputs.config.acl;
+        let broker =
+            Broker { engine: engine.clone(), outbox, acl, listeners: inputs.listeners, in_flight: InFlight::new(most) };
+        let served = broker.serve(&channel).await;
         engine.close().await;
         // What the worker said last: it may be why it ended.
         let _ = timeout(LAST_LINES, relayed).await;
         served
-    })
+    });
+    // A name that is being resolved, or a file on a mount that hangs, does not keep us.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The handshake: one version on both sides, then the worker's share of the configuration.
@@ -202,175 +208,136 @@ fn tell_layers(of_parent: Vec<Layer>, of_worker: Vec<Layer>) -> Result<serde_jso
     Ok(told.into())
 }
 
-async fn serve(
+/// What the event loop works with.
+struct Broker {
     engine: Rc<Engine>,
-    channel: Rc<ParentEnd>,
+    outbox: Outbox,
     acl: Acl,
     listeners: Vec<PathBuf>,
-    connections: u32,
-    recalls: Rc<Cell<u64>>,
-) -> Result<(), ParentError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(ParentError::Io)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ParentError::Io)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(ParentError::Io)?;
-    let in_flight = InFlight::new(connections);
-    process::release_free_memory();
-    tracing::info!("serving");
-    let mut recalled = 0;
-    let mut end: Option<Instant> = None;
-    loop {
-        let received = tokio::select! {
-            received = channel.recv() => received?,
-            _ = terminate.recv(), if end.is_none() => { end = Some(drain(&channel)); continue }
-            _ = interrupt.recv(), if end.is_none() => { end = Some(drain(&channel)); continue }
-            _ = hangup.recv() => { tracing::warn!("SIGHUP is ignored"); continue }
-            () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return Err(ParentError::WorkerStuck),
-        };
-        match received {
-            Some((ToParent::Fetch(request), Passed::One(peer))) => {
-                fetch(&engine, &channel, &acl, &listeners, &in_flight, request, peer)?;
+    in_flight: Rc<InFlight>,
+}
+
+impl Broker {
+    async fn serve(&self, channel: &ParentEnd) -> Result<(), ParentError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(ParentError::Io)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(ParentError::Io)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(ParentError::Io)?;
+        process::release_free_memory();
+        tracing::info!("serving");
+        let mut recalled = 0;
+        let mut end: Option<Instant> = None;
+        loop {
+            let received = tokio::select! {
+                received = channel.recv() => received?,
+                _ = terminate.recv(), if end.is_none() => { end = Some(self.drain()); continue }
+                _ = interrupt.recv(), if end.is_none() => { end = Some(self.drain()); continue }
+                _ = hangup.recv() => { tracing::warn!("SIGHUP is ignored"); continue }
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
+                    return Err(ParentError::WorkerStuck);
+                }
+            };
+            match received {
+                Some((ToParent::Fetch(request), Passed::One(peer))) => self.fetch(request, peer)?,
+                Some((ToParent::Survey { id, .. }, Passed::One(peer))) => self.survey(id, peer)?,
+                Some((ToParent::Fetch(FetchRequest { id, .. }), Passed::Lost)) => {
+                    tracing::error!("out of file descriptors: a request is refused");
+                    self.outbox.reply(id, Reply::Busy, self.in_flight.open(id)?);
+                }
+                Some((ToParent::Survey { id, .. }, Passed::Lost)) => {
+                    tracing::error!("out of file descriptors: a request is refused");
+                    self.refuse_survey(id, None, self.in_flight.open(id)?);
+                }
+                // One after another, and none that was not sent.
+                Some((ToParent::Recalled { serial }, Passed::Nothing))
+                    if serial == recalled + 1 && serial <= self.outbox.recalls() =>
+                {
+                    recalled = serial;
+                }
+                Some((ToParent::Drained, Passed::Nothing)) if end.is_some() => return Ok(()),
+                Some(_) => return Err(ParentError::Protocol("a message out of order")),
+                None if end.is_some() => return Ok(()),
+                None => return Err(ParentError::WorkerGone),
             }
-            Some((ToParent::Survey { id, .. }, Passed::One(peer))) => {
-                survey(&engine, &channel, &acl, &listeners, &in_flight, id, peer)?;
-            }
-            Some((ToParent::Fetch(FetchRequest { id, .. }), Passed::Lost)) => {
-                tracing::error!("out of file descriptors: a request is refused");
-                let busy = ToWorker::Reply { id, reply: Reply::Busy };
-                tokio::task::spawn_local(reply(channel.clone(), in_flight.open(id)?, busy));
-            }
-            Some((ToParent::Survey { id, .. }, Passed::Lost)) => {
-                tracing::error!("out of file descriptors: a request is refused");
-                let refused = ToWorker::SurveyRefused { id, retry_after: None };
-                tokio::task::spawn_local(reply(channel.clone(), in_flight.open(id)?, refused));
-            }
-            // One after another, and none that was not sent.
-            Some((ToParent::Recalled { serial }, Passed::Nothing))
-                if serial == recalled + 1 && serial <= recalls.get() =>
-            {
-                recalled = serial;
-            }
-            Some((ToParent::Drained, Passed::Nothing)) if end.is_some() => return Ok(()),
-            Some(_) => return Err(ParentError::Protocol("a message out of order")),
-            None if end.is_some() => return Ok(()),
-            None => return Err(ParentError::WorkerGone),
         }
     }
-}
 
-/// Tells the worker to end; the instant by which it must have done so.
-fn drain(channel: &Rc<ParentEnd>) -> Instant {
-    tracing::info!("ending: no new requests, {} s for those in flight", DRAIN.as_secs());
-    let channel = channel.clone();
-    // A worker that reads nothing must not keep us from counting.
-    tokio::task::spawn_local(async move { channel.send(&ToWorker::Drain { within: DRAIN }, None).await });
-    Instant::now() + DRAIN + PATIENCE
-}
-
-/// Sends what carries no fd. A worker that is gone needs no reply.
-async fn reply(channel: Rc<ParentEnd>, _open: Open, message: ToWorker) {
-    let _ = channel.send(&message, None).await;
-}
-
-/// Judges from the peer's own socket, closes it, then answers.
-fn fetch(
-    engine: &Rc<Engine>,
-    channel: &Rc<ParentEnd>,
-    acl: &Acl,
-    listeners: &[PathBuf],
-    in_flight: &Rc<InFlight>,
-    request: FetchRequest,
-    socket: OwnedFd,
-) -> Result<(), ParentError> {
-    let peer = attest(listeners, socket)?;
-    let open = in_flight.open(request.id)?;
-    let granted = acl.judge(&peer, &request.key).is_some();
-    let asker = Asker { uid: peer.uid, pid: peer.pid, request: request.request };
-    let (engine, channel) = (engine.clone(), channel.clone());
-    tokio::task::spawn_local(async move {
-        let reply = if granted {
-            engine.ask(&request.key, asker, request.revalidate).await
-        } else {
-            tracing::warn!(uid = peer.uid, pid = peer.pid, key = %request.key, request = %request.request, "denied");
-            Reply::Denied
-        };
-        if let Err(error) = answer(&channel, request.id, reply).await {
-            tracing::debug!(%error, "a reply was not sent");
-        }
-        drop(open);
-    });
-    Ok(())
-}
-
-/// Who the peer is by its own socket, which must be a connection to one of our listeners; closes it.
-fn attest(listeners: &[PathBuf], socket: OwnedFd) -> Result<Peer, ParentError> {
-    let from = peer::accepted_from(socket.as_fd());
-    if !from.is_some_and(|path| listeners.contains(&path)) {
-        return Err(ParentError::Protocol("the fd beside a request is no connection of ours"));
+    /// Tells the worker to end; the instant by which it must have done so.
+    fn drain(&self) -> Instant {
+        tracing::info!("ending: no new requests, {} s for those in flight", DRAIN.as_secs());
+        self.outbox.say(ToWorker::Drain { within: DRAIN }, None, None);
+        Instant::now() + DRAIN + PATIENCE
     }
-    let found = peer::credentials(socket.as_fd()).map_err(|_| ParentError::Protocol("a peer without credentials"))?;
-    Ok(Peer { uid: found.uid, gid: found.gid, groups: found.groups, pid: found.pid })
-}
 
-/// The states of the keys that the peer may read.
-fn survey(
-    engine: &Rc<Engine>,
-    channel: &Rc<ParentEnd>,
-    acl: &Acl,
-    listeners: &[PathBuf],
-    in_flight: &Rc<InFlight>,
-    id: u64,
-    socket: OwnedFd,
-) -> Result<(), ParentError> {
-    let peer = attest(listeners, socket)?;
-    let open = in_flight.open(id)?;
-    let channel = channel.clone();
-    if let Err(wait) = engine.charge(peer.uid) {
-        let refused = ToWorker::SurveyRefused { id, retry_after: Some(wait) };
-        tokio::task::spawn_local(reply(channel, open, refused));
-        return Ok(());
-    }
-    let survey = engine.survey(|key| acl.judge(&peer, key).is_some());
-    let bytes = postcard::to_stdvec(&survey).map_err(|_| ParentError::Protocol("a survey cannot be encoded"))?;
-    tokio::task::spawn_local(async move {
-        let Ok(payload) = memfd::sealed(&bytes) else {
-            tracing::error!("out of file descriptors: a request is refused");
-            return reply(channel, open, ToWorker::SurveyRefused { id, retry_after: None }).await;
-        };
-        let said = ToWorker::SurveyReply { id, len: bytes.len() as u64 };
-        if let Err(error) = channel.send(&said, Some(payload.as_fd())).await {
-            tracing::debug!(%error, "a survey was not sent");
+    /// Judges from the peer's own socket, closes it, then answers.
+    fn fetch(&self, request: FetchRequest, socket: OwnedFd) -> Result<(), ParentError> {
+        let peer = self.attest(socket)?;
+        let open = self.in_flight.open(request.id)?;
+        let FetchRequest { id, request, key, revalidate } = request;
+        if self.acl.judge(&peer, &key).is_none() {
+            if self.engine.repeats().is_first(peer.uid, &key, "denied") {
+                tracing::warn!(uid = peer.uid, pid = peer.pid, %key, %request, "denied");
+            }
+            self.outbox.reply(id, Reply::Denied, open);
+            return Ok(());
         }
-        drop(open);
-    });
-    Ok(())
-}
+        let asker = Asker { uid: peer.uid, pid: peer.pid, request };
+        let (engine, outbox) = (self.engine.clone(), self.outbox.clone());
+        tokio::task::spawn_local(async move {
+            let reply = engine.ask(&key, asker, revalidate).await;
+            outbox.reply(id, reply, open);
+        });
+        Ok(())
+    }
 
-async fn answer(channel: &ParentEnd, id: u64, mut reply: Reply) -> Result<(), ParentError> {
-    let mut payload = None;
-    if let Reply::Value(value) = &mut reply
-        && let Body::Inline(bytes) = &value.body
-        && bytes.0.len() > MAX_INLINE
-    {
-        match memfd::sealed(&bytes.0) {
-            Ok(sealed) => {
-                payload = Some(sealed);
-                value.body = Body::Memfd { len: bytes.0.len() as u64 };
+    /// Who the peer is by its own socket, which must be a connection to one of our listeners; closes it.
+    fn attest(&self, socket: OwnedFd) -> Result<Peer, ParentError> {
+        let from = peer::accepted_from(socket.as_fd());
+        if !from.is_some_and(|path| self.listeners.contains(&path)) {
+            return Err(ParentError::Protocol("the fd beside a request is no connection of ours"));
+        }
+        let found =
+            peer::credentials(socket.as_fd()).map_err(|_| ParentError::Protocol("a peer without credentials"))?;
+        Ok(Peer { uid: found.uid, gid: found.gid, groups: found.groups, pid: found.pid })
+    }
+
+    /// The states of the keys that the peer may read.
+    fn survey(&self, id: u64, socket: OwnedFd) -> Result<(), ParentError> {
+        let peer = self.attest(socket)?;
+        let open = self.in_flight.open(id)?;
+        if let Err(wait) = self.engine.charge(peer.uid) {
+            self.refuse_survey(id, Some(wait), open);
+            return Ok(());
+        }
+        let survey = self.engine.survey(|key| self.acl.judge(&peer, key).is_some());
+        let bytes = postcard::to_stdvec(&survey).map_err(|_| ParentError::Protocol("a survey cannot be encoded"))?;
+        match memfd::sealed(&bytes) {
+            Ok(payload) => {
+                let said = ToWorker::SurveyReply { id, len: bytes.len() as u64 };
+                self.outbox.say(said, Some(payload), Some(open));
             }
             Err(error) => {
-                tracing::error!(%error, "no room for a value on its way to the worker");
-                reply = Reply::Busy;
+                tracing::error!(%error, "no room for a survey: a request is refused");
+                self.refuse_survey(id, None, open);
             }
         }
+        Ok(())
     }
-    Ok(channel.send(&ToWorker::Reply { id, reply }, payload.as_ref().map(AsFd::as_fd)).await?)
+
+    fn refuse_survey(&self, id: u64, retry_after: Option<Duration>, open: Open) {
+        self.outbox.say(ToWorker::SurveyRefused { id, retry_after }, None, Some(open));
+    }
 }
 
-async fn relay_recalls(channel: Rc<ParentEnd>, mut recalls: mpsc::UnboundedReceiver<Recall>, sent: Rc<Cell<u64>>) {
+async fn relay_recalls(outbox: Outbox, mut recalls: mpsc::UnboundedReceiver<Recall>) {
     while let Some(keys) = recalls.recv().await {
-        let serial = sent.get() + 1;
-        sent.set(serial);
-        if channel.send(&ToWorker::Recall { serial, keys }, None).await.is_err() {
-            return;
-        }
+        outbox.recall(keys);
+    }
+}
+
+async fn tell_repeats(engine: Rc<Engine>) {
+    let mut tick = tokio::time::interval(repeats::INTERVAL);
+    loop {
+        tick.tick().await;
+        engine.repeats().flush();
     }
 }

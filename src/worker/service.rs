@@ -202,10 +202,16 @@ impl<'a> Exchange<'a> {
                 let (held, verdict) = Held::new(value).ok_or_else(not_answering)?;
                 let held = Rc::new(held);
                 let now = BootInstant(clock::boot_nanos());
-                if replied.recalls == link.recalls() && held.lease().usable_until > now {
+                let recalled = replied.recalls != link.recalls();
+                if !recalled && held.lease().usable_until > now {
                     self.shared.slots.keep(slot, &held, now);
+                } else {
+                    // What was kept before it is older.
+                    self.shared.slots.forget(slot);
                 }
-                slot.watchers(|watch| watch.offer(&held, verdict, now));
+                if !recalled {
+                    slot.watchers(|watch| watch.offer(&held, verdict, now));
+                }
                 Ok((held, verdict))
             }
             Reply::Failure(failure) => {

@@ -36,6 +36,15 @@ pub(super) struct Fresh {
     pub(super) validators: Validators,
 }
 
+/// How a call ended, for back-off.
+struct Ended {
+    began: Instant,
+    /// It has been counted as a failure already.
+    late: bool,
+    failure: Option<Failure>,
+    quota_spent: Option<Duration>,
+}
+
 impl Engine {
     /// When back-off of the document, of its origin or of the key itself lets the next attempt begin.
     pub(super) fn next_attempt(&self, entry: &Entry, document: &DocumentState) -> Option<Instant> {
@@ -113,7 +122,7 @@ impl Engine {
                 fetched = &mut call => break fetched,
                 () = sleep_until(started + late_after), if !late => {
                     late = true;
-                    self.count_as_late(id);
+                    self.count_as_late(id, started);
                 }
             }
         };
@@ -121,7 +130,8 @@ impl Engine {
             fetched.unwrap_or_else(|_| Err(Failure::unavailable(Reason::Timeout)).into());
         let answer = answer.map_err(|failure| self.classify(id, failure));
         log_fetch(&document, &keys, asker, started, &answer);
-        self.settle(id, answer.as_ref().err().copied(), late, quota_spent);
+        let ended = Ended { began: started, late, failure: answer.as_ref().err().copied(), quota_spent };
+        self.settle(id, ended);
         let mut values = Vec::new();
         for key in keys.iter() {
             match self.value_of(key, &answer, &known) {
@@ -186,15 +196,16 @@ impl Engine {
         Circumstances { now: Instant::now(), retry_after, wanted, random: random() }
     }
 
-    fn count_as_late(&self, id: DocumentId) {
+    fn count_as_late(&self, id: DocumentId, began: Instant) {
         let mut documents = self.documents.borrow_mut();
         let state = &mut documents[id.0];
         state.pace.fail(self.circumstances(None));
-        self.origins.borrow_mut().entry(state.origin.clone()).or_default().fail(self.circumstances(None));
+        self.origins.borrow_mut().entry(state.origin.clone()).or_default().fail_since(began, self.circumstances(None));
     }
 
     /// Back-off after a call: of the document, and of its origin if that is what failed.
-    fn settle(&self, id: DocumentId, failure: Option<Failure>, late: bool, quota_spent: Option<Duration>) {
+    fn settle(&self, id: DocumentId, ended: Ended) {
+        let Ended { began, late, failure, quota_spent } = ended;
         let mut documents = self.documents.borrow_mut();
         let state = &mut documents[id.0];
         let mut origins = self.origins.borrow_mut();
@@ -203,18 +214,18 @@ impl Engine {
         if let Some(failure) = failure {
             let why = self.circumstances(failure.retry_after);
             match (late, failure.is_of_origin()) {
-                (false, true) => origin.fail(why),
+                (false, true) => origin.fail_since(began, why),
                 (true, true) => origin.again(why),
                 // It answered, if only to refuse.
-                (_, false) => origin.succeed(),
+                (_, false) => origin.succeed_since(began, late),
             }
             if late { state.pace.again(why) } else { state.pace.fail(why) }
         } else {
             state.pace.succeed();
-            origin.succeed();
+            origin.succeed_since(began, late);
         }
         if let Some(wait) = quota_spent {
-            origin.rest(Instant::now() + wait);
+            origin.rest(Instant::now(), wait);
         }
     }
 
@@ -238,14 +249,20 @@ impl Engine {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { return };
             if entry.failure.is_none_or(|before| before.class != failure.class) {
-                tracing::warn!(%key, outcome = failure.class.name(), reason = %failure.reason, "failing");
+                let (outcome, reason) = (failure.class.name(), failure.reason);
+                if failure.class == Class::Misconfigured {
+                    tracing::error!(%key, outcome, %reason, "failing");
+                } else {
+                    tracing::warn!(%key, outcome, %reason, "failing");
+                }
             }
             if document_is_good {
                 entry.pace.fail(self.circumstances(None));
             }
             entry.negative_until = Some(Instant::now() + entry.settings.negative_max_age);
             let given_up = entry.refuse(failure, Instant::now());
-            if given_up.is_some() {
+            // A lease that was given until this fetch landed ends, too: the next attempt may be due before that.
+            if given_up.is_some() || entry.leased_stale {
                 self.recall(key, entry);
             }
             given_up

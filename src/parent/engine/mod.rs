@@ -32,6 +32,7 @@ use self::pace::Pace;
 use self::scribe::{Scribe, Wanted};
 use super::cache::{Lane, Ledger, Sealed, Store};
 use super::clock::Clock;
+use super::repeats::Repeats;
 use super::upstream::Sources;
 use super::vault::Vault;
 use crate::config::{Config, Document, TokenName};
@@ -64,6 +65,7 @@ pub(super) struct Engine {
     sources: Sources,
     vault: Vault,
     value_size: u64,
+    repeats: Repeats,
     recalls: mpsc::UnboundedSender<Recall>,
 }
 
@@ -159,8 +161,14 @@ impl Engine {
             sources,
             vault,
             value_size: config.limits.value_size,
+            repeats: Repeats::default(),
             recalls,
         })
+    }
+
+    /// What peers repeat, for the log.
+    pub(super) fn repeats(&self) -> &Repeats {
+        &self.repeats
     }
 
     /// Takes one from the budget of this user, or says how long to wait for it.
@@ -179,7 +187,10 @@ impl Engine {
             && let Err(retry_after) = self.charge(asker.uid)
         {
             let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
-            tracing::warn!(uid = asker.uid, pid = asker.pid, %key, request = %asker.request, "over its budget of fetches");
+            if self.repeats.is_first(asker.uid, key, "over its budget of fetches") {
+                let Asker { uid, pid, request } = asker;
+                tracing::warn!(uid, pid, %key, %request, "over its budget of fetches");
+            }
             return if usable {
                 self.value(key, hit(Some(Detail::OverBudget)))
             } else {

@@ -16,6 +16,8 @@ const LONGEST_WHILE_WANTED: Duration = Duration::from_secs(5);
 pub(super) struct Pace {
     failures: u32,
     due: Option<Instant>,
+    /// When it last failed, or was told to rest.
+    changed: Option<Instant>,
     /// One attempt is under way to see whether it works again.
     probing: bool,
 }
@@ -51,9 +53,27 @@ impl Pace {
         *self = Self::default();
     }
 
-    /// Whatever became of the last attempt, the upstream asks for none before this.
-    pub(super) fn rest(&mut self, until: Instant) {
-        self.due = self.due.max(Some(until));
+    /// Success of an attempt that began then. What has happened since is newer; but one that was counted as late, and
+    /// succeeded after all, takes its own failure back.
+    pub(super) fn succeed_since(&mut self, began: Instant, was_late: bool) {
+        if was_late || self.changed.is_none_or(|changed| changed <= began) {
+            self.succeed();
+        }
+    }
+
+    /// Whatever became of the last attempt, the upstream asks for none for so long.
+    pub(super) fn rest(&mut self, now: Instant, wait: Duration) {
+        self.due = self.due.max(Some(now + wait));
+        self.changed = Some(now);
+    }
+
+    /// Failure of an attempt that began then. Many that were under way at once are one failure.
+    pub(super) fn fail_since(&mut self, began: Instant, why: Circumstances) {
+        if self.failures > 0 && self.changed.is_some_and(|changed| changed > began) {
+            self.again(why);
+        } else {
+            self.fail(why);
+        }
     }
 
     pub(super) fn fail(&mut self, why: Circumstances) {
@@ -69,6 +89,7 @@ impl Pace {
         // Up to a fifth less, never more: recovery is seen within one interval.
         let spread = wait - wait * u32::from(why.random) / (5 * 255);
         self.due = Some(why.now + spread.max(why.retry_after.unwrap_or_default()));
+        self.changed = Some(why.now);
         self.probing = false;
     }
 }
@@ -124,9 +145,9 @@ mod tests {
     fn a_rest_is_kept_and_ends() {
         let now = Instant::now();
         let mut pace = Pace::default();
-        pace.rest(now + FIRST);
+        pace.rest(now, FIRST);
         assert!(!pace.permits(now) && pace.permits(now + FIRST));
-        pace.rest(now);
+        pace.rest(now, Duration::ZERO);
         assert_eq!(wait(&pace, now), FIRST, "never shorter than what was asked for before");
     }
 
@@ -144,5 +165,30 @@ mod tests {
         assert!(!pace.permits(later));
         pace.again(why(later));
         assert!(!pace.permits(later) && pace.permits(later + FIRST));
+    }
+
+    #[test]
+    fn many_that_were_under_way_at_once_are_one_failure() {
+        let began = Instant::now();
+        let failed = began + Duration::from_secs(2);
+        let mut pace = Pace::default();
+        (0..7).for_each(|_| pace.fail_since(began, why(failed)));
+        assert_eq!(wait(&pace, failed), FIRST);
+        pace.fail_since(failed + FIRST, why(failed + FIRST));
+        assert_eq!(wait(&pace, failed + FIRST), 2 * FIRST);
+    }
+
+    #[test]
+    fn an_older_success_undoes_no_newer_failure() {
+        let began = Instant::now();
+        let mut pace = Pace::default();
+        pace.fail(Circumstances { retry_after: Some(Duration::from_secs(30)), ..why(began + FIRST) });
+        pace.succeed_since(began, false);
+        assert!(!pace.permits(began + FIRST));
+        pace.succeed_since(began + 2 * FIRST, false);
+        assert!(pace.permits(began + 2 * FIRST));
+        pace.fail(why(began + 3 * FIRST));
+        pace.succeed_since(began, true);
+        assert!(pace.permits(began + 3 * FIRST), "its own lateness");
     }
 }

@@ -217,8 +217,10 @@ impl Engine {
     /// Few files as they are, many in bundles.
     fn bundled(&self, files: BTreeMap<KeyPath, Wanted>) -> Vec<Written> {
         let as_they_are = files.len() <= FEW;
-        let (single, many): (Vec<_>, Vec<_>) =
-            files.into_iter().partition(|(_, wanted)| as_they_are || wanted.size() > LARGE);
+        let (single, many): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, wanted)| {
+            // Of a tombstone not even the way through a bundle: where there is no room for it, the file is removed.
+            as_they_are || wanted.size() > LARGE || matches!(wanted, Wanted::Tombstone(_))
+        });
         let mut all: Vec<Written> = single.into_iter().map(|(key, wanted)| Written::File(key, wanted)).collect();
         let (mut bundle, mut size) = (Vec::new(), 0);
         for (key, wanted) in many {
@@ -280,7 +282,6 @@ impl Engine {
             }
             (Written::File(key, Wanted::Tombstone(_)), Err(error)) => {
                 tracing::error!(%key, %error, "the sealed file of a revoked value could not be replaced");
-                return true;
             }
             (Written::Bundle(_, files), Err(error)) => {
                 tracing::error!(values = files.len(), %error, "not persisted; still served from memory");
