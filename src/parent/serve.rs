@@ -99,6 +99,7 @@ impl From<ChannelError> for ParentError {
 
 /// Reads the tokens, then serves until SIGTERM or SIGINT (`Ok`) or until the worker is gone.
 pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
+    process::share_heap();
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
     let named = inputs.config.cache.seal_keys.iter().zip(inputs.cache.seal_keys);
@@ -130,9 +131,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             }
         };
         let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
-        tokio::task::spawn_local(engine.clone().reseal_outdated());
-        tokio::task::spawn_local(engine.clone().forget_left());
-        tokio::task::spawn_local(engine.clone().read_ahead());
+        tokio::task::spawn_local(engine.clone().tidy());
         // The engine has what it needs of them, and ten thousand keys are ten megabytes.
         drop(std::mem::take(&mut inputs.config.keys));
         engine.refresh_ahead();

@@ -114,6 +114,15 @@ pub fn group(name: &str) -> Result<Option<u32>, Errno> {
     Ok(nix::unistd::Group::from_name(name)?.map(|group| group.gid.as_raw()))
 }
 
+/// One heap for all threads: what one thread has freed is then there for the others. Call before the first thread.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two numbers and no pointer (mallopt(3)).
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives memory that was freed back to the system: after the start most of what reading the configuration took is free.
 pub fn release_free_memory() {
     #[cfg(target_env = "gnu")]

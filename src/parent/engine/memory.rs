@@ -100,7 +100,7 @@ impl Engine {
     }
 
     /// Reads what there is room for, so that an outage does not find values on disk alone.
-    pub(in crate::parent) async fn read_ahead(self: Rc<Self>) {
+    pub(super) async fn read_ahead(&self) {
         let mut left: Vec<(KeyPath, Definition)> = {
             let entries = self.entries.borrow();
             entries.iter().filter_map(|(key, entry)| Some((key.clone(), wanted(entry)?))).collect()

@@ -269,7 +269,7 @@ fn a_new_seal_key_takes_over_and_the_old_one_can_go() {
     let (fetched_at, after) = place.run(async |engine| {
         let (text, fetched_at) = held(&engine, "/b").unwrap();
         assert_eq!((text.as_str(), held(&engine, "/a")), ("two", None));
-        engine.clone().reseal_outdated().await;
+        engine.reseal_outdated().await;
         engine.close().await;
         let tag = engine.entries.borrow()[&key("/b")].held.as_ref().unwrap().tag;
         (fetched_at, tag)
@@ -295,19 +295,19 @@ fn what_left_the_configuration_is_kept_unserved_and_then_forgotten() {
     });
     *place.config.borrow_mut() = a.to_owned();
     place.run(async |engine| {
-        engine.forget_left_once().await;
+        engine.forget_left().await;
         assert!(file_of(&place, "/b").exists() && !engine.entries.borrow().contains_key(&key("/b")));
         engine.close().await;
     });
     *place.config.borrow_mut() = full.clone() + "forget-after = \"0s\"\n";
     place.run(async |engine| {
-        engine.forget_left_once().await;
+        engine.forget_left().await;
         assert_eq!(held(&engine, "/b").unwrap().0, "two", "it is back");
         engine.close().await;
     });
     *place.config.borrow_mut() = a.to_owned();
     place.run(async |engine| {
-        engine.forget_left_once().await;
+        engine.forget_left().await;
         assert!(!file_of(&place, "/b").exists() && file_of(&place, "/a").exists());
         assert!(place.path().join("notes").exists(), "what is not ours is not touched");
     });

@@ -8,12 +8,25 @@ use super::Engine;
 use super::entry::Entry;
 use crate::parent::cache::{Sealed, Store};
 use crate::secret::KeyPath;
+use crate::sys::process;
 
 const FORGET_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Engine {
+    /// What there is time for after the start, and every day. Does not end.
+    pub(in crate::parent) async fn tidy(self: Rc<Self>) {
+        self.read_ahead().await;
+        self.reseal_outdated().await;
+        loop {
+            self.forget_left().await;
+            // Lists of all keys are large, and are not needed for a day.
+            process::release_free_memory();
+            tokio::time::sleep(FORGET_EVERY).await;
+        }
+    }
+
     /// Moves what an older seal key has sealed to the first one, a few files at a time: answers come between.
-    pub(in crate::parent) async fn reseal_outdated(self: Rc<Self>) {
+    pub(super) async fn reseal_outdated(&self) {
         let outdated = std::mem::take(&mut *self.outdated.borrow_mut());
         let (all, mut failed) = (outdated.len(), 0);
         for some in outdated.chunks(16) {
@@ -29,15 +42,8 @@ impl Engine {
         }
     }
 
-    /// Forgets, at the start and every day, what belongs to keys that left the configuration long ago. Does not end.
-    pub(in crate::parent) async fn forget_left(self: Rc<Self>) {
-        loop {
-            self.forget_left_once().await;
-            tokio::time::sleep(FORGET_EVERY).await;
-        }
-    }
-
-    pub(super) async fn forget_left_once(&self) {
+    /// Forgets what belongs to keys that left the configuration long ago.
+    pub(super) async fn forget_left(&self) {
         let Some(Ok(listing)) = self.scribe.lane.run(|store| store.list()).await else { return };
         let of_keys = listing.sealed.iter().filter_map(|sealed| sealed.label.of_key());
         let sealed: BTreeMap<KeyPath, u64> = of_keys.map(|(key, forget_after)| (key.clone(), forget_after)).collect();

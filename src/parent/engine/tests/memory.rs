@@ -93,13 +93,13 @@ fn after_the_start_values_are_read_ahead_as_far_as_there_is_room() {
     });
     place.run(async |engine| {
         assert!(in_memory(&engine, &paths).iter().all(|held| !*held), "a start reads labels only");
-        engine.clone().read_ahead().await;
+        engine.read_ahead().await;
         assert_eq!(in_memory(&engine, &paths).iter().filter(|held| **held).count(), 2);
     });
     let roomy = place.config.borrow().replace("memory = \"1KiB\"", "memory = \"1MiB\"");
     *place.config.borrow_mut() = roomy;
     place.run(async |engine| {
-        engine.clone().read_ahead().await;
+        engine.read_ahead().await;
         assert!(in_memory(&engine, &paths).iter().all(|held| *held));
     });
 }
