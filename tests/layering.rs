@@ -61,7 +61,9 @@ const USES: &[(&str, &[&str])] = &[
 
 /// What is only for a few: the paths, and the files or folders that may use them, each with its reason.
 const ONLY: &[(&[&str], &[&str])] = &[
-    (&["caps", "libc"], &["sys/"]),
+    (&["caps", "libc", "landlock", "seccompiler"], &["sys/"]),
+    // The root phase asks it where TLS roots are, so that the parent may read them there.
+    (&["openssl_probe"], &["boot/reach.rs"]),
     // config/open.rs opens and checks its own files; the others have uids and gids as types.
     (
         &["nix"],

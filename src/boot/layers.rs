@@ -4,7 +4,7 @@ use super::Ids;
 use crate::ipc::wire::Layer;
 use crate::sys::{creds, process};
 
-fn layer(name: &str, holds: bool, level: String) -> Layer {
+pub(super) fn layer(name: &str, holds: bool, level: String) -> Layer {
     Layer { name: name.to_owned(), level, holds }
 }
 

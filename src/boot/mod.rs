@@ -3,24 +3,27 @@
 //! Never reads a token: it opens the files, and the parent reads them after the worker exists and the drop is done.
 #![forbid(unsafe_code)]
 
+mod confine;
 mod examine;
 mod inputs;
 mod layers;
-mod pending;
+mod reach;
 mod sources;
 mod surroundings;
 mod worker;
 
 pub use examine::{Examined, examine};
 pub use inputs::OpenedToken;
-pub use pending::refused as pending;
-pub use worker::enter;
+pub use reach::of_parent as reach;
+pub use worker::{confine as confine_worker, enter};
 
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use self::confine::Confinement;
 use crate::config::Config;
+use crate::ipc::wire::Layer;
 use crate::parent::{CacheInputs, ParentInputs};
 use crate::sys::{clock, creds, file, process, spawn};
 
@@ -64,10 +67,6 @@ fn harden() -> Result<(), StartError> {
 
 /// The root phase, in the only order that is right.
 pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
-    let pending = pending(&config);
-    if !pending.is_empty() {
-        return Err(StartError::Configuration(pending.join("\n")));
-    }
     surroundings::refuse_half_a_root()?;
     surroundings::make_room(&config)?;
     let users = if creds::is_root() { Some(service_users(&config)?) } else { None };
@@ -98,28 +97,39 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     if threads != 1 {
         return Err(StartError::System(format!("{threads} threads before the worker is started, not one")));
     }
-    let ids = users.map_or(["-".to_owned(), "-".to_owned()], |(_, (uid, gid))| [uid.to_string(), gid.to_string()]);
-    let arguments = [vec!["worker".to_owned()], ids.to_vec()].concat();
+    let arguments = worker::arguments(users.map(|(_, worker)| worker), config.server.sandbox);
     spawn::respawn(&arguments, listener.as_fd(), worker_channel.as_fd(), log_writer)
         .map_err(system("cannot start the worker"))?;
     drop((listener, worker_channel));
 
-    give_up(parent_ids)?;
-    let layers = layers::of_this_role(parent_ids);
+    let layers = confine_parent(parent_ids, &config, &mut cache.directory)?;
     match (layers::missing(&layers), users) {
         (Some(missing), None) => tracing::warn!("not started as root; what does not hold: {missing}"),
         (Some(missing), Some(_)) => tracing::warn!("what does not hold: {missing}"),
         (None, _) => {}
     }
-    cache.directory = file::reopen_directory(cache.directory.as_fd()).map_err(|error| {
-        let path = at(&config.cache.directory);
-        StartError::Configuration(format!("cache directory {path}: {error}, as uid {}", creds::own_uid()))
-    })?;
     let listeners = vec![config.server.socket.clone()];
     Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin, layers })
 }
 
-type Ids = (u32, u32);
+/// A uid and a gid.
+pub type Ids = (u32, u32);
+
+/// All layers of the parent, in the only order that is right; the process has one thread. `store` was found and is opened
+/// with the rights that are left.
+pub fn confine_parent(ids: Option<Ids>, config: &Config, store: &mut OwnedFd) -> Result<Vec<Layer>, StartError> {
+    let mut confinement = Confinement::new("parent", config.server.sandbox);
+    give_up(ids)?;
+    *store = file::reopen_directory(store.as_fd()).map_err(|error| {
+        let path = at(&config.cache.directory);
+        StartError::Configuration(format!("cache directory {path}: {error}, as uid {}", creds::own_uid()))
+    })?;
+    confinement.no_new_code();
+    confinement.tell(layers::of_this_role(ids));
+    confinement.narrow(&reach::of_parent(config, store.as_fd()))?;
+    confinement.calls_of_parent()?;
+    Ok(confinement.finish())
+}
 
 /// The two users to drop to; they are only needed where there is something to drop.
 fn service_users(config: &Config) -> Result<(Ids, Ids), StartError> {

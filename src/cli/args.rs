@@ -107,7 +107,7 @@ pub(super) enum Command {
     DemoUpstream { port: u16 },
     /// The other role of `serve`, which alone starts it
     #[command(hide = true)]
-    Worker { ids: Vec<String> },
+    Worker { arguments: Vec<String> },
 }
 
 #[derive(Subcommand)]

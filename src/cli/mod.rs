@@ -55,7 +55,7 @@ pub fn run() -> Exit {
         Command::Status { admin_socket, json } => status::status(&admin_socket, json),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
-        Command::Worker { ids } => work(&ids),
+        Command::Worker { arguments } => work(&arguments),
     }
 }
 
@@ -128,8 +128,7 @@ fn check(path: &Path) -> Exit {
         }
     };
     config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
-    let mut errors = boot::pending(&config);
-    errors.extend(config.problems.iter().cloned());
+    let mut errors = config.problems.clone();
     let found = boot::examine(&config);
     errors.extend(found.errors);
     for token in found.tokens {
@@ -145,9 +144,10 @@ fn check(path: &Path) -> Exit {
     Exit::Ok
 }
 
-fn work(ids: &[String]) -> Exit {
-    let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|entered| {
-        telemetry::start(false, false);
+fn work(arguments: &[String]) -> Exit {
+    // Nothing but memory is touched by this, and what fails in the next step is told by it.
+    telemetry::start(false, false);
+    let done = boot::enter(arguments).map_err(|error| error.to_string()).and_then(|entered| {
         worker::run(entered.listener, entered.channel, entered.layers).map_err(|error| error.to_string())
     });
     match done {

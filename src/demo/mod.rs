@@ -52,6 +52,7 @@ impl Scene {
             r#"[server]
 socket = "{socket}"
 admin-socket = "{admin}"
+sandbox = "best-effort"
 {users}
 [cache]
 directory = "{cache}"

@@ -121,7 +121,14 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         tokio::task::spawn_local(relay_recalls(channel.clone(), recalled, sent.clone()));
         tokio::task::spawn_local(engine.clone().keep_sealed());
         let greeted = timeout(GREETING, greet(&channel, &inputs.config, log.requests)).await;
-        let of_worker = greeted.map_err(|_| ParentError::WorkerStuck)??;
+        let of_worker = match greeted.unwrap_or(Err(ParentError::WorkerStuck)) {
+            Ok(layers) => layers,
+            Err(error) => {
+                // It says why, if it can.
+                let _ = timeout(LAST_LINES, relayed).await;
+                return Err(error);
+            }
+        };
         let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
         tokio::task::spawn_local(engine.clone().reseal_outdated());
         tokio::task::spawn_local(engine.clone().forget_left());

@@ -59,6 +59,11 @@ pub fn can_change_ids() -> bool {
     has(Capability::CAP_SETUID) && has(Capability::CAP_SETGID)
 }
 
+/// Whether this process may leave for namespaces of its own, with a root of its own.
+pub fn can_leave() -> bool {
+    has(Capability::CAP_SYS_ADMIN) && has(Capability::CAP_SYS_CHROOT)
+}
+
 /// Whether this process may empty its bounding set.
 fn can_empty_bounding() -> bool {
     has(Capability::CAP_SETPCAP)

@@ -1,7 +1,7 @@
 //! Payloads too large for a frame: a memfd that nobody can change any more (memfd_create(2)).
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
@@ -23,8 +23,9 @@ pub fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
 /// Reads it back: fully sealed, exactly `len` bytes, and no more than `cap`.
 pub fn read_sealed(fd: OwnedFd, len: u64, cap: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
-    let file = File::from(fd);
-    if !seals.contains(SEALS) || len > cap || file.metadata()?.len() != len {
+    let mut file = File::from(fd);
+    // Not by stat: that takes a path, too, and this is a role that may name none.
+    if !seals.contains(SEALS) || len > cap || file.seek(SeekFrom::End(0))? != len {
         return Err(io::Error::other("a payload that is not sealed, or not of the size announced"));
     }
     let mut bytes = Zeroizing::new(vec![0; usize::try_from(len).map_err(io::Error::other)?]);

@@ -1,4 +1,5 @@
-//! The kernel's side of keyhatch: the only folder with `unsafe`, and the only one that names libc, nix or caps.
+//! The kernel's side of keyhatch: the only folder with `unsafe`, and the only one that names libc, nix, caps and the crates of the
+//! sandbox.
 //!
 //! Knows nothing of the domain: ids, fds and bytes go in and come out.
 #![allow(unsafe_code)]
@@ -7,10 +8,13 @@ pub mod clock;
 pub mod creds;
 pub mod environment;
 pub mod file;
+pub mod landlock;
 pub mod memfd;
+pub mod namespaces;
 pub mod peer;
 pub mod process;
 pub mod random;
+pub mod seccomp;
 pub mod spawn;
 pub mod trusted;
 pub mod users;

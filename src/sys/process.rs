@@ -27,6 +27,14 @@ pub fn has_no_new_privileges() -> Result<bool, Errno> {
     get_no_new_privs()
 }
 
+/// Memory that can be written never becomes executable (`PR_SET_MDWE`, Linux 6.3). Whether this kernel has that.
+pub fn no_new_code() -> bool {
+    // All of them as wide as the kernel takes them: it looks at every bit.
+    let (refuse, none) = (libc::c_ulong::from(libc::PR_MDWE_REFUSE_EXEC_GAIN), 0 as libc::c_ulong);
+    // SAFETY: PR_SET_MDWE takes integers and no pointer.
+    unsafe { libc::prctl(libc::PR_SET_MDWE, refuse, none, none, none) == 0 }
+}
+
 /// For a role that needs neither: no file grows, no process or thread is started (setrlimit(2)).
 pub fn no_files_and_no_children() -> Result<(), Errno> {
     setrlimit(Resource::RLIMIT_FSIZE, 0, 0)?;
