@@ -40,7 +40,7 @@ fn part<'t>(text: &'t str, begin: &str, end: &str) -> &'t str {
 }
 
 #[test]
-fn every_configuration_shown_is_one_that_serves() {
+fn every_configuration_shown_is_legal() {
     let mut examples = 0;
     for document in documents() {
         for block in document.blocks("toml") {
@@ -329,4 +329,27 @@ fn the_examples_for_programs_print_the_value() {
         }
     }
     assert!(ran.contains(&("README.md", "sh")) && ran.contains(&("docs/http.md", "sh")), "{ran:?}");
+}
+
+/// Levels depend on the kernel; which layers there are does not, nor do the lists of calls on one kind of machine.
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn the_layers_shown_are_those_of_the_program() {
+    let upstream = Upstream::start(0);
+    let broker = Broker::new(upstream.port, "");
+    let mut status = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+    let done = status.arg("status").arg("--admin-socket").arg(broker.path("admin.sock")).output().unwrap();
+    let told = String::from_utf8(done.stdout).unwrap();
+    let layers = |text: &str| {
+        let rows = text.lines().skip_while(|line| !line.starts_with("ROLE ")).skip(1).take_while(|l| l.contains("  "));
+        let shown = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let whole = words[1] == "seccomp" && cfg!(target_arch = "x86_64");
+            words[..if whole { words.len() } else { 2 }].join(" ")
+        };
+        rows.map(shown).collect::<Vec<_>>()
+    };
+    let told = layers(&told);
+    assert!(told.len() > 10, "{told:?}");
+    assert_eq!(layers(&document("docs/privsep.md").text), told);
 }
