@@ -90,3 +90,25 @@ fn bad_input_gets_its_status_and_harms_nobody() {
     assert!(broker.curl(GRANTED, KEY, &["--header", "Accept: image/png"]).starts_with("HTTP/1.1 406 "));
     assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
 }
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn hanging_up_and_asking_again_gains_nothing_and_harms_nobody() {
+    let upstream = Upstream::start(0);
+    let limits = "[limits]\nconnections = 16\nconnections-per-user = 4\n";
+    let broker = Broker::with(upstream.port, "timeout = \"20s\"", limits);
+    upstream.held.store(true, Ordering::SeqCst);
+    let impatient = || broker.curl(GRANTED, KEY, &["--max-time", "0.2"]);
+    // Each of the first four takes one of the user's places, and the parent is asked no more than that.
+    for _ in 0..4 {
+        assert_eq!(impatient(), "", "it hangs up before there is an answer");
+    }
+    for _ in 0..20 {
+        let refused = impatient();
+        assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}\n{}", broker.log());
+    }
+    assert!(broker.curl(STRANGER, "/-/whoami", &[]).starts_with("HTTP/1.1 200 OK"));
+    upstream.held.store(false, Ordering::SeqCst);
+    wait_until("the places are free again", || broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
+    assert!(upstream.calls.load(Ordering::SeqCst) <= 2, "all of them shared one fetch");
+}
