@@ -19,6 +19,7 @@ const USES: &[(&str, &[&str])] = &[
     ("exit", &[]),
     ("outcome", &[]),
     ("staleness", &[]),
+    ("template", &["secret"]),
     ("acl", &["secret", "config::Location"]),
     ("config", &["sys", "secret", "acl", "staleness"]),
     ("ipc", &["secret", "acl", "outcome", "config::Limits"]),
