@@ -21,7 +21,7 @@ const USES: &[(&str, &[&str])] = &[
     ("staleness", &[]),
     ("template", &["secret"]),
     ("acl", &["secret", "config::Location"]),
-    ("config", &["sys", "secret", "acl", "staleness"]),
+    ("config", &["sys", "secret", "acl", "staleness", "template"]),
     ("ipc", &["secret", "acl", "outcome", "config::Limits"]),
     ("telemetry", &["ipc::record"]),
     // The start returns what the parent takes, and makes the first seal key: nothing else of the parent.
@@ -45,6 +45,8 @@ const USES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "acl::Client",
+            "acl::Pattern",
             "acl::Peer",
             "boot",
             "config",

@@ -18,6 +18,9 @@ pub fn refused(config: &Config) -> Vec<String> {
     );
     let (limits, standard) = (&config.limits, Limits::default());
     refuse("limits.memory".into(), limits.memory != standard.memory);
+    for key in &config.templates {
+        refuse(format!("{}: key `{}`: parameters", key.at, key.template), true);
+    }
     for key in &config.keys {
         let named = |what: &str| format!("{}: key `{}`: {what}", key.at, key.path);
         let settings = &key.settings;

@@ -19,6 +19,8 @@ use crate::secret::KeyPath;
 
 /// The longest value of a parameter, in bytes.
 pub const MAX_VALUE: usize = 256;
+/// More combinations of listed values are not gone through.
+const MAX_PATTERNS: usize = 1024;
 
 /// The path of a key with parameters, and what each of them may be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,9 +88,22 @@ impl Template {
         failing.map(|at| first + at)
     }
 
-    /// Its text with a star for each parameter: what covers at least all of its paths.
-    pub fn as_pattern(&self) -> String {
-        self.shape.with_each(|_| "*")
+    /// Patterns that cover all of its paths: with the values of parameters where they are listed, else with a star.
+    pub fn as_patterns(&self) -> Vec<String> {
+        let mut values: Vec<Vec<&str>> = vec![Vec::new()];
+        for constraint in &self.constraints {
+            let listed = constraint.values().filter(|listed| listed.len() * values.len() <= MAX_PATTERNS);
+            let each = listed.map_or(vec!["*"], |listed| listed.iter().map(String::as_str).collect());
+            let longer = values.iter().flat_map(|known| {
+                each.iter().map(|value| known.iter().copied().chain(std::iter::once(*value)).collect())
+            });
+            values = longer.collect();
+        }
+        let pattern = |values: &Vec<&str>| {
+            let mut values = values.iter();
+            self.shape.with_each(|_| values.next().copied().unwrap_or("*"))
+        };
+        values.iter().map(pattern).collect()
     }
 
     /// Whether some path is inside of both.
@@ -198,6 +213,16 @@ mod tests {
         assert_eq!(find("/four/x"), Found::Outside { template: 0, parameter: "a" });
         assert_eq!(find("/one/y"), Found::Outside { template: 2, parameter: "c" });
         assert_eq!(find("/four/y"), Found::Nothing);
+    }
+
+    #[test]
+    fn its_patterns_hold_what_is_listed() {
+        let heroku = template("/heroku/{app}/{var}", &["shop billing", "/[A-Z_]+/"]);
+        assert_eq!(heroku.as_patterns(), ["/heroku/billing/*", "/heroku/shop/*"]);
+        let many = (0..40).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        let large = template("/{a}-{b}/{c}", &[&many, &many, "x"]);
+        assert_eq!(large.as_patterns().len(), 40);
+        assert_eq!(large.as_patterns()[0], "/0-*/x");
     }
 
     #[test]

@@ -83,6 +83,11 @@ impl Shape {
         &self.parameters
     }
 
+    /// Its text with a star for each parameter: what covers at least all of its paths.
+    pub fn as_pattern(&self) -> String {
+        self.with_each(|_| "*")
+    }
+
     pub(super) fn segments(&self) -> &[Segment] {
         &self.segments
     }
