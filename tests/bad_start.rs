@@ -2,15 +2,18 @@
 //! What is wrong with one part only starts, and says so.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "bad_start/scene.rs"]
+mod scene;
 mod support;
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::fs;
+use std::os::unix::fs::{chown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use support::{PARENT, as_uid, send, wait_until};
+use scene::{Scene, chmod};
+use support::{PARENT, as_uid, wait_until};
 
 /// `@` is the directory of the test.
 const GOOD: &str = r#"
@@ -31,87 +34,8 @@ user = 61010
 keys = ["/billing/*"]
 "#;
 
-/// A start in a directory of its own. The directory is below /run, where root alone can write all the way up.
-struct Scene {
-    directory: tempfile::TempDir,
-    child: Option<Child>,
-}
-
-impl Scene {
-    fn new(configuration: &str) -> Self {
-        let directory = tempfile::Builder::new().prefix("keyhatch-test-").tempdir_in("/run").unwrap();
-        let scene = Self { directory, child: None };
-        chmod(scene.path(), 0o755);
-        scene.file("token", "planted-token\n", 0o400);
-        scene.file("keyhatch.toml", &configuration.replace('@', &scene.path().display().to_string()), 0o600);
-        scene
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    fn file(&self, name: &str, content: &str, mode: u32) {
-        fs::write(self.path().join(name), content).unwrap();
-        chmod(&self.path().join(name), mode);
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.path().join("log")).unwrap_or_default()
-    }
-
-    fn start(&mut self, mut serve: Command) {
-        let log = File::options().create(true).append(true).open(self.path().join("log")).unwrap();
-        serve.args(["serve", "--config"]).arg(self.path().join("keyhatch.toml"));
-        self.child = Some(serve.stdin(Stdio::null()).stderr(log).spawn().unwrap());
-    }
-
-    /// Starts, and expects that it ends by itself with this code.
-    fn refused(&mut self, serve: Command, code: i32) -> String {
-        self.start(serve);
-        let child = self.child.as_mut().unwrap();
-        let log = self.directory.path().join("log");
-        let mut ended = None;
-        wait_until("it ends or serves", || {
-            ended = child.try_wait().unwrap();
-            ended.is_some() || fs::read_to_string(&log).unwrap().contains("serving")
-        });
-        if ended.is_some() {
-            self.child = None;
-        }
-        assert_eq!(ended.and_then(|status| status.code()), Some(code), "{}", self.log());
-        self.log()
-    }
-
-    /// Starts, and expects that it serves.
-    fn serves(&mut self, serve: Command) -> String {
-        self.start(serve);
-        let child = self.child.as_mut().unwrap();
-        let log = self.directory.path().join("log");
-        wait_until("it serves", || {
-            let log = fs::read_to_string(&log).unwrap();
-            assert!(child.try_wait().unwrap().is_none(), "{log}");
-            log.contains("serving")
-        });
-        self.log()
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            send("KILL", child.id());
-            child.wait().unwrap();
-        }
-    }
-}
-
 fn serve() -> Command {
     Command::new(env!("CARGO_BIN_EXE_keyhatch"))
-}
-
-fn chmod(path: &Path, mode: u32) {
-    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
 type Arrange = fn(&Path);
@@ -387,4 +311,44 @@ fn a_listener_with_a_full_backlog_is_alive() {
     let socket = scene.path().join("keyhatch.sock");
     let _full = support::full_listener(&socket);
     assert!(scene.refused(serve(), 78).contains("another broker is listening"));
+}
+
+/// `serve` behind a program that runs the rest of its arguments.
+fn serve_by(wrapper: &[&str]) -> Command {
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_keyhatch"));
+    command
+}
+
+#[test]
+#[ignore = "needs root: takes capabilities from a root"]
+fn a_root_that_cannot_drop_does_not_serve() {
+    for missing in ["-setuid", "-setgid", "-setuid,-setgid"] {
+        let mut scene = Scene::new(GOOD);
+        let log = scene.refused(serve_by(&["setpriv", "--bounding-set", missing]), 78);
+        assert!(log.contains("there is no way to drop") && log.contains("CapabilityBoundingSet="), "{log}");
+        assert!(!scene.path().join("keyhatch.sock").exists());
+    }
+    let mut scene = Scene::new(GOOD);
+    let log = scene.serves(serve_by(&["setpriv", "--bounding-set", "-setpcap"]));
+    assert!(log.contains("what does not hold: capabilities (none; the bounding set stays"), "{log}");
+    assert_eq!(log.matches("what does not hold").count(), 1, "{log}");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn there_is_room_for_as_many_connections_as_are_allowed() {
+    let mut scene = Scene::new(GOOD);
+    let log = scene.refused(serve_by(&["prlimit", "--nofile=100:2000"]), 78);
+    assert!(log.contains("limits.connections = 1024 needs 2177 open files, and this process may have 2000"), "{log}");
+    assert!(log.contains("LimitNOFILE=2177"), "{log}");
+    assert!(!scene.path().join("keyhatch.sock").exists());
+
+    for (connections, files) in [(500, 1129), (900, 1929)] {
+        let mut scene = Scene::new(&format!("{GOOD}[limits]\nconnections = {connections}\n"));
+        scene.serves(serve_by(&["prlimit", "--nofile=100:2000"]));
+        let limits = fs::read_to_string(format!("/proc/{}/limits", scene.child.as_ref().unwrap().id())).unwrap();
+        let open = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        assert_eq!(open.split_whitespace().next().unwrap().parse(), Ok(files));
+    }
 }

@@ -99,7 +99,7 @@ fn what_has_not_changed_is_not_sent_again_and_is_new() {
     {
         good(&broker, key);
         let again = broker.curl(GRANTED, key, &[]);
-        assert!(again.contains("fwd=stale; fwd-status=304; ttl=-"), "{again}");
+        assert!(again.contains("fwd=stale; fwd-status=304; ttl="), "{again}");
         assert!(again.contains("\r\nage: 0\r\n") && again.ends_with(GOOD), "{again}");
         let requests = upstream.requests_for(path);
         assert_eq!(header(&requests[0], condition), None);

@@ -17,7 +17,8 @@ fn wrong(message: String) -> StartError {
     StartError::Configuration(message)
 }
 
-/// The directory of sealed values: made if missing; the parent's own and nobody else's.
+/// The directory of sealed values: made if missing; the parent's own and nobody else's. Found only: the parent opens it
+/// after the drop, with its own rights.
 pub(super) fn cache_directory(path: &Path, parent: Option<Ids>) -> Result<OwnedFd, StartError> {
     let failed = |error: io::Error| wrong(format!("cache directory {}: {error}", at(path)));
     if !path.exists() {
@@ -29,7 +30,7 @@ pub(super) fn cache_directory(path: &Path, parent: Option<Ids>) -> Result<OwnedF
             file::chown(path, uid, gid).map_err(failed)?;
         }
     }
-    let directory = file::open_directory(path).map_err(failed)?;
+    let directory = file::find_directory(path).map_err(failed)?;
     let found = File::from(directory.try_clone().map_err(failed)?).metadata().map_err(failed)?;
     let owner = parent.map_or_else(creds::own_uid, |(uid, _)| uid);
     if found.uid() != owner {
@@ -42,23 +43,39 @@ pub(super) fn cache_directory(path: &Path, parent: Option<Ids>) -> Result<OwnedF
     Ok(directory)
 }
 
-/// The seal key, made at the first start.
-pub(super) fn seal_key(keys: &[SecretFile]) -> Result<File, StartError> {
-    let [SecretFile::File(path)] = keys else {
-        return Err(wrong("seal-key: this version takes one key, given as { file = \"…\" }".into()));
-    };
-    let failed = |error: io::Error| wrong(format!("seal key {}: {error}", at(path)));
-    if !path.exists() {
-        if let Some(above) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(above).map_err(failed)?;
-        }
-        let text = new_seal_key_text().map_err(|error| wrong(error.to_string()))?;
-        file::create_secret(path, text.as_bytes()).map_err(failed)?;
+/// The seal keys. The first one is made at the first start, if it is a file; nothing else ever is: what an older key or a
+/// credential has sealed, a new one does not open.
+pub(super) fn seal_keys(keys: &[SecretFile]) -> Result<Vec<File>, StartError> {
+    if let Some(SecretFile::File(path)) = keys.first() {
+        make_seal_key(path)?;
     }
-    secret(path).map_err(|refusal| match refusal {
-        Refusal::Absent(reason) => wrong(format!("seal key {}: {reason}", at(path))),
-        Refusal::Unsafe(message) => wrong(message),
+    existing_seal_keys(keys)
+}
+
+/// The same without making any.
+pub(super) fn existing_seal_keys(keys: &[SecretFile]) -> Result<Vec<File>, StartError> {
+    keys.iter().map(seal_key).collect()
+}
+
+fn seal_key(from: &SecretFile) -> Result<File, StartError> {
+    secret_file(from).map_err(|refusal| match refusal {
+        Refusal::Absent(reason) => {
+            wrong(format!("seal key {from}: {reason}. `serve` makes only a first one that is a file"))
+        }
+        Refusal::Unsafe(message) => wrong(format!("seal key {from}: {message}")),
     })
+}
+
+fn make_seal_key(path: &Path) -> Result<(), StartError> {
+    let failed = |error: io::Error| wrong(format!("seal key {}: {error}", at(path)));
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(above).map_err(failed)?;
+    }
+    let text = new_seal_key_text().map_err(|error| wrong(error.to_string()))?;
+    file::create_secret(path, text.as_bytes()).map_err(failed)
 }
 
 pub(super) type OpenedToken = (TokenName, SecretFile, Result<OwnedFd, String>);
@@ -82,23 +99,26 @@ pub(super) fn tokens(config: &Config) -> Result<Vec<OpenedToken>, StartError> {
 
 /// Opened and checked as far as that goes without reading it.
 fn token(from: &SecretFile) -> Result<File, Refusal> {
-    let (path, file) = match from {
-        SecretFile::File(path) => (path.clone(), secret(path)?),
+    let file = secret_file(from)?;
+    let length = file.metadata().map_err(|error| Refusal::Unsafe(format!("{from}: {error}")))?.len();
+    if length == 0 {
+        return Err(Refusal::Unsafe(format!("{from} is empty; it must hold the token, on one line")));
+    }
+    Ok(file)
+}
+
+/// A secret by its path, or by its name in the credentials directory (systemd.exec(5)).
+fn secret_file(from: &SecretFile) -> Result<File, Refusal> {
+    match from {
+        SecretFile::File(path) => secret(path),
         SecretFile::Credential(credential) => {
             let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
                 Refusal::Absent("$CREDENTIALS_DIRECTORY is not set: a unit has it by LoadCredential=".into())
             })?;
-            let path = PathBuf::from(directory).join(credential);
             // To a service with a user of its own, systemd shows the file by an ACL, which looks like rights of a group.
-            let file = secret_closed_to(&path, 0o007)?;
-            (path, file)
+            secret_closed_to(&PathBuf::from(directory).join(credential), 0o007)
         }
-    };
-    let length = file.metadata().map_err(|error| Refusal::Unsafe(format!("{}: {error}", at(&path))))?.len();
-    if length == 0 {
-        return Err(Refusal::Unsafe(format!("{} is empty; it must hold the token, on one line", at(&path))));
     }
-    Ok(file)
 }
 
 pub(super) enum Refusal {

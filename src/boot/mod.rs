@@ -4,8 +4,10 @@
 #![forbid(unsafe_code)]
 
 mod inputs;
+mod layers;
 mod pending;
 mod sources;
+mod surroundings;
 mod worker;
 
 pub use pending::refused as pending;
@@ -17,7 +19,7 @@ use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::parent::{CacheInputs, ParentInputs};
-use crate::sys::{clock, creds, process, spawn};
+use crate::sys::{clock, creds, file, process, spawn};
 
 /// Why there is no start. All but `System` are for whoever wrote the configuration.
 #[derive(Debug)]
@@ -41,8 +43,19 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
     move |error| StartError::System(format!("{what}: {error}"))
 }
 
+/// The first act of `serve`: nothing is read, opened or started before it.
+pub fn begin() -> Result<(), StartError> {
+    harden()?;
+    surroundings::reduce()
+}
+
+/// The seal keys that there are, for a look at what they have sealed.
+pub fn existing_seal_keys(config: &Config) -> Result<Vec<std::fs::File>, StartError> {
+    inputs::existing_seal_keys(&config.cache.seal_keys)
+}
+
 /// The first act of every role.
-pub fn harden() -> Result<(), StartError> {
+fn harden() -> Result<(), StartError> {
     process::no_dump().map_err(|errno| StartError::System(format!("cannot forbid core dumps: {errno}")))
 }
 
@@ -52,16 +65,17 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     if !pending.is_empty() {
         return Err(StartError::Configuration(pending.join("\n")));
     }
+    surroundings::refuse_half_a_root()?;
+    surroundings::make_room(&config)?;
     let users = if creds::is_root() { Some(service_users(&config)?) } else { None };
-    if users.is_none() {
-        tracing::warn!("not started as root: both roles run as uid {}, with one user's rights", creds::own_uid());
-    }
     let parent_ids = users.map(|(parent, _)| parent);
+    // All paths of the configuration are absolute; no file system stays busy because of where we were started.
+    std::env::set_current_dir("/").map_err(system("cannot change to /"))?;
 
     // Everything is opened before anything is dropped.
-    let cache = CacheInputs {
+    let mut cache = CacheInputs {
         directory: inputs::cache_directory(&config.cache.directory, parent_ids)?,
-        seal_key: inputs::seal_key(&config.cache.seal_keys)?,
+        seal_keys: inputs::seal_keys(&config.cache.seal_keys)?,
         boot: clock::boot_id(),
     };
     let tokens = inputs::tokens(&config)?;
@@ -88,8 +102,18 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     drop((listener, worker_channel));
 
     give_up(parent_ids)?;
+    let layers = layers::of_this_role(parent_ids);
+    match (layers::missing(&layers), users) {
+        (Some(missing), None) => tracing::warn!("not started as root; what does not hold: {missing}"),
+        (Some(missing), Some(_)) => tracing::warn!("what does not hold: {missing}"),
+        (None, _) => {}
+    }
+    cache.directory = file::reopen_directory(cache.directory.as_fd()).map_err(|error| {
+        let path = at(&config.cache.directory);
+        StartError::Configuration(format!("cache directory {path}: {error}, as uid {}", creds::own_uid()))
+    })?;
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin })
+    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin, layers })
 }
 
 type Ids = (u32, u32);

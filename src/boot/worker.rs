@@ -2,11 +2,19 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{StartError, give_up, harden, system};
+use super::{StartError, give_up, harden, layers, system};
+use crate::ipc::wire::Layer;
 use crate::sys::{process, spawn};
 
-/// The listener and the channel of a worker that has dropped. `ids` are uid and gid, or two dashes without root.
-pub fn enter(ids: &[String]) -> Result<(OwnedFd, OwnedFd), StartError> {
+/// A worker that has dropped: what it holds, and what holds it.
+pub struct Entered {
+    pub listener: OwnedFd,
+    pub channel: OwnedFd,
+    pub layers: Vec<Layer>,
+}
+
+/// Drops to `ids`: uid and gid, or two dashes without root.
+pub fn enter(ids: &[String]) -> Result<Entered, StartError> {
     harden()?;
     process::ignore_end_signals().map_err(|errno| StartError::System(format!("cannot ignore signals: {errno}")))?;
     let (listener, channel) = spawn::claim().map_err(system("cannot claim the worker's descriptors"))?;
@@ -16,7 +24,10 @@ pub fn enter(ids: &[String]) -> Result<(OwnedFd, OwnedFd), StartError> {
         _ => return Err(StartError::System("this role is started by `keyhatch serve` alone".into())),
     };
     give_up(ids)?;
-    Ok((listener, channel))
+    process::no_files_and_no_children().map_err(|errno| StartError::System(format!("rlimits: {errno}")))?;
+    let mut layers = layers::of_this_role(ids);
+    layers.push(Layer { name: "rlimits".into(), level: "no file grows, no child starts".into(), holds: true });
+    Ok(Entered { listener, channel, layers })
 }
 
 fn number(text: &str) -> Result<u32, StartError> {

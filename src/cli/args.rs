@@ -89,6 +89,12 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tell what is sealed on disk, as root: names, ages and sizes, never values
+    #[command(after_help = "Example: keyhatch cache ls")]
+    Cache {
+        #[command(subcommand)]
+        command: Cache,
+    },
     /// Show the whole of it in this terminal: no root, no network, nothing left behind
     #[command(after_help = "Example: keyhatch demo --once")]
     Demo {
@@ -102,6 +108,24 @@ pub(super) enum Command {
     /// The other role of `serve`, which alone starts it
     #[command(hide = true)]
     Worker { ids: Vec<String> },
+}
+
+#[derive(Subcommand)]
+pub(super) enum Cache {
+    /// List the sealed files
+    #[command(after_help = "Example: keyhatch cache ls --json")]
+    Ls {
+        /// Print JSON, times in seconds, sizes in bytes
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the sealed files after opening each; exit 1 if one is damaged
+    #[command(after_help = "Example: keyhatch cache verify")]
+    Verify {
+        /// Print JSON, times in seconds, sizes in bytes
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args)]

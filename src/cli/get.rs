@@ -106,7 +106,7 @@ fn pause(answer: Option<&Answer>) -> Duration {
 
 fn print(key: &str, answer: &Answer, line: bool) -> Exit {
     let verdict = answer.headers.get("cache-status").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if verdict.contains("ttl=-") && verdict.contains("detail=") {
+    if verdict.contains("detail=") {
         let age = answer.headers.get("age").and_then(|age| age.to_str().ok()?.parse().ok());
         let age = age.map_or_else(|| "?".to_owned(), super::status::duration);
         tell(&format_args!("{key}: stale, {age} old ({verdict})"));

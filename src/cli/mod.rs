@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cache;
 mod client;
 mod explain;
 mod get;
@@ -49,6 +50,7 @@ pub fn run() -> Exit {
         Command::Get(asked) => get::run(&asked, &global.socket),
         Command::List { json } => status::list(&global.socket, json),
         Command::Check { file } => check(file.as_deref().unwrap_or(&global.config)),
+        Command::Cache { command } => cache::run(&global.config, &command),
         Command::Explain(asked) => explain::run(&global.config, &asked),
         Command::Status { admin_socket, json } => status::status(&admin_socket, json),
         Command::Demo { once } => plain(demo::run(once)),
@@ -87,7 +89,7 @@ fn serve(path: &Path, log: Log, log_requests: bool) -> Exit {
         tell(&format_args!("{}: {SMALLEST}", path.display()));
         return Exit::Configuration;
     }
-    let started = boot::harden().and_then(|()| {
+    let started = boot::begin().and_then(|()| {
         telemetry::start(log == Log::Json, std::io::stderr().is_terminal());
         let config = config::load(path, trust()).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -131,6 +133,7 @@ fn check(path: &Path) -> Exit {
     if !pending.is_empty() || !config.problems.is_empty() {
         return Exit::Configuration;
     }
+    cache::tell_losses(&config);
     let (templates, clients) = (config.templates.len(), config.acl.clients.len());
     let keys = config.keys.len() + templates;
     let templates = if templates > 0 { format!(" ({templates} with parameters)") } else { String::new() };
@@ -139,9 +142,9 @@ fn check(path: &Path) -> Exit {
 }
 
 fn work(ids: &[String]) -> Exit {
-    let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|(listener, channel)| {
+    let done = boot::enter(ids).map_err(|error| error.to_string()).and_then(|entered| {
         telemetry::start(false, false);
-        worker::run(listener, channel).map_err(|error| error.to_string())
+        worker::run(entered.listener, entered.channel, entered.layers).map_err(|error| error.to_string())
     });
     match done {
         Ok(()) => Exit::Ok,

@@ -12,6 +12,18 @@ use crate::exit::Exit;
 #[derive(Deserialize)]
 struct Listing {
     keys: Vec<Line>,
+    /// Of the operator's status alone.
+    #[serde(default)]
+    layers: Vec<Layer>,
+}
+
+/// What confines a role.
+#[derive(Deserialize)]
+struct Layer {
+    role: String,
+    name: String,
+    level: String,
+    holds: bool,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +86,12 @@ fn table(listing: &Listing) -> String {
             let _ = write!(text, ", next attempt in {}", duration(seconds));
         }
         text.push('\n');
+    }
+    if !listing.layers.is_empty() {
+        text.push_str("\nROLE    LAYER         HOLDS  LEVEL\n");
+    }
+    for Layer { role, name, level, holds } in &listing.layers {
+        let _ = writeln!(text, "{role:6}  {name:12}  {:5}  {level}", if *holds { "yes" } else { "NO" });
     }
     text
 }

@@ -102,8 +102,11 @@ keys = ["/billing/*"]
         say(&format!("keyhatch serves on {}; its log is {}", self.socket().display(), log.display()))?;
         self.show("A value, with its headers:", "/billing/database-url")?;
         self.show("Who you are here, and which clients you match:", "/-/whoami")?;
+        self.show("The keys that are granted to you, and how they are:", "/-/keys")?;
         self.show("A key that is not granted to you:", "/shop/stripe-key")?;
         stop(&mut self.upstream)?;
+        // Old enough to see that the age is told.
+        std::thread::sleep(Duration::from_secs(2));
         self.show("The upstream is down. The last known good value, with its age:", "/billing/database-url")?;
         stop(&mut self.broker)?;
         self.start_broker()?;

@@ -25,6 +25,17 @@ pub type ParentEnd = ChannelEnd<ToWorker, ToParent>;
 /// The end that the worker holds.
 pub type WorkerEnd = ChannelEnd<ToParent, ToWorker>;
 
+/// What came beside a frame.
+pub enum Passed {
+    Nothing,
+    One(OwnedFd),
+    /// An fd that this process has no room for: its own trouble, and no fault of the sender.
+    Lost,
+}
+
+/// Room for more fds than are ever sent, so that what does not fit is told from what could not be opened here.
+const ROOM: usize = 64;
+
 /// Fatal to whoever gets it.
 #[derive(Debug)]
 pub enum ChannelError {
@@ -64,9 +75,9 @@ impl<Out: Serialize, In: DeserializeOwned> ChannelEnd<Out, In> {
     }
 
     /// The next frame and its fd; `None` when the other end is gone. More than one fd is a surprise.
-    pub async fn recv(&self) -> Result<Option<(In, Option<OwnedFd>)>, ChannelError> {
+    pub async fn recv(&self) -> Result<Option<(In, Passed)>, ChannelError> {
         let mut frame = Zeroizing::new(vec![0; MAX_FRAME + 1]);
-        let mut control = [0; 64];
+        let mut control = [0; ROOM];
         let mut parts = [IoSliceMut::new(&mut frame)];
         let received = self.socket.recv_vectored_with_ancillary(&mut parts, &mut control).await;
         let (info, ancillary) = received.map_err(ChannelError::Io)?;
@@ -76,14 +87,21 @@ impl<Out: Serialize, In: DeserializeOwned> ChannelEnd<Out, In> {
                 fds.extend(received);
             }
         }
+        // Cut with nothing in it: there was one, and the limit of open files kept it out (recvmsg(2), MSG_CTRUNC).
+        let lost = info.ancillary_truncated() && fds.is_empty();
         let length = info.bytes_read();
         if length == 0 {
             return Ok(None);
         }
-        if info.truncated() || info.ancillary_truncated() || fds.len() > 1 {
+        if info.truncated() || (info.ancillary_truncated() && !lost) || fds.len() > 1 {
             return Err(ChannelError::Truncated);
         }
         let message = wire::decode(&frame[..length]).map_err(ChannelError::Wire)?;
-        Ok(Some((message, fds.pop())))
+        let passed = match fds.pop() {
+            Some(fd) => Passed::One(fd),
+            None if lost => Passed::Lost,
+            None => Passed::Nothing,
+        };
+        Ok(Some((message, passed)))
     }
 }

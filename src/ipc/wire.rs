@@ -14,7 +14,7 @@ use crate::outcome::{Class, Reason};
 use crate::secret::{KeyPath, WireBytes};
 
 /// Raised with every change of a frame.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// The longest frame, in bytes. Larger payloads cross as a sealed memfd beside the frame.
 pub const MAX_FRAME: usize = 64 * 1024;
@@ -123,6 +123,8 @@ pub enum Reply {
     OverBudget {
         retry_after: Duration,
     },
+    /// The parent is short of descriptors or memory just now.
+    Busy,
 }
 
 #[derive(Serialize, Deserialize)]

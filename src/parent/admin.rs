@@ -21,13 +21,18 @@ use crate::sys::{creds, peer};
 /// The longest that one connection may last: commands ask once.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Serves until the process ends.
-pub(super) async fn serve(listener: UnixListener, engine: Rc<Engine>, group: Option<u32>) {
+/// Serves until the process ends. `layers` are what confines each role, as it was told at start.
+pub(super) async fn serve(
+    listener: UnixListener,
+    engine: Rc<Engine>,
+    layers: Rc<serde_json::Value>,
+    group: Option<u32>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 if may_look(&stream, group) {
-                    tokio::task::spawn_local(converse(stream, engine.clone()));
+                    tokio::task::spawn_local(converse(stream, engine.clone(), layers.clone()));
                 }
             }
             Err(error) => {
@@ -49,10 +54,10 @@ fn may_look(stream: &UnixStream, group: Option<u32>) -> bool {
     may
 }
 
-async fn converse(stream: UnixStream, engine: Rc<Engine>) {
+async fn converse(stream: UnixStream, engine: Rc<Engine>, layers: Rc<serde_json::Value>) {
     let service = service_fn(move |request| {
-        let engine = engine.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &engine)) }
+        let (engine, layers) = (engine.clone(), layers.clone());
+        async move { Ok::<_, Infallible>(answer(&request, &engine, &layers)) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
@@ -60,9 +65,14 @@ async fn converse(stream: UnixStream, engine: Rc<Engine>) {
     let _ = timeout(LONGEST, http.serve_connection(TokioIo::new(stream), service)).await;
 }
 
-fn answer(request: &Request<Incoming>, engine: &Engine) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, engine: &Engine, layers: &serde_json::Value) -> Response<Full<Bytes>> {
+    let status = || {
+        let mut status = engine.status();
+        status["layers"] = layers.clone();
+        status
+    };
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => (StatusCode::OK, engine.status()),
+        (&Method::GET, "/status") => (StatusCode::OK, status()),
         (_, "/status") => (StatusCode::METHOD_NOT_ALLOWED, serde_json::json!({ "detail": "only GET is served here" })),
         _ => (StatusCode::NOT_FOUND, serde_json::json!({ "detail": "there is /status" })),
     };

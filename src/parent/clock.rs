@@ -81,6 +81,10 @@ impl Clock {
 }
 
 impl Mark {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+
     /// Later than any instant that was told under this mark.
     fn reached(&self, boot: Option<BootId>, since_boot: i64) -> u64 {
         if boot.is_none() || boot != self.boot || since_boot < self.since_boot {

@@ -7,6 +7,7 @@ mod admin;
 pub mod cache;
 mod clock;
 mod engine;
+mod in_flight;
 mod relay;
 mod serve;
 pub mod upstream;

@@ -1,5 +1,6 @@
 //! The parent's event loop: the channel, the worker's log, the signals that end both roles.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,25 +12,30 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin;
-use super::cache::{KeyRing, SealKey, Store};
+use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
+use super::in_flight::{InFlight, Open};
 use super::relay::{self, LogOptions};
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
 use crate::acl::{Acl, Peer};
 use crate::config::{Config, SecretFile, TokenName};
-use crate::ipc::channel::{ChannelError, ParentEnd};
+use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
 use crate::ipc::wire::{
-    Body, FetchRequest, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
+    Body, FetchRequest, Layer, MAX_INLINE, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey,
 };
 use crate::sys::clock::BootId;
-use crate::sys::{memfd, peer};
+use crate::sys::{memfd, peer, process};
 
 /// How long requests in flight may go on after the signal to end.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How much longer the worker may take to say that it is done.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long the worker may take to drop, and to read its configuration.
+const GREETING: Duration = Duration::from_secs(20);
 
 /// How long the worker may take to close its log after it has closed the channel.
 const LAST_LINES: Duration = Duration::from_millis(500);
@@ -46,11 +52,14 @@ pub struct ParentInputs {
     pub listeners: Vec<PathBuf>,
     /// The operator's socket.
     pub admin: Option<std::os::unix::net::UnixListener>,
+    /// What confines this process.
+    pub layers: Vec<Layer>,
 }
 
 pub struct CacheInputs {
     pub directory: OwnedFd,
-    pub seal_key: std::fs::File,
+    /// In the order of the configuration.
+    pub seal_keys: Vec<std::fs::File>,
     pub boot: Option<BootId>,
 }
 
@@ -64,6 +73,8 @@ pub enum ParentError {
     /// The worker is of another version, or said something out of order.
     Protocol(&'static str),
     WorkerGone,
+    /// The worker does what it is told no more, and cannot be ended from here: it is of another user.
+    WorkerStuck,
 }
 
 impl fmt::Display for ParentError {
@@ -74,6 +85,7 @@ impl fmt::Display for ParentError {
             Self::Channel(error) => write!(f, "{error}"),
             Self::Protocol(what) => write!(f, "the worker broke the protocol: {what}"),
             Self::WorkerGone => write!(f, "the worker is gone"),
+            Self::WorkerStuck => write!(f, "the worker does not answer"),
         }
     }
 }
@@ -87,13 +99,11 @@ impl From<ChannelError> for ParentError {
 }
 
 /// Reads the tokens, then serves until SIGTERM or SIGINT (`Ok`) or until the worker is gone.
-pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
+pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
     let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
-    let mut text = zeroize::Zeroizing::new(Vec::with_capacity(256));
-    io::Read::read_to_end(&mut io::Read::take(inputs.cache.seal_key, 256), &mut text).map_err(|error| start(&error))?;
-    let seal = SealKey::parse(&text).map_err(|error| start(&error))?;
-    let keys = KeyRing::new(seal, Vec::new());
+    let named = inputs.config.cache.seal_keys.iter().zip(inputs.cache.seal_keys);
+    let keys = KeyRing::read(named).map_err(ParentError::Start)?;
     let store = Store::open(inputs.cache.directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
     let sources = Sources::new(&inputs.config, inputs.sources).map_err(|error| start(&error))?;
 
@@ -107,17 +117,26 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
         let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
         let worker_log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
         let relayed = tokio::task::spawn_local(relay::relay(worker_log, log.dropped));
-        tokio::task::spawn_local(relay_recalls(channel.clone(), recalled));
+        let sent = Rc::new(Cell::new(0));
+        tokio::task::spawn_local(relay_recalls(channel.clone(), recalled, sent.clone()));
         tokio::task::spawn_local(engine.clone().keep_sealed());
-        greet(&channel, &inputs.config, log.requests).await?;
+        let greeted = timeout(GREETING, greet(&channel, &inputs.config, log.requests)).await;
+        let of_worker = greeted.map_err(|_| ParentError::WorkerStuck)??;
+        let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
+        tokio::task::spawn_local(engine.clone().reseal_outdated());
+        tokio::task::spawn_local(engine.clone().forget_left());
+        tokio::task::spawn_local(engine.clone().read_ahead());
+        // The engine has what it needs of them, and ten thousand keys are ten megabytes.
+        drop(std::mem::take(&mut inputs.config.keys));
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;
             let listener = tokio::net::UnixListener::from_std(admin).map_err(ParentError::Io)?;
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
-            tokio::task::spawn_local(admin::serve(listener, engine.clone(), group));
+            tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group));
         }
-        let served = serve(engine.clone(), channel, inputs.config.acl, inputs.listeners).await;
+        let most = inputs.config.limits.connections;
+        let served = serve(engine.clone(), channel, inputs.config.acl, inputs.listeners, most, sent).await;
         engine.close().await;
         // What the worker said last: it may be why it ended.
         let _ = timeout(LAST_LINES, relayed).await;
@@ -126,9 +145,10 @@ pub fn run(inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
 }
 
 /// The handshake: one version on both sides, then the worker's share of the configuration.
-async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Result<(), ParentError> {
+async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Result<Vec<Layer>, ParentError> {
     match channel.recv().await? {
-        Some((ToParent::Hello { protocol: PROTOCOL, version }, None)) if version == env!("CARGO_PKG_VERSION") => {}
+        Some((ToParent::Hello { protocol: PROTOCOL, version }, Passed::Nothing))
+            if version == env!("CARGO_PKG_VERSION") => {}
         Some(_) => return Err(ParentError::Protocol("no greeting of this version")),
         None => return Err(ParentError::WorkerGone),
     }
@@ -151,10 +171,28 @@ async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Resu
     let configure = ToWorker::Configure { generation: 1, len: bytes.len() as u64 };
     channel.send(&configure, Some(payload.as_fd())).await?;
     match channel.recv().await? {
-        Some((ToParent::Ready { .. }, None)) => Ok(()),
+        Some((ToParent::Ready { layers }, Passed::Nothing)) => Ok(layers),
         Some(_) => Err(ParentError::Protocol("not ready after its configuration")),
         None => Err(ParentError::WorkerGone),
     }
+}
+
+/// One line for each layer of each role; the same for the operator. What the worker says is its own word: capped and escaped.
+fn tell_layers(of_parent: Vec<Layer>, of_worker: Vec<Layer>) -> Result<serde_json::Value, ParentError> {
+    const MOST: usize = 32;
+    const LONGEST: usize = 200;
+    let fits = |layer: &Layer| layer.name.len() <= LONGEST && layer.level.len() <= LONGEST;
+    if of_worker.len() > MOST || !of_worker.iter().all(fits) {
+        return Err(ParentError::Protocol("more layers than there can be"));
+    }
+    let mut told = Vec::with_capacity(of_parent.len() + of_worker.len());
+    let of_parent = of_parent.into_iter().map(|layer| ("parent", layer));
+    for (role, Layer { name, level, holds }) in of_parent.chain(of_worker.into_iter().map(|layer| ("worker", layer))) {
+        let (name, level) = (name.escape_debug().to_string(), level.escape_debug().to_string());
+        tracing::info!(role, holds, "layer {name}: {level}");
+        told.push(serde_json::json!({ "role": role, "name": name, "level": level, "holds": holds }));
+    }
+    Ok(told.into())
 }
 
 async fn serve(
@@ -162,34 +200,68 @@ async fn serve(
     channel: Rc<ParentEnd>,
     acl: Acl,
     listeners: Vec<PathBuf>,
+    connections: u32,
+    recalls: Rc<Cell<u64>>,
 ) -> Result<(), ParentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ParentError::Io)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ParentError::Io)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(ParentError::Io)?;
+    let in_flight = InFlight::new(connections);
+    process::release_free_memory();
     tracing::info!("serving");
-    let mut ending = false;
+    let mut recalled = 0;
+    let mut end: Option<Instant> = None;
     loop {
         let received = tokio::select! {
             received = channel.recv() => received?,
-            _ = terminate.recv(), if !ending => { ending = true; drain(&channel).await?; continue }
-            _ = interrupt.recv(), if !ending => { ending = true; drain(&channel).await?; continue }
+            _ = terminate.recv(), if end.is_none() => { end = Some(drain(&channel)); continue }
+            _ = interrupt.recv(), if end.is_none() => { end = Some(drain(&channel)); continue }
             _ = hangup.recv() => { tracing::warn!("SIGHUP is ignored"); continue }
+            () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return Err(ParentError::WorkerStuck),
         };
         match received {
-            Some((ToParent::Fetch(request), Some(peer))) => fetch(&engine, &channel, &acl, &listeners, request, peer)?,
-            Some((ToParent::Survey { id, .. }, Some(peer))) => survey(&engine, &channel, &acl, &listeners, id, peer)?,
-            Some((ToParent::Recalled { .. }, None)) => {}
-            Some((ToParent::Drained, None)) if ending => return Ok(()),
+            Some((ToParent::Fetch(request), Passed::One(peer))) => {
+                fetch(&engine, &channel, &acl, &listeners, &in_flight, request, peer)?;
+            }
+            Some((ToParent::Survey { id, .. }, Passed::One(peer))) => {
+                survey(&engine, &channel, &acl, &listeners, &in_flight, id, peer)?;
+            }
+            Some((ToParent::Fetch(FetchRequest { id, .. }), Passed::Lost)) => {
+                tracing::error!("out of file descriptors: a request is refused");
+                let busy = ToWorker::Reply { id, reply: Reply::Busy };
+                tokio::task::spawn_local(reply(channel.clone(), in_flight.open(id)?, busy));
+            }
+            Some((ToParent::Survey { id, .. }, Passed::Lost)) => {
+                tracing::error!("out of file descriptors: a request is refused");
+                let refused = ToWorker::SurveyRefused { id, retry_after: None };
+                tokio::task::spawn_local(reply(channel.clone(), in_flight.open(id)?, refused));
+            }
+            // One after another, and none that was not sent.
+            Some((ToParent::Recalled { serial }, Passed::Nothing))
+                if serial == recalled + 1 && serial <= recalls.get() =>
+            {
+                recalled = serial;
+            }
+            Some((ToParent::Drained, Passed::Nothing)) if end.is_some() => return Ok(()),
             Some(_) => return Err(ParentError::Protocol("a message out of order")),
-            None if ending => return Ok(()),
+            None if end.is_some() => return Ok(()),
             None => return Err(ParentError::WorkerGone),
         }
     }
 }
 
-async fn drain(channel: &ParentEnd) -> Result<(), ParentError> {
+/// Tells the worker to end; the instant by which it must have done so.
+fn drain(channel: &Rc<ParentEnd>) -> Instant {
     tracing::info!("ending: no new requests, {} s for those in flight", DRAIN.as_secs());
-    Ok(channel.send(&ToWorker::Drain { within: DRAIN }, None).await?)
+    let channel = channel.clone();
+    // A worker that reads nothing must not keep us from counting.
+    tokio::task::spawn_local(async move { channel.send(&ToWorker::Drain { within: DRAIN }, None).await });
+    Instant::now() + DRAIN + PATIENCE
+}
+
+/// Sends what carries no fd. A worker that is gone needs no reply.
+async fn reply(channel: Rc<ParentEnd>, _open: Open, message: ToWorker) {
+    let _ = channel.send(&message, None).await;
 }
 
 /// Judges from the peer's own socket, closes it, then answers.
@@ -198,10 +270,12 @@ fn fetch(
     channel: &Rc<ParentEnd>,
     acl: &Acl,
     listeners: &[PathBuf],
+    in_flight: &Rc<InFlight>,
     request: FetchRequest,
     socket: OwnedFd,
 ) -> Result<(), ParentError> {
     let peer = attest(listeners, socket)?;
+    let open = in_flight.open(request.id)?;
     let granted = acl.judge(&peer, &request.key).is_some();
     let asker = Asker { uid: peer.uid, pid: peer.pid, request: request.request };
     let (engine, channel) = (engine.clone(), channel.clone());
@@ -215,6 +289,7 @@ fn fetch(
         if let Err(error) = answer(&channel, request.id, reply).await {
             tracing::debug!(%error, "a reply was not sent");
         }
+        drop(open);
     });
     Ok(())
 }
@@ -235,28 +310,30 @@ fn survey(
     channel: &Rc<ParentEnd>,
     acl: &Acl,
     listeners: &[PathBuf],
+    in_flight: &Rc<InFlight>,
     id: u64,
     socket: OwnedFd,
 ) -> Result<(), ParentError> {
     let peer = attest(listeners, socket)?;
+    let open = in_flight.open(id)?;
+    let channel = channel.clone();
     if let Err(wait) = engine.charge(peer.uid) {
-        let channel = channel.clone();
-        tokio::task::spawn_local(async move {
-            let refused = ToWorker::SurveyRefused { id, retry_after: Some(wait) };
-            // A worker that is gone needs no refusal.
-            let _ = channel.send(&refused, None).await;
-        });
+        let refused = ToWorker::SurveyRefused { id, retry_after: Some(wait) };
+        tokio::task::spawn_local(reply(channel, open, refused));
         return Ok(());
     }
     let survey = engine.survey(|key| acl.judge(&peer, key).is_some());
     let bytes = postcard::to_stdvec(&survey).map_err(|_| ParentError::Protocol("a survey cannot be encoded"))?;
-    let payload = memfd::sealed(&bytes).map_err(ParentError::Io)?;
-    let channel = channel.clone();
     tokio::task::spawn_local(async move {
-        let reply = ToWorker::SurveyReply { id, len: bytes.len() as u64 };
-        if let Err(error) = channel.send(&reply, Some(payload.as_fd())).await {
+        let Ok(payload) = memfd::sealed(&bytes) else {
+            tracing::error!("out of file descriptors: a request is refused");
+            return reply(channel, open, ToWorker::SurveyRefused { id, retry_after: None }).await;
+        };
+        let said = ToWorker::SurveyReply { id, len: bytes.len() as u64 };
+        if let Err(error) = channel.send(&said, Some(payload.as_fd())).await {
             tracing::debug!(%error, "a survey was not sent");
         }
+        drop(open);
     });
     Ok(())
 }
@@ -267,16 +344,24 @@ async fn answer(channel: &ParentEnd, id: u64, mut reply: Reply) -> Result<(), Pa
         && let Body::Inline(bytes) = &value.body
         && bytes.0.len() > MAX_INLINE
     {
-        payload = Some(memfd::sealed(&bytes.0).map_err(ParentError::Io)?);
-        value.body = Body::Memfd { len: bytes.0.len() as u64 };
+        match memfd::sealed(&bytes.0) {
+            Ok(sealed) => {
+                payload = Some(sealed);
+                value.body = Body::Memfd { len: bytes.0.len() as u64 };
+            }
+            Err(error) => {
+                tracing::error!(%error, "no room for a value on its way to the worker");
+                reply = Reply::Busy;
+            }
+        }
     }
     Ok(channel.send(&ToWorker::Reply { id, reply }, payload.as_ref().map(AsFd::as_fd)).await?)
 }
 
-async fn relay_recalls(channel: Rc<ParentEnd>, mut recalls: mpsc::UnboundedReceiver<Recall>) {
-    let mut serial = 0;
+async fn relay_recalls(channel: Rc<ParentEnd>, mut recalls: mpsc::UnboundedReceiver<Recall>, sent: Rc<Cell<u64>>) {
     while let Some(keys) = recalls.recv().await {
-        serial += 1;
+        let serial = sent.get() + 1;
+        sent.set(serial);
         if channel.send(&ToWorker::Recall { serial, keys }, None).await.is_err() {
             return;
         }

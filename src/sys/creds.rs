@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use caps::CapSet;
+use caps::{CapSet, Capability};
 use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
 
 /// Which step of the drop failed. Always fatal.
@@ -54,11 +54,43 @@ pub fn own_uid() -> u32 {
     Uid::effective().as_raw()
 }
 
+/// Whether this process may set ids and groups, which a root without these capabilities may not (capabilities(7)).
+pub fn can_change_ids() -> bool {
+    has(Capability::CAP_SETUID) && has(Capability::CAP_SETGID)
+}
+
+/// Whether this process may empty its bounding set.
+fn can_empty_bounding() -> bool {
+    has(Capability::CAP_SETPCAP)
+}
+
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// uid and gid, if real, effective and saved ones are the same and there are no other groups.
+pub fn only_ids() -> Option<(u32, u32)> {
+    let (uids, gids) = (getresuid().ok()?, getresgid().ok()?);
+    let uid = Some(uids.real).filter(|uid| (uids.effective, uids.saved) == (*uid, *uid))?;
+    let gid = Some(gids.real).filter(|gid| (gids.effective, gids.saved) == (*gid, *gid))?;
+    getgroups().ok()?.is_empty().then_some((uid.as_raw(), gid.as_raw()))
+}
+
+/// Whether no set holds a capability; the bounding set counts when `bounding`.
+pub fn has_no_capability(bounding: bool) -> bool {
+    let own = [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient];
+    let empty = |set| caps::read(None, set).is_ok_and(|held| held.is_empty());
+    own.into_iter().all(empty) && !(bounding && (0..64).any(in_bounding))
+}
+
 /// Becomes `uid` and `gid`, without groups and without any capability, or fails. Call before any thread exists.
 pub fn drop_to(uid: u32, gid: u32) -> Result<(), DropError> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    // The bounding set first: it needs CAP_SETPCAP, which the change of ids takes away.
-    empty_bounding()?;
+    // The bounding set first: it needs CAP_SETPCAP, which the change of ids takes away. Without it the set stays; no-new-privs
+    // keeps it from ever mattering.
+    if can_empty_bounding() {
+        empty_bounding()?;
+    }
     caps::clear(None, CapSet::Ambient).map_err(capability("ambient set"))?;
     setgroups(&[]).map_err(step("setgroups"))?;
     setresgid(gid, gid, gid).map_err(step("setresgid"))?;
@@ -84,20 +116,23 @@ pub fn drop_to(uid: u32, gid: u32) -> Result<(), DropError> {
 
 /// Without root: gives up what capabilities happen to be there.
 pub fn drop_capabilities() -> Result<(), DropError> {
-    if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP).unwrap_or(false) {
+    if can_empty_bounding() {
         empty_bounding()?;
     }
     caps::clear(None, CapSet::Ambient).map_err(capability("ambient set"))?;
     empty_own_sets()
 }
 
+fn in_bounding(number: libc::c_int) -> bool {
+    // SAFETY: PR_CAPBSET_READ takes one integer and no pointer.
+    unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) == 1 }
+}
+
 fn empty_bounding() -> Result<(), DropError> {
     // By number and not by the crate's list, so that a capability newer than the crate goes too.
     for number in 0..64 {
-        // SAFETY: PR_CAPBSET_READ takes one integer and no pointer.
-        let held = unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) };
         // SAFETY: PR_CAPBSET_DROP takes one integer and no pointer.
-        if held == 1 && unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
+        if in_bounding(number) && unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
             return Err(DropError::Step { step: "PR_CAPBSET_DROP", errno: nix::errno::Errno::last() });
         }
     }

@@ -15,6 +15,16 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
+/// A hold on a directory, which gives no right to it.
+pub fn find_directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// Opens a directory that was found, with the rights that this process has now.
+pub fn reopen_directory(found: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(openat(found, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
 /// Makes a file that must not be there yet, 0400.
 pub fn create_secret(path: &Path, content: &[u8]) -> io::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -65,18 +75,14 @@ pub fn read_at(directory: BorrowedFd<'_>, name: &str, cap: u64) -> io::Result<Op
 /// The beginning of a file, as far as `buffer` has room, and the length of all of it. `None` when there is none.
 pub fn read_head_at(directory: BorrowedFd<'_>, name: &str, buffer: &mut [u8]) -> io::Result<Option<(usize, u64)>> {
     let Some(mut file) = open_at(directory, name)? else { return Ok(None) };
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
     let mut filled = 0;
-    while filled < buffer.len() && (filled as u64) < found.len() {
+    while filled < buffer.len() {
         match file.read(&mut buffer[filled..])? {
-            0 => break,
+            0 => return Ok(Some((filled, filled as u64))),
             n => filled += n,
         }
     }
-    Ok(Some((filled, found.len())))
+    Ok(Some((filled, file.metadata()?.len())))
 }
 
 /// The names in a directory. Those that are not UTF-8 are left out: none of ours is like that.
@@ -107,27 +113,42 @@ pub fn of_temporary(name: &str) -> Option<&str> {
 /// Replaces each file as a whole: after a crash there is the old one or the new one, never a part. All that succeed
 /// are durable when it returns.
 pub fn replace_at(directory: BorrowedFd<'_>, files: &[(String, Vec<u8>)]) -> Vec<io::Result<()>> {
-    // All are written before the first is synced: one commit of the journal then carries them together.
-    let written: Vec<_> = files.iter().map(|(name, content)| write_temporary(directory, name, content)).collect();
-    let mut done: Vec<_> = written
-        .into_iter()
-        .zip(files)
-        .map(|(written, (name, _))| {
-            let renamed = written.and_then(|file| {
-                file.sync_all()?;
-                Ok(renameat(directory, temporary(name).as_str(), directory, name.as_str())?)
-            });
-            if renamed.is_err() {
-                // The first error is the one to tell.
-                let _ = unlinkat(directory, temporary(name).as_str(), UnlinkatFlags::NoRemoveDir);
-            }
-            renamed
-        })
-        .collect();
+    let mut done = replace(directory, files, File::sync_all);
     if let Err(errno) = nix::unistd::fsync(directory) {
         done.iter_mut().filter(|done| done.is_ok()).for_each(|done| *done = Err(errno.into()));
     }
     done
+}
+
+/// The same, but durable only after [`sync_file_system`].
+pub fn replace_unsynced_at(directory: BorrowedFd<'_>, files: &[(String, Vec<u8>)]) -> Vec<io::Result<()>> {
+    replace(directory, files, |_| Ok(()))
+}
+
+/// Makes all that was written to the file system durable, whoever wrote it.
+pub fn sync_file_system(directory: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(directory)?)
+}
+
+fn replace(
+    directory: BorrowedFd<'_>,
+    files: &[(String, Vec<u8>)],
+    sync: impl Fn(&File) -> io::Result<()>,
+) -> Vec<io::Result<()>> {
+    // All are written before the first is synced: one commit of the journal then carries them together.
+    let written: Vec<_> = files.iter().map(|(name, content)| write_temporary(directory, name, content)).collect();
+    let take_place = |(written, (name, _)): (io::Result<File>, &(String, Vec<u8>))| {
+        let renamed = written.and_then(|file| {
+            sync(&file)?;
+            Ok(renameat(directory, temporary(name).as_str(), directory, name.as_str())?)
+        });
+        if renamed.is_err() {
+            // The first error is the one to tell.
+            let _ = unlinkat(directory, temporary(name).as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        renamed
+    };
+    written.into_iter().zip(files).map(take_place).collect()
 }
 
 fn write_temporary(directory: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<File> {

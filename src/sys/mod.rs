@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod creds;
+pub mod environment;
 pub mod file;
 pub mod memfd;
 pub mod peer;

@@ -1,9 +1,9 @@
-//! What both roles give up first: cores, debuggers, new privileges.
+//! What both roles give up first: cores, debuggers, new privileges, whatever the caller left open.
 
 use nix::errno::Errno;
-use nix::sys::prctl::{set_dumpable, set_no_new_privs};
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::prctl::{get_dumpable, get_no_new_privs, set_dumpable, set_no_new_privs};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 
 /// No core, not dumpable, a closed umask. Again after each change of ids and each exec, which reset the flag.
 pub fn no_dump() -> Result<(), Errno> {
@@ -16,6 +16,57 @@ pub fn no_dump() -> Result<(), Errno> {
 /// prctl(2), `PR_SET_NO_NEW_PRIVS`: of this thread and those that it starts.
 pub fn no_new_privileges() -> Result<(), Errno> {
     set_no_new_privs()
+}
+
+/// Whether a core can be written, or a debugger of our own user attach.
+pub fn is_closed_to_debuggers() -> Result<bool, Errno> {
+    Ok(!get_dumpable()? && getrlimit(Resource::RLIMIT_CORE)? == (0, 0))
+}
+
+pub fn has_no_new_privileges() -> Result<bool, Errno> {
+    get_no_new_privs()
+}
+
+/// For a role that needs neither: no file grows, no process or thread is started (setrlimit(2)).
+pub fn no_files_and_no_children() -> Result<(), Errno> {
+    setrlimit(Resource::RLIMIT_FSIZE, 0, 0)?;
+    setrlimit(Resource::RLIMIT_NPROC, 0, 0)
+}
+
+/// Raises the limit of open files to `needed`, as far as the hard limit lets it.
+///
+/// # Errors
+/// The hard limit, when that is not enough.
+pub fn allow_open_files(needed: u64) -> Result<(), u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|_| 0_u64)?;
+    if soft >= needed {
+        return Ok(());
+    }
+    if hard < needed {
+        return Err(hard);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard).map_err(|_| soft)
+}
+
+/// Signals that the caller had blocked reach us again: a mask survives exec (sigprocmask(2)).
+pub fn unblock_signals() -> Result<(), Errno> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Closes what the caller left open above stderr, but for the `passed` descriptors from 3 on, which no child will have.
+/// Call before anything of ours is open.
+pub fn close_inherited(passed: u32) -> Result<(), Errno> {
+    let first = 3_u32.saturating_add(passed);
+    if first > 3 {
+        close_range(3, first - 1, libc::CLOSE_RANGE_CLOEXEC)?;
+    }
+    close_range(first, u32::MAX, 0)
+}
+
+fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
+    // SAFETY: close_range takes numbers and no pointer. What it closes was opened by who started us: nothing here owns it.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    Errno::result(done).map(drop)
 }
 
 /// For a role that is ended over the channel: a Ctrl-C reaches the whole process group.
@@ -53,4 +104,13 @@ pub fn group(name: &str) -> Result<Option<u32>, Errno> {
         return Ok(Some(gid));
     }
     Ok(nix::unistd::Group::from_name(name)?.map(|group| group.gid.as_raw()))
+}
+
+/// Gives memory that was freed back to the system: after the start most of what reading the configuration took is free.
+pub fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes a number and no pointer; malloc_trim(3) says that it is safe with threads.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

@@ -57,8 +57,9 @@ fn above(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// The worker's listener and channel, checked for what they are.
+/// The worker's listener and channel, checked for what they are. Closes everything above them.
 pub fn claim() -> io::Result<(OwnedFd, OwnedFd)> {
+    super::process::close_inherited(2)?;
     // SAFETY: F_GETFD takes no pointer; an fd that is not open gives EBADF.
     let open = |number| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
     if !open(LISTENER_FD) || !open(CHANNEL_FD) {

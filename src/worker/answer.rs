@@ -1,12 +1,13 @@
 //! Responses: values with their true age, and problem documents that a person can act on (RFC 9457).
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use crate::ipc::wire::{BootInstant, Forward, Lease, RequestId, Verdict};
+use crate::ipc::wire::{BootInstant, Forward, Lease, RequestId, Tag, Verdict};
 use crate::outcome::Class;
 
 pub(super) type Answer = Response<Bytes>;
@@ -45,33 +46,103 @@ pub(super) fn cache_status(verdict: &Verdict, ttl: Option<i64>) -> HeaderValue {
     text(&line)
 }
 
+/// How many different ages and times to live are kept ready: values that were fetched together share them.
+const SHARED: usize = 256;
+
+/// Header values by a number that many keys have in common; the last that came for its place.
+struct Memo(RefCell<Vec<(i64, HeaderValue)>>);
+
+impl Memo {
+    const fn new() -> Self {
+        Self(RefCell::new(Vec::new()))
+    }
+
+    fn get(&self, number: i64, make: impl FnOnce() -> HeaderValue) -> HeaderValue {
+        let mut places = self.0.borrow_mut();
+        if places.is_empty() {
+            places.resize(SHARED, (i64::MIN, HeaderValue::from_static("")));
+        }
+        let index = usize::try_from(number.rem_euclid(256)).unwrap_or(0);
+        let Some(place) = places.get_mut(index) else { return make() };
+        if place.0 != number {
+            *place = (number, make());
+        }
+        place.1.clone()
+    }
+}
+
+thread_local! {
+    static AGES: Memo = const { Memo::new() };
+    static FRESH: Memo = const { Memo::new() };
+}
+
+pub(super) fn age_of_hit(lease: &Lease, now: BootInstant) -> HeaderValue {
+    let age = age(lease, now);
+    AGES.with(|memo| memo.get(age, || HeaderValue::from(age)))
+}
+
+/// Of an answer from memory; that of a fresh one depends on its time to live alone.
+pub(super) fn cache_status_of_hit(verdict: &Verdict, ttl: i64) -> HeaderValue {
+    match verdict.detail {
+        None => FRESH.with(|memo| memo.get(ttl, || cache_status(verdict, Some(ttl)))),
+        Some(_) => cache_status(verdict, Some(ttl)),
+    }
+}
+
 /// Whole seconds since the value had age 0.
 pub(super) fn age(lease: &Lease, now: BootInstant) -> i64 {
     (now.0.saturating_sub(lease.born.0) / 1_000_000_000).max(0)
 }
 
+/// Whole seconds of freshness left, negative when it is over.
 pub(super) fn ttl(lease: &Lease, now: BootInstant) -> i64 {
-    lease.fresh_until.0.saturating_sub(now.0).div_euclid(1_000_000_000)
+    lease.fresh_until.0.saturating_sub(now.0) / 1_000_000_000
 }
 
 /// The next instant at which `Age`, `ttl` or the freshness of the value is another one.
 pub(super) fn changes_at(lease: &Lease, now: BootInstant) -> BootInstant {
     const SECOND: i64 = 1_000_000_000;
     let of_age = lease.born.0.saturating_add((age(lease, now) + 1).saturating_mul(SECOND));
-    // `ttl` is rounded down, so it changes just after a whole second of it.
-    let of_ttl = lease.fresh_until.0.saturating_sub(ttl(lease, now).saturating_mul(SECOND)).saturating_add(1);
+    // `ttl` is rounded towards zero: while positive it changes just after a whole second of it, then at the next one.
+    let of_ttl = match ttl(lease, now) {
+        left @ 1.. => lease.fresh_until.0.saturating_sub(left.saturating_mul(SECOND)).saturating_add(1),
+        over => lease.fresh_until.0.saturating_add((1 - over).saturating_mul(SECOND)),
+    };
     BootInstant(of_age.min(of_ttl).min(if now < lease.fresh_until { lease.fresh_until.0 } else { i64::MAX }))
 }
 
-/// What every answer that has a value carries, but for its media type.
-pub(super) fn value_headers(tag: &str, verdict: &Verdict, lease: &Lease, now: BootInstant) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
-    headers.insert(CACHE_STATUS, cache_status(verdict, Some(ttl(lease, now))));
-    headers.insert(header::AGE, HeaderValue::from(age(lease, now)));
-    headers.insert(header::ETAG, text(&format!("\"{tag}\"")));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    headers.insert(header::SERVER, SERVER);
+/// An entity tag as its header has it.
+pub(super) fn etag(tag: &Tag) -> HeaderValue {
+    text(&format!("\"{tag}\""))
+}
+
+thread_local! {
+    /// An answer with a value, its own fields still empty: to clone it and replace those is quicker than to put it
+    /// together, and a clone has no room to grow.
+    static TEMPLATE: HeaderMap = {
+        let mut headers = HeaderMap::with_capacity(8);
+        for name in [header::CONTENT_TYPE, CACHE_STATUS, header::AGE, header::ETAG] {
+            headers.insert(name, HeaderValue::from_static(""));
+        }
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        headers.insert(header::SERVER, SERVER);
+        headers
+    };
+}
+
+/// What every answer that has a value carries.
+pub(super) fn value_headers(
+    media_type: &'static str,
+    etag: HeaderValue,
+    age: HeaderValue,
+    cache_status: HeaderValue,
+) -> HeaderMap {
+    let mut headers = TEMPLATE.with(HeaderMap::clone);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CACHE_STATUS, cache_status);
+    headers.insert(header::AGE, age);
+    headers.insert(header::ETAG, etag);
     headers
 }
 

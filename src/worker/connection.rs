@@ -2,11 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
 
 use super::held::Slot;
+use super::stream::Conversation;
 use crate::acl::{Acl, Peer};
 use crate::config::Limits;
 
@@ -14,6 +17,8 @@ use crate::config::Limits;
 const REMEMBERED: usize = 1024;
 /// Above this many keys, a connection's first answers are counted and not told one by one.
 const TOLD: usize = 1024;
+/// The most connections over the limit that are not closed at once.
+const LINGERING: usize = 32;
 
 /// Counts connections, of each user and of all.
 #[derive(Default)]
@@ -22,6 +27,8 @@ pub(super) struct Connections {
     strangers: Cell<u32>,
     by_user: RefCell<HashMap<u32, u32>>,
     rights: RefCell<HashMap<Identity, Rc<Rights>>>,
+    /// Those over a limit that are about to be closed.
+    turned_away: Rc<()>,
     ended: Notify,
 }
 
@@ -70,6 +77,11 @@ impl Rights {
 }
 
 impl Connections {
+    /// Held while a connection over the limit waits for its peer; `None` when too many do.
+    pub(super) fn place_to_linger(&self) -> Option<Rc<()>> {
+        (Rc::strong_count(&self.turned_away) <= LINGERING).then(|| self.turned_away.clone())
+    }
+
     /// Resolves when no connection is left.
     pub(super) async fn drained(&self) {
         loop {
@@ -96,13 +108,8 @@ impl Connections {
         self.all.set(self.all.get() + 1);
         self.strangers.set(self.strangers.get() + u32::from(rights.stranger));
         *self.by_user.borrow_mut().entry(uid).or_default() += 1;
-        Some(Connection {
-            rights,
-            pid,
-            told: RefCell::default(),
-            last_told: Cell::new(usize::MAX),
-            counted: self.clone(),
-        })
+        let permit = Rc::new(Permit { uid, stranger: rights.stranger, counted: self.clone() });
+        Some(Connection { rights, pid, told: RefCell::default(), last_told: Cell::new(usize::MAX), permit })
     }
 
     fn rights_of(&self, peer: Peer, acl: &Acl) -> Rc<Rights> {
@@ -129,7 +136,20 @@ pub(super) struct Connection {
     /// Keys whose first answer is in the log.
     told: RefCell<HashSet<usize>>,
     last_told: Cell<usize>,
+    permit: Rc<Permit>,
+}
+
+/// Counts as a connection of this user for as long as it lives.
+pub(super) struct Permit {
+    uid: u32,
+    stranger: bool,
     counted: Rc<Connections>,
+}
+
+/// A second fd of a peer's socket on its way to the parent, which judges from it.
+pub(super) struct PeerSocket {
+    pub(super) fd: OwnedFd,
+    pub(super) permit: Rc<Permit>,
 }
 
 impl Connection {
@@ -146,6 +166,10 @@ impl Connection {
         Peer { pid: self.pid, ..self.rights.peer.clone() }
     }
 
+    pub(super) fn socket(&self, conversation: &Conversation) -> io::Result<PeerSocket> {
+        Ok(PeerSocket { fd: conversation.duplicate()?, permit: self.permit.clone() })
+    }
+
     /// Whether this is the first answer about this key here.
     pub(super) fn is_first_answer(&self, slot: &Slot) -> bool {
         if self.last_told.replace(slot.number) == slot.number {
@@ -156,15 +180,15 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.counted.all.set(self.counted.all.get() - 1);
-        self.counted.strangers.set(self.counted.strangers.get() - u32::from(self.rights.stranger));
+        self.counted.strangers.set(self.counted.strangers.get() - u32::from(self.stranger));
         let mut by_user = self.counted.by_user.borrow_mut();
-        if let Some(count) = by_user.get_mut(&self.rights.peer.uid) {
+        if let Some(count) = by_user.get_mut(&self.uid) {
             *count -= 1;
             if *count == 0 {
-                by_user.remove(&self.rights.peer.uid);
+                by_user.remove(&self.uid);
             }
         }
         self.counted.ended.notify_waiters();

@@ -2,9 +2,10 @@
 //!
 //! Never keeps a value longer than the parent said, and wipes what it drops.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,23 +44,30 @@ pub(super) struct Slot {
 /// A value under a lease.
 pub(super) struct Held {
     json: Form,
-    /// If the value is a scalar.
-    text: Option<Form>,
+    /// What the text form is made of when it is first asked for: few peers do.
+    value: Arc<SecretValue>,
+    text_tag: Option<Tag>,
+    text: OnceCell<Option<Box<Form>>>,
     lease: Lease,
     last_used: Cell<i64>,
 }
 
-/// One representation, and its header fields as they stand until the next second.
+/// One representation, and the header fields of a hit that stand until the next second.
 pub(super) struct Form {
     media_type: &'static str,
     pub(super) body: Bytes,
-    /// Without quotes.
-    pub(super) tag: Box<str>,
-    ready: RefCell<(i64, HeaderMap)>,
+    etag: HeaderValue,
+    ready: RefCell<Ready>,
+}
+
+struct Ready {
+    until: i64,
+    age: HeaderValue,
+    cache_status: HeaderValue,
 }
 
 /// Keeps the bytes of a value until the last answer that carries them is written, then wipes them.
-struct Wiped(SecretValue);
+struct Wiped(Arc<SecretValue>);
 
 impl AsRef<[u8]> for Wiped {
     fn as_ref(&self) -> &[u8] {
@@ -77,23 +85,33 @@ impl AsRef<[u8]> for WipedText {
 
 impl Form {
     fn new(media_type: &'static str, body: Bytes, tag: Tag) -> Self {
-        let ready = RefCell::new((i64::MIN, HeaderMap::new()));
-        Self { media_type, body, tag: tag.to_string().into(), ready }
+        let nothing = HeaderValue::from_static("");
+        let ready = Ready { until: i64::MIN, age: nothing.clone(), cache_status: nothing };
+        Self { media_type, body, etag: answer::etag(&tag), ready: RefCell::new(ready) }
     }
 
-    /// The header fields of an answer from memory. Made anew when `Age` or `ttl` has changed.
+    /// With its quotes.
+    pub(super) fn etag(&self) -> &HeaderValue {
+        &self.etag
+    }
+
+    /// The header fields of an answer from memory. `Age` and `Cache-Status` are made anew when they have changed.
     pub(super) fn headers_of_hit(&self, lease: &Lease, verdict: &Verdict, now: BootInstant) -> HeaderMap {
         let mut ready = self.ready.borrow_mut();
-        if now.0 >= ready.0 {
-            *ready = (answer::changes_at(lease, now).0, self.headers(lease, verdict, now));
+        if now.0 >= ready.until {
+            *ready = Ready {
+                until: answer::changes_at(lease, now).0,
+                age: answer::age_of_hit(lease, now),
+                cache_status: answer::cache_status_of_hit(verdict, answer::ttl(lease, now)),
+            };
         }
-        ready.1.clone()
+        answer::value_headers(self.media_type, self.etag.clone(), ready.age.clone(), ready.cache_status.clone())
     }
 
     pub(super) fn headers(&self, lease: &Lease, verdict: &Verdict, now: BootInstant) -> HeaderMap {
-        let mut headers = answer::value_headers(&self.tag, verdict, lease, now);
-        headers.insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static(self.media_type));
-        headers
+        let cache_status = answer::cache_status(verdict, Some(answer::ttl(lease, now)));
+        let age = HeaderValue::from(answer::age(lease, now));
+        answer::value_headers(self.media_type, self.etag.clone(), age, cache_status)
     }
 }
 
@@ -101,21 +119,23 @@ impl Held {
     /// `None` if the body is not in the reply.
     pub(super) fn new(reply: ValueReply) -> Option<(Self, Verdict)> {
         let Body::Inline(mut bytes) = reply.body else { return None };
-        let value = SecretValue::from_json(Zeroizing::new(std::mem::take(&mut bytes.0)));
-        let text = value
-            .text()
-            .zip(reply.etag_text)
-            .map(|(text, tag)| Form::new("text/plain; charset=utf-8", Bytes::from_owner(WipedText(text)), tag));
-        let json = Form::new("application/json", Bytes::from_owner(Wiped(value)), reply.etag);
-        Some((Self { json, text, lease: reply.lease, last_used: Cell::new(0) }, reply.verdict))
+        let value = Arc::new(SecretValue::from_json(Zeroizing::new(std::mem::take(&mut bytes.0))));
+        let json = Form::new("application/json", Bytes::from_owner(Wiped(value.clone())), reply.etag);
+        let (text, last_used) = (OnceCell::new(), Cell::new(0));
+        Some((Self { json, value, text_tag: reply.etag_text, text, lease: reply.lease, last_used }, reply.verdict))
     }
 
     pub(super) fn json(&self) -> &Form {
         &self.json
     }
 
+    /// If the value is a scalar.
     pub(super) fn text(&self) -> Option<&Form> {
-        self.text.as_ref()
+        let made = self.text.get_or_init(|| {
+            let (text, tag) = self.value.text().zip(self.text_tag)?;
+            Some(Box::new(Form::new("text/plain; charset=utf-8", Bytes::from_owner(WipedText(text)), tag)))
+        });
+        made.as_deref()
     }
 
     pub(super) fn lease(&self) -> &Lease {
@@ -123,7 +143,8 @@ impl Held {
     }
 
     fn size(&self) -> u64 {
-        (self.json.body.len() + self.text.as_ref().map_or(0, |text| text.body.len())) as u64
+        // As if the text form were there: it may be made any time.
+        (self.json.body.len() * if self.text_tag.is_some() { 2 } else { 1 }) as u64
     }
 }
 

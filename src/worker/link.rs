@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::WorkerError;
+use super::connection::{PeerSocket, Permit};
 use super::service::Shared;
 use super::watch::Watch;
-use crate::ipc::channel::WorkerEnd;
+use crate::ipc::channel::{Passed, WorkerEnd};
 use crate::ipc::wire::{Body, FetchRequest, Recall, Reply, RequestId, Survey, ToParent, ToWorker, decode_payload};
 use crate::secret::KeyPath;
 use crate::sys::memfd;
@@ -20,7 +21,7 @@ use crate::sys::memfd;
 /// What the parent said.
 enum Said {
     Replied(Replied),
-    Surveyed { payload: Option<OwnedFd>, len: u64 },
+    Surveyed { payload: Passed, len: u64 },
     SurveyRefused { retry_after: Option<Duration> },
 }
 
@@ -31,19 +32,40 @@ const MAX_SURVEY: u64 = 64 << 20;
 pub(super) struct Replied {
     pub(super) reply: Reply,
     pub(super) recalls: u64,
-    payload: Option<OwnedFd>,
+    payload: Passed,
+}
+
+/// A request that the parent has not answered. It stays when whoever asked has gone: the parent has it all the same, and
+/// it counts as a connection of its user until then, so that hanging up and asking again gains nothing.
+struct Waiting {
+    say: oneshot::Sender<Said>,
+    _counted: Rc<Permit>,
 }
 
 pub(super) struct Link {
     channel: Rc<WorkerEnd>,
     next: Cell<u64>,
-    waiting: RefCell<HashMap<u64, oneshot::Sender<Said>>>,
+    waiting: RefCell<HashMap<u64, Waiting>>,
+    /// The most requests that the parent takes at a time.
+    most: usize,
     recalls: Cell<u64>,
 }
 
+/// A request that is not sent yet: forgotten when it never will be.
+struct Unsent<'a> {
+    link: &'a Link,
+    id: u64,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.link.waiting.borrow_mut().remove(&self.id);
+    }
+}
+
 impl Link {
-    pub(super) fn new(channel: Rc<WorkerEnd>) -> Self {
-        Self { channel, next: Cell::new(0), waiting: RefCell::new(HashMap::new()), recalls: Cell::new(0) }
+    pub(super) fn new(channel: Rc<WorkerEnd>, most: usize) -> Self {
+        Self { channel, next: Cell::new(0), waiting: RefCell::new(HashMap::new()), most, recalls: Cell::new(0) }
     }
 
     /// The parent's reply, with its body in place; `None` when there is none within `patience`.
@@ -52,7 +74,7 @@ impl Link {
         key: &KeyPath,
         request: RequestId,
         revalidate: bool,
-        peer: BorrowedFd<'_>,
+        peer: PeerSocket,
         patience: Duration,
         largest: u64,
     ) -> Option<Replied> {
@@ -61,7 +83,8 @@ impl Link {
         if let Reply::Value(value) = &mut replied.reply
             && let Body::Memfd { len } = value.body
         {
-            let mut bytes = memfd::read_sealed(replied.payload.take()?, len, largest).ok()?;
+            let Passed::One(payload) = std::mem::replace(&mut replied.payload, Passed::Nothing) else { return None };
+            let mut bytes = memfd::read_sealed(payload, len, largest).ok()?;
             value.body = Body::Inline(crate::secret::WireBytes(std::mem::take(&mut *bytes)));
         }
         Some(replied)
@@ -71,10 +94,10 @@ impl Link {
     ///
     /// # Errors
     /// How long to wait, if the peer is over its budget; else `None`: the parent does not answer.
-    pub(super) async fn survey(&self, request: RequestId, peer: BorrowedFd<'_>) -> Result<Survey, Option<Duration>> {
+    pub(super) async fn survey(&self, request: RequestId, peer: PeerSocket) -> Result<Survey, Option<Duration>> {
         let ask = |id| ToParent::Survey { id, request };
         match self.ask(ask, peer, Duration::from_secs(5)).await {
-            Some(Said::Surveyed { payload: Some(payload), len }) => {
+            Some(Said::Surveyed { payload: Passed::One(payload), len }) => {
                 let bytes = memfd::read_sealed(payload, len, MAX_SURVEY).map_err(|_| None)?;
                 decode_payload(&bytes).map_err(|_| None)
             }
@@ -83,28 +106,30 @@ impl Link {
         }
     }
 
-    async fn ask(&self, ask: impl Fn(u64) -> ToParent, peer: BorrowedFd<'_>, patience: Duration) -> Option<Said> {
+    async fn ask(&self, ask: impl Fn(u64) -> ToParent, peer: PeerSocket, patience: Duration) -> Option<Said> {
+        if self.waiting.borrow().len() >= self.most {
+            return None;
+        }
         let id = self.next.get();
         self.next.set(id + 1);
         let (say, said) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id, say);
+        self.waiting.borrow_mut().insert(id, Waiting { say, _counted: peer.permit });
         let asked = async {
-            self.channel.send(&ask(id), Some(peer)).await.ok()?;
+            let unsent = Unsent { link: self, id };
+            self.channel.send(&ask(id), Some(peer.fd.as_fd())).await.ok()?;
+            // The parent has its own now.
+            drop(peer.fd);
+            std::mem::forget(unsent);
             said.await.ok()
         };
-        let answered = timeout(patience, asked).await.ok().flatten();
-        self.waiting.borrow_mut().remove(&id);
-        answered
+        timeout(patience, asked).await.ok().flatten()
     }
 
     fn hand_out(&self, id: u64, said: Said) -> Result<(), WorkerError> {
-        if id >= self.next.get() {
-            return Err(WorkerError::Protocol("a reply to what was never asked"));
-        }
+        let waiting = self.waiting.borrow_mut().remove(&id);
+        let waiting = waiting.ok_or(WorkerError::Protocol("a reply to what was never asked"))?;
         // Who asked may have gone.
-        if let Some(waiting) = self.waiting.borrow_mut().remove(&id) {
-            let _ = waiting.send(said);
-        }
+        let _ = waiting.say.send(said);
         Ok(())
     }
 

@@ -50,7 +50,11 @@ impl Hits {
         let same = |entry: &&mut (u32, &str, u16, u64)| (entry.0, entry.1, entry.2) == (uid, verdict, status);
         match counts.iter_mut().find(same) {
             Some(entry) => entry.3 += 1,
-            None => counts.push((uid, verdict, status, 1)),
+            None => {
+                // There is one of these for each key, and mostly with one entry.
+                counts.reserve_exact(1);
+                counts.push((uid, verdict, status, 1));
+            }
         }
     }
 }
@@ -83,6 +87,11 @@ impl Log {
         Self { each, window: RefCell::default(), dropped: Cell::new(0) }
     }
 
+    /// Whether one more line of this kind may be written in this interval.
+    pub(super) fn has_room(&self, event: Event, uid: u32) -> bool {
+        self.window.borrow().has_room(event, uid)
+    }
+
     /// Whether an answer that is not the first needs no line.
     pub(super) fn only_counts(&self) -> bool {
         !self.each
@@ -96,7 +105,7 @@ impl Log {
             let what = What { uid, key: told.key.cloned(), verdict: told.verdict, status: told.status };
             let known = window.counts.get(&what).copied();
             let wanted = self.each || first || (told.event != Event::Answer && known.is_none());
-            let line = wanted && (self.each || window.has_room(told.event, uid));
+            let line = wanted && (self.each || window.take_room(told.event, uid));
             if line {
                 // It is known from now on, without having been counted.
                 if window.counts.len() < COUNTED {
@@ -172,7 +181,12 @@ impl Log {
 }
 
 impl Window {
-    fn has_room(&mut self, event: Event, uid: u32) -> bool {
+    fn has_room(&self, event: Event, uid: u32) -> bool {
+        self.lines_of_all.get(&event).is_none_or(|all| *all < LINES)
+            && self.lines.get(&(event, uid)).is_none_or(|of_user| *of_user < LINES_OF_USER)
+    }
+
+    fn take_room(&mut self, event: Event, uid: u32) -> bool {
         let all = self.lines_of_all.entry(event).or_default();
         let of_user = self.lines.entry((event, uid)).or_default();
         let room = *all < LINES && *of_user < LINES_OF_USER;

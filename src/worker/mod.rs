@@ -36,8 +36,8 @@ use self::service::Shared;
 use self::stream::{Conversation, Phase, Watched};
 use crate::acl::Peer;
 use crate::config::Limits;
-use crate::ipc::channel::{ChannelError, WorkerEnd};
-use crate::ipc::wire::{PROTOCOL, ToParent, ToWorker, WorkerConfig, decode_payload};
+use crate::ipc::channel::{ChannelError, Passed, WorkerEnd};
+use crate::ipc::wire::{Layer, PROTOCOL, ToParent, ToWorker, WorkerConfig, decode_payload};
 use crate::sys::clock::boot_nanos;
 use crate::sys::{memfd, peer};
 
@@ -78,8 +78,8 @@ impl From<io::Error> for WorkerError {
     }
 }
 
-/// Serves until the parent says to drain (`Ok`) or is gone.
-pub fn run(listener: OwnedFd, channel: OwnedFd) -> Result<(), WorkerError> {
+/// Serves until the parent says to drain (`Ok`) or is gone. `layers` confine this process already.
+pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
         let listener = std::os::unix::net::UnixListener::from(listener);
@@ -87,17 +87,25 @@ pub fn run(listener: OwnedFd, channel: OwnedFd) -> Result<(), WorkerError> {
         let listener = UnixListener::from_std(listener)?;
         let channel = Rc::new(WorkerEnd::new(channel)?);
         let config = introduce(&channel).await?;
-        let link = Rc::new(Link::new(channel.clone()));
+        let most = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
+        let link = Rc::new(Link::new(channel.clone(), most));
         let shared = Rc::new(Shared::new(config, link.clone()));
-        channel.send(&ToParent::Ready { layers: Vec::new() }, None).await?;
+        channel.send(&ToParent::Ready { layers }, None).await?;
         let accepting = tokio::task::spawn_local(accept(listener, shared.clone()));
         let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
         let telling = tokio::task::spawn_local(tell(shared.clone()));
         let within = link.listen(&shared).await?;
         accepting.abort();
-        shared.draining.notify_waiters();
+        shared.end_connections();
+        let finished = async {
+            // What is in flight still needs the parent's replies.
+            tokio::select! {
+                () = shared.connections.drained() => Ok(()),
+                ended = link.listen(&shared) => Err(ended.err().unwrap_or(WorkerError::Protocol("told to end twice"))),
+            }
+        };
         // What is not finished in time is cut.
-        let _ = timeout(within, shared.connections.drained()).await;
+        timeout(within, finished).await.unwrap_or(Ok(()))?;
         sweeping.abort();
         telling.abort();
         shared.log.flush(&shared.slots);
@@ -110,7 +118,7 @@ async fn introduce(channel: &WorkerEnd) -> Result<WorkerConfig, WorkerError> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     channel.send(&ToParent::Hello { protocol: PROTOCOL, version }, None).await?;
     match channel.recv().await? {
-        Some((ToWorker::Configure { len, .. }, Some(payload))) => {
+        Some((ToWorker::Configure { len, .. }, Passed::One(payload))) => {
             let bytes = memfd::read_sealed(payload, len, MAX_CONFIG)?;
             decode_payload(&bytes).map_err(|_| WorkerError::Protocol("a configuration that does not decode"))
         }
@@ -154,17 +162,27 @@ async fn accept(listener: UnixListener, shared: Rc<Shared>) {
     }
 }
 
+/// Says 503 without reading, and closes.
+async fn turn_away(stream: &UnixStream, shared: &Shared) {
+    // A fresh connection has room, once tokio has found out.
+    if stream.writable().await.is_ok() {
+        let _ = stream.try_write(&Problem::too_many_connections().last_words(shared.next_request()));
+    }
+    // Some clients take a close that comes before their request is sent for a failure to connect.
+    if let Some(_place) = shared.connections.place_to_linger() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// One connection, to its end.
 async fn converse(stream: UnixStream, shared: Rc<Shared>) {
     let Ok(found) = peer::credentials(stream.as_fd()) else { return };
     let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, pid: found.pid };
-    let conversation = Rc::new(Conversation::new(stream));
     let limits = &shared.config.limits;
     let Some(connection) = shared.connections.admit(found, &shared.config.acl, limits) else {
-        // Without reading, and without waiting for who does not read.
-        conversation.last_words(&Problem::too_many_connections().last_words(shared.next_request()));
-        return;
+        return turn_away(&stream, &shared).await;
     };
+    let conversation = Rc::new(Conversation::new(stream));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.half_close(true).max_buf_size(usize::try_from(limits.header_size).unwrap_or(usize::MAX).max(8192));
     let service = hyper::service::service_fn(|request| {
@@ -175,7 +193,7 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
         }
     });
     let mut serving = pin!(http.serve_connection(TokioIo::new(Watched(conversation.clone())), service));
-    let mut draining = pin!(shared.draining.notified());
+    let mut draining = pin!(shared.ending());
     let mut drains = false;
     let end = loop {
         let left = deadline(&conversation, limits).saturating_sub(boot_nanos());

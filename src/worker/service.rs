@@ -1,14 +1,13 @@
 //! One request: judged, then answered from memory while the lease lasts, else by the parent.
 
 use std::cell::Cell;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::{Method, Request, StatusCode};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::answer::{self, Answer, Problem};
 use super::connection::{Connection, Connections};
@@ -29,8 +28,8 @@ pub(super) struct Shared {
     pub(super) slots: Slots,
     pub(super) log: Log,
     pub(super) link: Rc<Link>,
-    /// No new requests any more.
-    pub(super) draining: Notify,
+    /// Becomes true when connections are to end after the request in hand.
+    ending: watch::Sender<bool>,
     requests: Cell<u64>,
 }
 
@@ -44,10 +43,21 @@ impl Shared {
             slots: Slots::new(&config.keys, config.limits.memory),
             log: Log::new(config.log_requests),
             link,
-            draining: Notify::new(),
+            ending: watch::Sender::new(false),
             requests: Cell::new(u64::from_le_bytes(start)),
             config,
         }
+    }
+
+    /// No connection takes another request.
+    pub(super) fn end_connections(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Resolves when connections are to end.
+    pub(super) async fn ending(&self) {
+        // The sender lives as long as this does.
+        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
     }
 
     pub(super) fn next_request(&self) -> RequestId {
@@ -120,8 +130,8 @@ impl<'a> Exchange<'a> {
         if *target == Target::Whoami {
             return Ok(answer::own(&own::whoami(&self.shared.config.acl, &self.connection.peer())));
         }
-        let socket = self.conversation.duplicate().map_err(|_| not_answering())?;
-        let survey = self.shared.link.survey(self.id, socket.as_fd()).await;
+        let peer = self.connection.socket(self.conversation).map_err(|_| not_answering())?;
+        let survey = self.shared.link.survey(self.id, peer).await;
         let survey = survey.map_err(|wait| wait.map_or_else(not_answering, over_budget))?;
         let degraded = self.shared.config.degraded;
         Ok(answer::own(&if *target == Target::Keys { own::keys(&survey) } else { own::health(degraded, &survey) }))
@@ -174,7 +184,7 @@ impl<'a> Exchange<'a> {
         } else {
             form.headers_of_hit(held.lease(), verdict, now)
         };
-        Ok(if request::has_tag(self.request.headers(), &form.tag) {
+        Ok(if request::has_tag(self.request.headers(), form.etag().as_bytes()) {
             answer::value(StatusCode::NOT_MODIFIED, headers, Bytes::new())
         } else {
             answer::value(StatusCode::OK, headers, form.body.clone())
@@ -182,10 +192,10 @@ impl<'a> Exchange<'a> {
     }
 
     pub(super) async fn ask(&self, slot: &Slot, revalidate: bool) -> Result<(Rc<Held>, Verdict), Problem> {
-        let socket = self.conversation.duplicate().map_err(|_| not_answering())?;
+        let peer = self.connection.socket(self.conversation).map_err(|_| not_answering())?;
         let largest = self.shared.config.limits.value_size;
         let link = &self.shared.link;
-        let reply = link.fetch(&slot.path, self.id, revalidate, socket.as_fd(), slot.patience, largest).await;
+        let reply = link.fetch(&slot.path, self.id, revalidate, peer, slot.patience, largest).await;
         let replied = reply.ok_or_else(not_answering)?;
         match replied.reply {
             Reply::Value(value) => {
@@ -205,6 +215,7 @@ impl<'a> Exchange<'a> {
                 problem.verdict = Some(failure.verdict);
                 Err(problem)
             }
+            Reply::Busy => Err(not_answering()),
             Reply::Denied => Err(denied()),
             Reply::OverBudget { retry_after } => Err(over_budget(retry_after)),
         }
@@ -213,7 +224,8 @@ impl<'a> Exchange<'a> {
     fn tell_answer(&self, status: StatusCode, slot: &Slot, client: Option<&str>, verdict: &Verdict, asked: bool) {
         // Each that needed the parent has a line; of hits the first on its connection.
         let first = self.connection.is_first_answer(slot) || asked;
-        if !first && self.shared.log.only_counts() {
+        let log = &self.shared.log;
+        if !(first && log.has_room(Event::Answer, self.connection.uid())) && log.only_counts() {
             return slot.hits.count(self.connection.uid(), name(verdict), status.as_u16());
         }
         let told = Told {

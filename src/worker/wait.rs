@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Problem};
 use super::held::{Held, Slot};
@@ -60,8 +60,7 @@ impl Exchange<'_> {
         wait: Duration,
     ) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
         let until = tokio::time::Instant::now() + wait;
-        let mut draining = std::pin::pin!(self.shared.draining.notified());
-        draining.as_mut().enable();
+        let mut draining = std::pin::pin!(self.shared.ending());
         let mut next = self.first(slot, accepts);
         let mut told = None;
         loop {
@@ -107,7 +106,8 @@ impl Exchange<'_> {
         let text = matches!(accepts, Accepts::Text { .. });
         let knows = |watch: &mut Watch| {
             let known = watch.known.as_ref();
-            known.is_some_and(|known| request::has_tag(self.request.headers(), known.tag(text))) && !watch.is_due(now)
+            known.is_some_and(|known| request::has_tag(self.request.headers(), known.etag(text).as_bytes()))
+                && !watch.is_due(now)
         };
         if slot.watch(knows) { Step::Nothing } else { Step::Ask }
     }
@@ -135,18 +135,17 @@ impl Exchange<'_> {
 
     fn has(&self, held: &Held, accepts: Accepts) -> bool {
         let form = held.text().filter(|_| matches!(accepts, Accepts::Text { .. })).unwrap_or(held.json());
-        request::has_tag(self.request.headers(), &form.tag)
+        request::has_tag(self.request.headers(), form.etag().as_bytes())
     }
 
     async fn unchanged(&self, slot: &Slot, accepts: Accepts, now: BootInstant) -> Result<(Answer, Verdict), Problem> {
         let text = matches!(accepts, Accepts::Text { .. });
         let known = slot.watch(|watch| watch.known.as_ref().map(|known| (known.headers(text, now), known.verdict)));
-        let Some((mut headers, verdict)) = known else {
+        let Some((headers, verdict)) = known else {
             // Nothing is known: the outage, then, is the answer.
             let (held, verdict) = self.ask(slot, false).await?;
             return Ok((self.represent(accepts, &held, &verdict, true, now)?, verdict));
         };
-        headers.remove(CONTENT_TYPE);
         Ok((answer::value(StatusCode::NOT_MODIFIED, headers, Bytes::new()), verdict))
     }
 }

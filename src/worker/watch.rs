@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use hyper::header::HeaderValue;
 use tokio::sync::oneshot;
 
 use super::answer;
@@ -15,20 +16,20 @@ const INTERVAL: i64 = 10_000_000_000;
 
 /// What is known of a key's value without the value.
 pub(super) struct Known {
-    json: Box<str>,
-    text: Option<Box<str>>,
+    json: HeaderValue,
+    text: Option<HeaderValue>,
     pub(super) lease: Lease,
     pub(super) verdict: Verdict,
 }
 
 impl Known {
     fn of(held: &Held, verdict: Verdict) -> Self {
-        let text = held.text().map(|text| text.tag.clone());
-        Self { json: held.json().tag.clone(), text, lease: *held.lease(), verdict }
+        let text = held.text().map(|text| text.etag().clone());
+        Self { json: held.json().etag().clone(), text, lease: *held.lease(), verdict }
     }
 
     /// Of the text form if it is wanted and there is one.
-    pub(super) fn tag(&self, text: bool) -> &str {
+    pub(super) fn etag(&self, text: bool) -> &HeaderValue {
         self.text.as_ref().filter(|_| text).unwrap_or(&self.json)
     }
 }
@@ -76,7 +77,7 @@ impl Watch {
     pub(super) fn offer(&mut self, held: &Rc<Held>, verdict: Verdict, now: BootInstant) {
         let before = self.known.replace(Known::of(held, verdict));
         self.asked_at = now.0;
-        if before.is_none_or(|before| before.json != held.json().tag) {
+        if before.is_none_or(|before| before.json != *held.json().etag()) {
             let verdict = Verdict { collapsed: true, ..verdict };
             for waiting in self.waiting.drain(..) {
                 // Who waited may be gone.
@@ -106,7 +107,9 @@ impl Watch {
 impl Known {
     /// The header fields of a 304 at the end of a wait.
     pub(super) fn headers(&self, text: bool, now: BootInstant) -> hyper::HeaderMap {
-        answer::value_headers(self.tag(text), &self.verdict, &self.lease, now)
+        let cache_status = answer::cache_status(&self.verdict, Some(answer::ttl(&self.lease, now)));
+        let age = HeaderValue::from(answer::age(&self.lease, now));
+        answer::value_headers("", self.etag(text).clone(), age, cache_status)
     }
 }
 
@@ -135,7 +138,9 @@ mod tests {
         watch.offer(&held(1, 0), VERDICT, BootInstant(1));
         assert!(waiting.try_recv().is_err());
         watch.offer(&held(2, 0), VERDICT, BootInstant(2));
-        assert!(matches!(waiting.try_recv(), Ok(News::Changed(new, _)) if new.json().tag == held(2, 0).json().tag));
+        assert!(
+            matches!(waiting.try_recv(), Ok(News::Changed(new, _)) if new.json().etag() == held(2, 0).json().etag())
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Numeric users that no machine has an entry for.
@@ -27,7 +27,9 @@ pub const VALUE: &str = "postgres://planted-value-93ad";
 pub struct Upstream {
     pub port: u16,
     pub calls: Arc<AtomicUsize>,
-    stop: Arc<std::sync::atomic::AtomicBool>,
+    /// While it is set, calls are counted and wait for their answer.
+    pub held: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -36,21 +38,23 @@ impl Upstream {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let calls = Arc::new(AtomicUsize::new(0));
-        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (counted, stopped) = (calls.clone(), stop.clone());
+        let stop = Arc::new(AtomicBool::new(false));
+        let held = Arc::new(AtomicBool::new(false));
+        let (counted, stopped, waits) = (calls.clone(), stop.clone(), held.clone());
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                answer(stream.unwrap(), &counted);
+                answer(stream.unwrap(), &counted, &waits);
             }
         });
-        Self { port, calls, stop, thread: Some(thread) }
+        Self { port, calls, held, stop, thread: Some(thread) }
     }
 
     /// From then on connections are refused.
     pub fn stop(&mut self) {
+        self.held.store(false, Ordering::SeqCst);
         self.stop.store(true, Ordering::SeqCst);
         drop(TcpStream::connect(("127.0.0.1", self.port)));
         if let Some(thread) = self.thread.take() {
@@ -65,10 +69,13 @@ impl Drop for Upstream {
     }
 }
 
-fn answer(mut stream: TcpStream, calls: &AtomicUsize) {
+fn answer(mut stream: TcpStream, calls: &AtomicUsize, held: &AtomicBool) {
     let head: Vec<String> =
         BufReader::new(&stream).lines().map_while(Result::ok).take_while(|l| !l.is_empty()).collect();
     calls.fetch_add(1, Ordering::SeqCst);
+    while held.load(Ordering::SeqCst) {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
     let shown = head.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: Bearer {TOKEN}")));
     let asked = head.first().is_some_and(|line| line == "GET /apps/billing-prod/config-vars HTTP/1.1");
     let (status, body) = match (shown, asked) {
@@ -148,8 +155,12 @@ impl Broker {
 
     /// With more arguments to `serve`.
     pub fn start_with(&mut self, more: &[&str]) {
+        self.start_by(Command::new(env!("CARGO_BIN_EXE_keyhatch")), more);
+    }
+
+    /// Starts it by a command that ends in the program's path and executes it.
+    pub fn start_by(&mut self, mut serve: Command, more: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
         serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).args(more).stdin(Stdio::null()).stderr(log);
         let already = self.log().matches("serving").count();
         let mut child = serve.spawn().unwrap();
@@ -166,6 +177,16 @@ impl Broker {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The file that the value of this key is sealed in, as the program tells.
+    pub fn sealed_file(&self, key: &str) -> PathBuf {
+        let mut list = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        let done = list.args(["cache", "ls", "--json", "--config"]).arg(self.path("keyhatch.toml")).output().unwrap();
+        let listed: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        let files = listed["files"].as_array().unwrap();
+        let file = files.iter().find(|file| file["key"] == key).unwrap_or_else(|| panic!("no {key} in {listed}"));
+        self.path("cache").join(file["file"].as_str().unwrap())
     }
 
     pub fn parent(&self) -> u32 {

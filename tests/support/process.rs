@@ -51,6 +51,11 @@ impl Process {
         self.control("value", value);
     }
 
+    /// Lets all go on that ask for `/gate`, or has those that come from now on wait.
+    pub fn set_gate(&self, open: bool) {
+        self.control("gate", if open { "open" } else { "shut" });
+    }
+
     /// What `tls` shows to new connections: `valid`, `expired`, `of-another-host` or `of-another-authority`.
     pub fn set_certificate(&self, which: &str) {
         self.control("certificate", which);
@@ -61,7 +66,7 @@ impl Process {
         self.control("ahead", &seconds.to_string());
     }
 
-    /// All requests but these, in their order, with `listener`, `method`, `target`, `path` and `headers`.
+    /// All requests but these, in their order, with `listener`, `method`, `target`, `path`, `headers`, and `millis` since its start.
     pub fn requests(&self) -> Vec<Value> {
         self.control("requests", "").as_array().unwrap().clone()
     }

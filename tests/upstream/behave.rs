@@ -67,6 +67,10 @@ async fn behave(
     let good = json!({ "value": value, "other": 1 });
     match path {
         "/good" => json(&good),
+        "/gate" => {
+            state.gate.subscribe().wait_for(|open| *open).await.unwrap();
+            query.get("status").map_or_else(|| json(&good), |code| status(code.parse().unwrap()))
+        }
         "/text" => whole(200, "text/plain", value),
         "/null" => whole(200, "application/json", "null"),
         "/null-value" => json(&json!({ "value": null })),

@@ -3,11 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use hyper::Request;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 /// One connection: which listener took it, and a handle to end it as a crash does.
 pub(crate) struct Connection {
@@ -49,6 +51,9 @@ pub(crate) struct State {
     pub(crate) nonces: RefCell<Vec<String>>,
     /// By how many seconds the clock of Hawk is ahead.
     pub(crate) ahead: Cell<i64>,
+    /// Opened once, for all who wait at it.
+    pub(crate) gate: watch::Sender<bool>,
+    started: Instant,
 }
 
 impl State {
@@ -63,6 +68,8 @@ impl State {
             certificate: RefCell::new("valid".to_owned()),
             nonces: RefCell::default(),
             ahead: Cell::new(0),
+            gate: watch::Sender::new(false),
+            started: Instant::now(),
         }
     }
 
@@ -85,6 +92,7 @@ impl State {
             "target": request.uri().to_string(),
             "path": path,
             "headers": headers,
+            "millis": u64::try_from(self.started.elapsed().as_millis()).unwrap(),
         }));
         let target = request.uri().path_and_query().map_or(path, |target| target.as_str());
         self.aliases.borrow().get(path).cloned().unwrap_or_else(|| target.to_owned())
@@ -101,6 +109,10 @@ impl State {
             }
             ("value", _) => {
                 *self.value.borrow_mut() = body;
+                Value::Null
+            }
+            ("gate", _) => {
+                self.gate.send_replace(body == "open");
                 Value::Null
             }
             ("certificate", _) => {

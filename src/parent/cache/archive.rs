@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
+use super::Ledger;
 use super::format::{self, Definition, HEAD_LEN, Head, Label, State, Unreadable, ValueLabel};
 use super::seal::{KeyRing, NAME_LEN};
 use crate::secret::{KeyPath, SecretValue};
@@ -12,6 +13,10 @@ use zeroize::Zeroizing;
 
 /// A million rows of a ledger, and some.
 const LARGEST_STATE: u64 = 1 << 30;
+
+/// From so many files on, several threads read their labels.
+const MANY: usize = 512;
+const MOST_THREADS: usize = 4;
 
 /// A directory and the seal keys that open what is in it.
 pub struct Archive<D> {
@@ -81,13 +86,27 @@ pub struct Listing {
     pub temporary: Vec<String>,
 }
 
+impl Listing {
+    /// The bundles by the names of their files, the oldest first.
+    pub(super) fn bundles(&self) -> impl Iterator<Item = (&str, State)> {
+        let mut bundles: Vec<(u64, &str)> = Vec::new();
+        for sealed in &self.sealed {
+            if let Label::State(State::Bundle(number)) = sealed.label {
+                bundles.push((number, &sealed.name));
+            }
+        }
+        bundles.sort_unstable();
+        bundles.into_iter().map(|(number, name)| (name, State::Bundle(number)))
+    }
+}
+
 /// A value as it was when it was sealed.
 pub struct Loaded {
     pub value: SecretValue,
     pub label: ValueLabel,
 }
 
-impl<D: AsFd> Archive<D> {
+impl<D: AsFd + Sync> Archive<D> {
     pub fn new(directory: D, keys: KeyRing, cap: u64) -> Self {
         Self { directory, keys, cap }
     }
@@ -98,14 +117,13 @@ impl<D: AsFd> Archive<D> {
 
     /// Opens every label; no value.
     pub fn list(&self) -> io::Result<Listing> {
-        let mut listing = Listing::default();
-        let mut buffer = vec![0; HEAD_LEN];
-        for name in file::names_at(self.directory.as_fd())? {
-            if file::of_temporary(&name).is_some_and(has_our_form) {
-                listing.temporary.push(name);
-                continue;
-            }
-            match self.look(&name, &mut buffer) {
+        let names = file::names_at(self.directory.as_fd())?;
+        let (temporary, names): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| file::of_temporary(name).is_some_and(has_our_form));
+        let looked = self.look_at_all(&names);
+        let mut listing = Listing { sealed: Vec::with_capacity(names.len()), strange: Vec::new(), temporary };
+        for (name, looked) in names.into_iter().zip(looked) {
+            match looked {
                 Ok(Some(head)) => {
                     let outdated = head.keyed > 0;
                     listing.sealed.push(Sealed { name, outdated, label: head.label });
@@ -116,6 +134,24 @@ impl<D: AsFd> Archive<D> {
             }
         }
         Ok(listing)
+    }
+
+    /// By several threads if they are many: to open and read a small file is a few microseconds of the kernel's time.
+    fn look_at_all(&self, names: &[String]) -> Vec<Result<Option<Head>, Problem>> {
+        let look = |names: &[String]| {
+            let mut buffer = vec![0; HEAD_LEN];
+            names.iter().map(|name| self.look(name, &mut buffer)).collect::<Vec<_>>()
+        };
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
+        if threads == 1 || names.len() < MANY {
+            return look(names);
+        }
+        std::thread::scope(|scope| {
+            let parts = names.chunks(names.len().div_ceil(threads));
+            let running: Vec<_> = parts.map(|part| (part, scope.spawn(move || look(part)))).collect();
+            // A thread that ended without a result is done again here.
+            running.into_iter().flat_map(|(part, thread)| thread.join().unwrap_or_else(|_| look(part))).collect()
+        })
     }
 
     fn look(&self, name: &str, buffer: &mut [u8]) -> Result<Option<Head>, Problem> {
@@ -176,10 +212,30 @@ impl<D: AsFd> Archive<D> {
 
     /// What was last written of a state, under each seal key that has written one.
     pub fn states(&self, state: State) -> Vec<Zeroizing<Vec<u8>>> {
-        self.keys.all().iter().filter_map(|seal| self.state(&seal.name_of(state.name()), state)).collect()
+        self.keys.all().iter().filter_map(|seal| self.state(&seal.name_of(&state.name()), state)).collect()
     }
 
-    fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
+    /// The ledger, as it was last written; empty where none can be read.
+    pub fn ledger(&self) -> Ledger {
+        let ledgers = self.states(State::Ledger);
+        let decoded = ledgers.iter().filter_map(|bytes| Ledger::decode(bytes));
+        decoded.max_by_key(|ledger| ledger.written_at).unwrap_or_default()
+    }
+
+    /// Opens a file as a whole. Good is also one that has been replaced since it was listed.
+    pub fn verify(&self, sealed: &Sealed) -> Result<(), Problem> {
+        let read = file::read_at(self.directory.as_fd(), &sealed.name, u64::MAX).map_err(Problem::Io)?;
+        let Some(bytes) = read else { return Ok(()) };
+        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
+        let binding = match &head.label {
+            Label::Value(label) => format::binding(&label.key, &label.definition),
+            Label::Tombstone(_) | Label::State(_) => Vec::new(),
+        };
+        format::open_content(&self.keys, &head, &binding, &bytes)?;
+        Ok(())
+    }
+
+    pub(super) fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
         let bytes = file::read_at(self.directory.as_fd(), name, LARGEST_STATE).ok()??;
         let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64).ok()?;
         if head.label != Label::State(state) {

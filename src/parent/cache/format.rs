@@ -26,9 +26,6 @@ const HEADER_LEN: usize = 4 + 1 + 8 + 2;
 /// Enough to hold header and label of any file.
 pub(super) const HEAD_LEN: usize = 4096;
 
-/// A validator longer than this is not kept: a label stays small.
-const LONGEST_VALIDATOR: usize = 512;
-
 /// SHA-256 of a source definition; a digest, so that a label is small and a file can be resealed when its key has left
 /// the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +62,8 @@ pub struct Tombstone {
     pub definition: Definition,
     /// Milliseconds since the epoch: what was fetched until then is given up.
     pub buried_at: u64,
+    /// As of a value.
+    pub forget_after: u64,
 }
 
 /// What the broker keeps beside values, each as one file.
@@ -72,13 +71,16 @@ pub struct Tombstone {
 pub enum State {
     Clock,
     Ledger,
+    /// Values on the way to their own files; each has another number.
+    Bundle(u64),
 }
 
 impl State {
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> String {
         match self {
-            Self::Clock => "clock",
-            Self::Ledger => "ledger",
+            Self::Clock => "clock".into(),
+            Self::Ledger => "ledger".into(),
+            Self::Bundle(number) => format!("bundle {number}"),
         }
     }
 }
@@ -92,6 +94,8 @@ pub struct ValueLabel {
     pub fetched_at: u64,
     /// Bytes of JSON.
     pub size: u64,
+    /// How long it is kept once its key has left the configuration, in milliseconds.
+    pub forget_after: u64,
     /// Of the JSON form, by the first seal key.
     pub tag: Tag,
     /// Of the text form, if the value has one.
@@ -135,12 +139,21 @@ pub(super) struct Head {
 }
 
 impl Label {
+    /// The key that it is of, and how long it is kept once that has left the configuration.
+    pub fn of_key(&self) -> Option<(&KeyPath, u64)> {
+        match self {
+            Self::Value(label) => Some((&label.key, label.forget_after)),
+            Self::Tombstone(tombstone) => Some((&tombstone.key, tombstone.forget_after)),
+            Self::State(_) => None,
+        }
+    }
+
     /// The name of the file with this label.
     pub(super) fn file_name(&self, key: &SealKey) -> String {
         match self {
             Self::Value(label) => key.file_name(&label.key),
             Self::Tombstone(tombstone) => key.file_name(&tombstone.key),
-            Self::State(state) => key.name_of(state.name()),
+            Self::State(state) => key.name_of(&state.name()),
         }
     }
 }
@@ -150,7 +163,7 @@ pub(super) fn binding(key: &KeyPath, definition: &Definition) -> Vec<u8> {
     [key.as_str().as_bytes(), b"\0", &definition.0].concat()
 }
 
-/// The whole file. `None` only if the cipher has no randomness.
+/// The whole file. `None` if the cipher has no randomness, or the label is longer than any can be.
 pub(super) fn seal(key: &SealKey, label: &Label, binding: &[u8], content: &[u8]) -> Option<Vec<u8>> {
     let plain = postcard::to_stdvec(label).ok()?;
     let length = u16::try_from(plain.len() + OVERHEAD).ok()?;
@@ -160,6 +173,9 @@ pub(super) fn seal(key: &SealKey, label: &Label, binding: &[u8], content: &[u8])
     file.extend_from_slice(&key.id().0);
     file.extend_from_slice(&length.to_le_bytes());
     file.extend(key.seal(&file, &plain)?);
+    if file.len() > HEAD_LEN {
+        return None;
+    }
     let sealed = key.seal(&[&file, binding].concat(), content)?;
     file.extend(sealed);
     Some(file)
@@ -206,13 +222,6 @@ impl Validators {
     pub fn is_empty(&self) -> bool {
         self.etag.is_none() && self.last_modified.is_none()
     }
-
-    /// Without those that are too long to keep.
-    #[must_use]
-    pub fn short(self) -> Self {
-        let short = |text: &String| text.len() <= LONGEST_VALIDATOR;
-        Self { etag: self.etag.filter(short), last_modified: self.last_modified.filter(short) }
-    }
 }
 
 #[cfg(test)]
@@ -221,7 +230,7 @@ mod tests {
     use super::*;
 
     fn ring() -> KeyRing {
-        KeyRing::new(SealKey::parse(new_seal_key_text().unwrap().as_bytes()).unwrap(), Vec::new())
+        KeyRing::new(vec![SealKey::parse(new_seal_key_text().unwrap().as_bytes()).unwrap()]).unwrap()
     }
 
     fn label(key: &str, definition: &str, size: u64) -> Label {
@@ -230,6 +239,7 @@ mod tests {
             definition: Definition::of(definition),
             fetched_at: 42,
             size,
+            forget_after: 7,
             tag: Tag([7; 16]),
             tag_text: None,
             validators: Validators { etag: Some("\"x\"".into()), last_modified: None },
@@ -292,7 +302,7 @@ mod tests {
         let (old, new) = (new_seal_key_text().unwrap(), new_seal_key_text().unwrap());
         let key = |text: &str| SealKey::parse(text.as_bytes()).unwrap();
         let file = seal(&key(&old), &label("/a", "d", 1), b"bound", b"1").unwrap();
-        let both = KeyRing::new(key(&new), vec![key(&old)]);
+        let both = KeyRing::new(vec![key(&new), key(&old)]).unwrap();
         assert_eq!(open_head(&both, &file, file.len() as u64).unwrap().keyed, 1);
     }
 
@@ -309,11 +319,10 @@ mod tests {
         let long = |length| Some("x".repeat(length));
         let Label::Value(mut largest) = label(&format!("/{}", "a".repeat(511)), "d", u64::MAX) else { unreachable!() };
         largest.tag_text = Some(Tag([1; 16]));
-        largest.validators = Validators { etag: long(LONGEST_VALIDATOR), last_modified: long(LONGEST_VALIDATOR) };
-        largest.fetched_at = u64::MAX;
-        let head = seal(keys.first(), &Label::Value(largest), b"", b"").unwrap();
-        assert!(head.len() <= HEAD_LEN, "{}", head.len());
-        let kept = Validators { etag: long(LONGEST_VALIDATOR + 1), last_modified: long(1) }.short();
-        assert_eq!(kept, Validators { etag: None, last_modified: long(1) });
+        largest.validators = Validators { etag: long(1024), last_modified: long(1024) };
+        (largest.fetched_at, largest.forget_after) = (u64::MAX, u64::MAX);
+        assert!(seal(keys.first(), &Label::Value(largest.clone()), b"", b"").is_some());
+        largest.validators.etag = long(HEAD_LEN);
+        assert!(seal(keys.first(), &Label::Value(largest), b"", b"").is_none());
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! A value that the upstream confirms is not written again: its new age stands here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::secret::KeyPath;
+
+/// Of a key without a file that says better: the default of the setting.
+const FORGET_AFTER: u64 = 7 * 86_400_000;
 
 #[derive(Default, Serialize, Deserialize)]
 pub struct Ledger {
@@ -23,6 +26,10 @@ struct Row {
     confirmed: Option<Confirmed>,
     /// What was fetched until then is given up.
     buried_at: Option<u64>,
+    /// Since when the key is not in the configuration.
+    left_at: Option<u64>,
+    /// Where the label of the file says another time than the configuration did last.
+    forget_after: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +53,8 @@ impl Ledger {
         postcard::to_stdvec(self).ok()
     }
 
-    /// What was encoded did not reach the disk.
-    pub fn not_written(&mut self) {
+    /// Has it written although nothing has changed: what is on disk is not this.
+    pub fn write_again(&mut self) {
         self.changed = true;
     }
 
@@ -96,6 +103,44 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// In how many milliseconds a key that is not in the configuration is forgotten. `of_label` is what its file says.
+    pub fn forgotten_in(&self, key: &KeyPath, of_label: u64, now: u64) -> u64 {
+        let row = self.rows.get(key).copied().unwrap_or_default();
+        let since = now.saturating_sub(row.left_at.unwrap_or(now));
+        row.forget_after.unwrap_or(of_label).saturating_sub(since)
+    }
+
+    /// Which keys are to be forgotten, and are in here: those that left the configuration long enough ago.
+    ///
+    /// `sealed` are the keys that have a file, with `forget-after` as its label says it; `configured` says it of those
+    /// that are in the configuration.
+    pub fn sweep(
+        &mut self,
+        sealed: &BTreeMap<KeyPath, u64>,
+        configured: impl Fn(&KeyPath) -> Option<u64>,
+        now: u64,
+    ) -> Vec<KeyPath> {
+        let keys: BTreeSet<KeyPath> = self.rows.keys().chain(sealed.keys()).cloned().collect();
+        let mut forgotten = Vec::new();
+        for key in keys {
+            let of_label = sealed.get(&key).copied();
+            if let Some(setting) = configured(&key) {
+                let differs = of_label.is_some_and(|of_label| of_label != setting);
+                self.edit(&key, |row| (row.left_at, row.forget_after) = (None, differs.then_some(setting)));
+                continue;
+            }
+            let left_at = self.rows.get(&key).and_then(|row| row.left_at).unwrap_or(now);
+            let forget = self.forgotten_in(&key, of_label.unwrap_or(FORGET_AFTER), now) == 0;
+            self.edit(&key, |row| if forget { *row = Row::default() } else { row.left_at = Some(left_at) });
+            if forget {
+                forgotten.push(key);
+            }
+        }
+        forgotten
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +172,41 @@ mod tests {
     }
 
     #[test]
+    fn what_left_the_configuration_is_forgotten_in_its_time() {
+        let mut ledger = Ledger::default();
+        let sealed = BTreeMap::from([(key(), 1000)]);
+        let none = |_: &KeyPath| None;
+        assert!(ledger.sweep(&sealed, |_| Some(1000), 5000).is_empty() && ledger.rows.is_empty());
+        assert!(ledger.sweep(&sealed, none, 6000).is_empty());
+        let mut ledger = Ledger::decode(&ledger.encode(0).unwrap()).unwrap();
+        assert!(ledger.sweep(&sealed, none, 6999).is_empty());
+        assert_eq!(ledger.sweep(&sealed, none, 7000), [key()]);
+        assert!(ledger.rows.is_empty());
+    }
+
+    #[test]
+    fn a_key_that_comes_back_begins_anew_and_its_newest_setting_counts() {
+        let mut ledger = Ledger::default();
+        let sealed = BTreeMap::from([(key(), 1000)]);
+        let none = |_: &KeyPath| None;
+        ledger.sweep(&sealed, none, 5000);
+        ledger.sweep(&sealed, |_| Some(3000), 5500);
+        assert!(ledger.sweep(&sealed, none, 7000).is_empty());
+        assert!(ledger.sweep(&sealed, none, 9999).is_empty(), "3000 was its setting when it left");
+        assert_eq!(ledger.sweep(&sealed, none, 10_000), [key()]);
+    }
+
+    #[test]
+    fn the_tombstone_of_a_file_that_is_gone_is_forgotten_too() {
+        let mut ledger = Ledger::default();
+        ledger.bury(&key(), 5000);
+        assert!(ledger.sweep(&BTreeMap::new(), |_| None, 6000).is_empty());
+        assert_eq!(ledger.buried(&key(), 5000), Some(5000));
+        assert_eq!(ledger.sweep(&BTreeMap::new(), |_| None, 6000 + FORGET_AFTER), [key()]);
+        assert_eq!(ledger.buried(&key(), 5000), None);
+    }
+
+    #[test]
     fn only_what_changed_is_written() {
         let mut ledger = Ledger::default();
         assert!(ledger.encode(0).is_none());
@@ -134,7 +214,7 @@ mod tests {
         assert!(ledger.encode(0).is_some() && ledger.encode(0).is_none());
         ledger.confirm(&key(), 1000, 5000);
         assert!(ledger.encode(0).is_none());
-        ledger.not_written();
+        ledger.write_again();
         assert!(ledger.encode(0).is_some());
         ledger.replaced(&key(), 1000);
         assert!(ledger.encode(0).is_none(), "it is the file that was confirmed");

@@ -1,15 +1,18 @@
 //! The seal key and what is derived from it: file names, entity tags, and the sealing itself.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 
-use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::ipc::wire::Tag;
 use crate::secret::KeyPath;
+use crate::sys::random;
 
 const PREFIX: &str = "keyhatch-seal-1:";
 const KEY_LEN: usize = 32;
@@ -21,7 +24,7 @@ pub(super) const OVERHEAD: usize = NONCE_LEN + 16;
 /// The content of a new seal key file: one line of text.
 pub fn new_seal_key_text() -> Result<Zeroizing<String>, SealKeyError> {
     let mut key = Zeroizing::new([0; KEY_LEN]);
-    rand::fill(&mut *key).map_err(|_| SealKeyError::NoRandomness)?;
+    random::fill(&mut *key).map_err(|_| SealKeyError::NoRandomness)?;
     let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 48));
     text.push_str(PREFIX);
     STANDARD.encode_string(key.as_slice(), &mut text);
@@ -32,6 +35,7 @@ pub fn new_seal_key_text() -> Result<Zeroizing<String>, SealKeyError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SealKeyError {
     NotASealKey,
+    CannotBeRead,
     NoRandomness,
 }
 
@@ -39,6 +43,7 @@ impl fmt::Display for SealKeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotASealKey => write!(f, "not a seal key: one line, `{PREFIX}` and 32 bytes in base64"),
+            Self::CannotBeRead => write!(f, "the file cannot be read"),
             Self::NoRandomness => write!(f, "the system gives no random bytes"),
         }
     }
@@ -53,12 +58,20 @@ pub(super) struct KeyId(pub(super) [u8; 8]);
 /// Subkeys, one for each use, so that none of them tells anything of another.
 pub struct SealKey {
     id: KeyId,
-    seal: RandomizedNonceKey,
+    seal: LessSafeKey,
     names: hmac::Key,
     tags: hmac::Key,
 }
 
 impl SealKey {
+    /// From an open file.
+    pub fn read(file: File) -> Result<Self, SealKeyError> {
+        let mut text = Zeroizing::new(Vec::with_capacity(256));
+        // One byte more than any seal key has is enough to refuse it.
+        file.take(255).read_to_end(&mut text).map_err(|_| SealKeyError::CannotBeRead)?;
+        Self::parse(&text)
+    }
+
     pub fn parse(text: &[u8]) -> Result<Self, SealKeyError> {
         let encoded = text.strip_suffix(b"\n").unwrap_or(text).strip_prefix(PREFIX.as_bytes());
         let mut key = Zeroizing::new([0; KEY_LEN + 2]);
@@ -75,7 +88,8 @@ impl SealKey {
         id.0.copy_from_slice(&subkey("keyhatch key id").as_ref()[..8]);
         Ok(Self {
             id,
-            seal: RandomizedNonceKey::new(&AES_256_GCM_SIV, subkey("keyhatch seal").as_ref())
+            seal: UnboundKey::new(&AES_256_GCM_SIV, subkey("keyhatch seal").as_ref())
+                .map(LessSafeKey::new)
                 .map_err(|_| SealKeyError::NotASealKey)?,
             names: hmac_key("keyhatch file name"),
             tags: hmac_key("keyhatch entity tag"),
@@ -115,8 +129,12 @@ impl SealKey {
         // Room for the cipher's tag, so that the plain text does not move.
         let mut buffer = Zeroizing::new(Vec::with_capacity(plain.len() + 16));
         buffer.extend_from_slice(plain);
-        let nonce = self.seal.seal_in_place_append_tag(Aad::from(context), &mut *buffer).ok()?;
-        Some([nonce.as_ref().as_slice(), buffer.as_slice()].concat())
+        // The kernel's random bytes: the library's own generator is not ready before 30 ms have passed.
+        let mut nonce = [0; NONCE_LEN];
+        random::fill(&mut nonce).ok()?;
+        let unique = Nonce::assume_unique_for_key(nonce);
+        self.seal.seal_in_place_append_tag(unique, Aad::from(context), &mut *buffer).ok()?;
+        Some([nonce.as_slice(), buffer.as_slice()].concat())
     }
 
     pub(super) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
@@ -135,15 +153,29 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    pub fn new(first: SealKey, older: Vec<SealKey>) -> Self {
-        let mut keys = vec![first];
-        keys.extend(older);
-        Self { keys }
+    /// From open files, each with what it is called in the configuration.
+    ///
+    /// # Errors
+    /// The first that holds no seal key, as a message that names it.
+    pub fn read<N: fmt::Display>(files: impl IntoIterator<Item = (N, File)>) -> Result<Self, String> {
+        let read = |(name, file)| SealKey::read(file).map_err(|error| format!("seal key {name}: {error}"));
+        let keys = files.into_iter().map(read).collect::<Result<_, _>>()?;
+        Self::new(keys).ok_or_else(|| "there is no seal key".into())
+    }
+
+    /// `None` without any.
+    pub fn new(keys: Vec<SealKey>) -> Option<Self> {
+        if keys.is_empty() { None } else { Some(Self { keys }) }
     }
 
     /// The key that seals, and by which entity tags are made.
     pub fn first(&self) -> &SealKey {
         &self.keys[0]
+    }
+
+    /// The names that the file of a key may have.
+    pub(in crate::parent) fn file_names(&self, key: &KeyPath) -> impl Iterator<Item = String> {
+        self.keys.iter().map(|seal| seal.file_name(key))
     }
 
     pub(super) fn all(&self) -> &[SealKey] {

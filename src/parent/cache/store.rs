@@ -6,14 +6,15 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::archive::{Archive, Listing};
+use super::archive::Archive;
+use super::bundle;
 use super::format::{self, Label, State, Tombstone, ValueLabel};
 use super::seal::{KeyRing, SealKey};
 use crate::secret::SecretValue;
 use crate::sys::file::{self, DirectoryLock};
 
 /// So many files are open at once while they are replaced.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// The directory of sealed values, held by this process alone.
 pub struct Store {
@@ -21,6 +22,7 @@ pub struct Store {
 }
 
 /// A value to be sealed.
+#[derive(Clone)]
 pub struct Record {
     pub label: ValueLabel,
     pub value: Arc<SecretValue>,
@@ -31,6 +33,8 @@ pub enum Item {
     Value(Record),
     Tombstone(Tombstone),
     State(State, Vec<u8>),
+    /// All of these in one file, under a number that no bundle in the directory has.
+    Bundle(u64, Vec<Item>),
 }
 
 impl Item {
@@ -51,6 +55,12 @@ impl Item {
                 let sealed = format::seal(key, &label, &[], bytes);
                 (label, sealed)
             }
+            Self::Bundle(number, items) => {
+                let files: Vec<Vec<u8>> = items.iter().map(|item| Some(item.seal(key)?.1)).collect::<Option<_>>()?;
+                let label = Label::State(State::Bundle(*number));
+                let sealed = format::seal(key, &label, &[], &bundle::pack(&files)?);
+                (label, sealed)
+            }
         };
         Some((label.file_name(key), sealed?))
     }
@@ -60,7 +70,8 @@ impl Item {
         match self {
             Self::Value(record) => key.file_name(&record.label.key),
             Self::Tombstone(tombstone) => key.file_name(&tombstone.key),
-            Self::State(state, _) => key.name_of(state.name()),
+            Self::State(state, _) => key.name_of(&state.name()),
+            Self::Bundle(number, _) => key.name_of(&State::Bundle(*number).name()),
         }
     }
 }
@@ -105,12 +116,10 @@ impl Store {
         items.chunks(BATCH).flat_map(|batch| self.write_batch(batch)).collect()
     }
 
-    /// Removes what interrupted writes left behind.
-    pub fn remove_temporary(&self, listing: &Listing) {
-        for name in &listing.temporary {
-            // It stays unread, and is replaced when its file is written again.
-            let _ = file::remove_at(self.directory.as_fd(), name);
-        }
+    /// Removes files by their names, and says which ones are gone.
+    pub fn remove<'n>(&self, names: &'n [String]) -> Vec<(&'n str, Result<(), StoreError>)> {
+        let remove = |name| file::remove_at(self.directory.as_fd(), name).map_err(StoreError::Io);
+        names.iter().map(|name| (name.as_str(), remove(name))).collect()
     }
 
     fn write_batch(&self, batch: &[Item]) -> Vec<Result<(), StoreError>> {
@@ -136,33 +145,34 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use super::super::{Definition, Problem, Unreadable, Validators, new_seal_key_text};
     use super::*;
     use crate::secret::KeyPath;
 
-    fn seal(text: &str) -> SealKey {
+    pub(in crate::parent::cache) fn seal(text: &str) -> SealKey {
         SealKey::parse(text.as_bytes()).unwrap()
     }
 
-    fn open(path: &Path, keys: &[&str]) -> Store {
-        let older = keys[1..].iter().map(|text| seal(text)).collect();
-        Store::open(file::open_directory(path).unwrap(), KeyRing::new(seal(keys[0]), older), 1 << 20).unwrap()
+    pub(in crate::parent::cache) fn open(path: &Path, keys: &[&str]) -> Store {
+        let keys = KeyRing::new(keys.iter().map(|text| seal(text)).collect()).unwrap();
+        Store::open(file::open_directory(path).unwrap(), keys, 1 << 20).unwrap()
     }
 
-    fn key(path: &str) -> KeyPath {
+    pub(in crate::parent::cache) fn key(path: &str) -> KeyPath {
         KeyPath::parse(path).unwrap()
     }
 
-    fn record(store: &Store, path: &str, text: &str, fetched_at: u64) -> Item {
+    pub(in crate::parent::cache) fn record(store: &Store, path: &str, text: &str, fetched_at: u64) -> Item {
         let value = Arc::new(SecretValue::from_text(text));
         let label = ValueLabel {
             key: key(path),
             definition: Definition::of("definition"),
             fetched_at,
             size: value.len() as u64,
+            forget_after: 7,
             tag: store.keys().first().tag(&key(path), "application/json", value.json()),
             tag_text: None,
             validators: Validators::default(),
@@ -170,12 +180,12 @@ mod tests {
         Item::Value(Record { label, value })
     }
 
-    fn save(store: &Store, path: &str, text: &str, fetched_at: u64) -> String {
+    pub(in crate::parent::cache) fn save(store: &Store, path: &str, text: &str, fetched_at: u64) -> String {
         store.write(&[record(store, path, text, fetched_at)]).remove(0).unwrap();
         store.keys.first().file_name(&key(path))
     }
 
-    fn load(store: &Store, path: &str) -> Result<Option<(String, u64)>, Problem> {
+    pub(in crate::parent::cache) fn load(store: &Store, path: &str) -> Result<Option<(String, u64)>, Problem> {
         let loaded = store.load(&key(path), &Definition::of("definition"))?;
         Ok(loaded.map(|found| (found.value.text().unwrap().to_string(), found.label.fetched_at)))
     }
@@ -265,7 +275,8 @@ mod tests {
         let (old, new) = (new_seal_key_text().unwrap(), new_seal_key_text().unwrap());
         save(&open(directory.path(), &[&old]), "/a", "old", 1);
         let store = open(directory.path(), &[&new, &old]);
-        let tombstone = Tombstone { key: key("/a"), definition: Definition::of("definition"), buried_at: 2 };
+        let tombstone =
+            Tombstone { key: key("/a"), definition: Definition::of("definition"), buried_at: 2, forget_after: 7 };
         store.write(&[Item::Tombstone(tombstone.clone())]).remove(0).unwrap();
         assert_eq!(load(&store, "/a").unwrap(), None);
         let listing = store.list().unwrap();
@@ -279,7 +290,7 @@ mod tests {
         let text = new_seal_key_text().unwrap();
         let _first = open(directory.path(), &[&text]);
         let second = file::open_directory(directory.path()).unwrap();
-        let opened = Store::open(second, KeyRing::new(seal(&text), Vec::new()), 1 << 20);
+        let opened = Store::open(second, KeyRing::new(vec![seal(&text)]).unwrap(), 1 << 20);
         assert!(matches!(opened.err(), Some(StoreError::Locked)));
     }
 

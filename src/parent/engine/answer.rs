@@ -66,17 +66,19 @@ impl Engine {
     pub(super) fn value(&self, key: &KeyPath, verdict: Verdict) -> Reply {
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(key) else { return Reply::Denied };
-        let Some(held) = &entry.held else {
+        let held = entry.held.as_ref();
+        let Some((held, value)) = held.and_then(|held| Some((held, held.value.as_ref()?))) else {
             drop(entries);
             return self.failure(key, None, verdict);
         };
+        self.memory.touch(value);
         let lease = self.lease(entry, held, verdict);
         let reply = ValueReply {
             verdict,
             lease,
             etag: held.tag,
             etag_text: held.tag_text,
-            body: Body::Inline(WireBytes(held.value.json().to_vec())),
+            body: Body::Inline(WireBytes(value.get().json().to_vec())),
         };
         entry.leased_until = entry.leased_until.max(lease.usable_until.0);
         entry.leased_stale = lease.fresh_until.0 <= boot_nanos();

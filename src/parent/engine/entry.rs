@@ -2,18 +2,19 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::memory::InMemory;
 use super::pace::Pace;
-use crate::config::{Projection, Source};
+use super::scribe::OnDisk;
+use crate::config::Projection;
 use crate::ipc::wire::{State, Tag};
 use crate::outcome::{Class, Failure};
-use crate::parent::cache::{Definition, Loaded, Record, SealKey, Validators, ValueLabel};
-use crate::secret::{KeyPath, SecretValue};
-use crate::staleness::{Revocation, Settings, is_usable};
+use crate::parent::cache::{Definition, Record, SealKey, Validators, ValueLabel, tags};
+use crate::secret::KeyPath;
+use crate::staleness::{Revocation, Settings, Span, is_usable};
 
 pub(super) struct Entry {
     pub(super) document: super::DocumentId,
@@ -53,60 +54,79 @@ pub(super) enum GivenUp {
     Shredded,
 }
 
+/// What the upstream gave last.
+#[derive(Clone)]
 pub(super) struct Held {
-    pub(super) value: Arc<SecretValue>,
+    /// Its bytes; `None` while only the sealed file has them.
+    pub(super) value: Option<Rc<InMemory>>,
     /// Milliseconds since the epoch.
     pub(super) fetched_at: u64,
-    /// The `fetched_at` in the file that has exactly this value, once there is one.
-    pub(super) on_disk: Rc<Cell<Option<u64>>>,
+    /// Where exactly this value is on disk.
+    pub(super) on_disk: Rc<OnDisk>,
     pub(super) tag: Tag,
     pub(super) tag_text: Option<Tag>,
     pub(super) validators: Validators,
 }
 
 impl Held {
-    /// What the upstream has just given.
+    /// From the upstream.
     pub(super) fn new(
         seal: &SealKey,
         key: &KeyPath,
-        value: Arc<SecretValue>,
+        value: Rc<InMemory>,
         validators: Validators,
         fetched_at: u64,
     ) -> Self {
-        let tag = seal.tag(key, "application/json", value.json());
-        let tag_text = value.text().map(|text| seal.tag(key, "text/plain", text.as_bytes()));
-        Self { value, fetched_at, on_disk: Rc::default(), tag, tag_text, validators }
+        let (tag, tag_text) = tags(seal, key, value.get());
+        Self { value: Some(value), fetched_at, on_disk: Rc::default(), tag, tag_text, validators }
     }
 
-    /// What was sealed, and the upstream last gave at `fetched_at`. The tags are of the first seal key, whichever sealed it.
-    pub(super) fn loaded(seal: &SealKey, loaded: Loaded, fetched_at: u64) -> Self {
-        let Loaded { value, label } = loaded;
-        let held = Self::new(seal, &label.key, Arc::new(value), label.validators, fetched_at);
-        held.on_disk.set(Some(label.fetched_at));
-        held
+    /// What is sealed, and the upstream last gave at `fetched_at`.
+    pub(super) fn sealed(label: &ValueLabel, fetched_at: u64) -> Self {
+        Self {
+            value: None,
+            fetched_at,
+            on_disk: Rc::new(OnDisk { sealed: Cell::new(Some(label.fetched_at)), placed: Cell::new(true) }),
+            tag: label.tag,
+            tag_text: label.tag_text,
+            validators: label.validators.clone(),
+        }
     }
 
-    /// What is to be sealed of it.
-    pub(super) fn record(&self, key: &KeyPath, definition: Definition) -> Record {
+    /// What is to be sealed of it. `None` when its bytes are on disk alone.
+    pub(super) fn record(&self, key: &KeyPath, entry: &Entry) -> Option<Record> {
+        let value = self.value.as_ref()?.get().clone();
         let label = ValueLabel {
             key: key.clone(),
-            definition,
+            definition: entry.definition,
+            forget_after: entry.forget_after(),
             fetched_at: self.fetched_at,
-            size: self.value.len() as u64,
+            size: value.len() as u64,
             tag: self.tag,
             tag_text: self.tag_text,
             validators: self.validators.clone(),
         };
-        Record { label, value: self.value.clone() }
+        Some(Record { label, value })
+    }
+
+    /// What is only in the sealed file whose `fetched_at` is this.
+    pub(super) fn is_only_in(&self, fetched_at: u64) -> bool {
+        self.value.is_none() && self.on_disk.sealed.get() == Some(fetched_at)
     }
 }
 
 impl Entry {
-    pub(super) fn new(document: super::DocumentId, source: &Source, settings: Settings, held: Option<Held>) -> Self {
+    pub(super) fn new(
+        document: super::DocumentId,
+        projection: Projection,
+        definition: Definition,
+        settings: Settings,
+        held: Option<Held>,
+    ) -> Self {
         Self {
             document,
-            projection: source.projection.clone(),
-            definition: Definition::of(&source.definition),
+            projection,
+            definition,
             settings,
             held,
             failure: None,
@@ -125,8 +145,21 @@ impl Entry {
         Some(Duration::from_millis(now.saturating_sub(held.fetched_at)))
     }
 
+    /// Has bytes to serve, whatever their age.
+    pub(super) fn has_bytes(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.value.is_some())
+    }
+
     pub(super) fn is_usable(&self, now: u64) -> bool {
         self.age(now).is_some_and(|age| is_usable(&self.settings, age))
+    }
+
+    /// In milliseconds, as labels say it.
+    pub(super) fn forget_after(&self) -> u64 {
+        match self.settings.forget_after {
+            Span::Finite(length) => u64::try_from(length.as_millis()).unwrap_or(u64::MAX),
+            Span::Forever => u64::MAX,
+        }
     }
 
     pub(super) fn is_withheld(&self) -> bool {
@@ -192,20 +225,19 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::Memory;
     use super::*;
     use crate::outcome::Reason;
     use crate::parent::cache::new_seal_key_text;
+    use crate::secret::SecretValue;
 
     fn entry() -> Entry {
         let key = KeyPath::parse("/a").unwrap();
         let seal = SealKey::parse(new_seal_key_text().unwrap().as_bytes()).unwrap();
-        let held = Held::new(&seal, &key, Arc::new(SecretValue::from_text("v")), Validators::default(), 1000);
-        let document = crate::config::Document::File(crate::config::FileDocument {
-            path: "/f".into(),
-            format: crate::config::Format::Text,
-        });
-        let source = Source { document, projection: Projection::Whole, definition: String::new() };
-        Entry::new(super::super::DocumentId(0), &source, Settings::default(), Some(held))
+        let held =
+            Held::new(&seal, &key, Memory::new(0).take(SecretValue::from_text("v")), Validators::default(), 1000);
+        let definition = Definition::of("");
+        Entry::new(super::super::DocumentId(0), Projection::Whole, definition, Settings::default(), Some(held))
     }
 
     const MINUTE: Duration = Duration::from_secs(60);

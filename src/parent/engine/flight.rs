@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -30,7 +29,8 @@ pub(super) struct Flight {
 
 /// A value that the upstream vouches for now.
 pub(super) struct Fresh {
-    pub(super) value: Arc<SecretValue>,
+    /// `None`: the one that there is.
+    pub(super) value: Option<SecretValue>,
     /// Of its saying so.
     pub(super) status: Option<u16>,
     pub(super) validators: Validators,
@@ -159,12 +159,12 @@ impl Engine {
         match answer {
             Err(failure) => Some(Err(*failure)),
             Ok(Answer::NotModified) => {
-                let value = entry.held.as_ref()?.value.clone();
-                Some(Ok(Fresh { value, status: Some(304), validators: known.clone() }))
+                entry.held.as_ref()?;
+                Some(Ok(Fresh { value: None, status: Some(304), validators: known.clone() }))
             }
             Ok(Answer::Answered { body, status, validators }) => {
                 let value = project(body, &entry.projection, self.value_size);
-                let fresh = |value| Fresh { value: Arc::new(value), status: *status, validators: validators.clone() };
+                let fresh = |value| Fresh { value: Some(value), status: *status, validators: validators.clone() };
                 Some(value.map(fresh))
             }
         }

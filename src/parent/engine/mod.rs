@@ -6,11 +6,14 @@ mod answer;
 mod budget;
 mod entry;
 mod flight;
+mod memory;
+mod open;
 mod pace;
 mod scribe;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod tidy;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,15 +21,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use self::budget::Budget;
 use self::entry::Entry;
 use self::flight::{Flight, Origins};
+use self::memory::Memory;
 use self::pace::Pace;
 use self::scribe::{Scribe, Wanted};
-use super::cache::{Ledger, Store};
+use super::cache::{Lane, Ledger, Sealed, Store};
 use super::clock::Clock;
 use super::upstream::Sources;
 use super::vault::Vault;
@@ -49,7 +53,13 @@ pub(super) struct Engine {
     wanted: Cell<Option<Instant>>,
     store: Arc<Store>,
     scribe: Scribe,
+    memory: Memory,
+    reader: Lane,
+    /// Whose turn it is to read a value.
+    reading: Arc<Semaphore>,
     ledger: RefCell<Ledger>,
+    /// What is to be sealed anew.
+    outdated: RefCell<Vec<Sealed>>,
     clock: Clock,
     sources: Sources,
     vault: Vault,
@@ -121,11 +131,13 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let (documents, of_key) = documents(config);
         let store = Arc::new(store);
-        let opened = storage::open(config, &store, boot);
+        let memory = Memory::new(config.limits.memory);
+        let opened = open::open(config, &store, &memory, boot);
         let mut held = opened.held;
         let entry = |key: &crate::config::Key| {
-            let held = held.remove(&key.path);
-            (key.path.clone(), Entry::new(of_key[&key.path], &key.source, key.settings.clone(), held))
+            let (held, definition) = (held.remove(&key.path), opened.definitions[&key.path]);
+            let projection = key.source.projection.clone();
+            (key.path.clone(), Entry::new(of_key[&key.path], projection, definition, key.settings.clone(), held))
         };
         let scribe = Scribe::start(store.clone())?;
         let tombstones = opened.overruled.into_iter();
@@ -137,7 +149,11 @@ impl Engine {
             budget: RefCell::new(Budget::new(config.limits.fetches_per_user)),
             wanted: Cell::new(None),
             clock: opened.clock,
+            memory,
+            reader: Lane::start("read", store.clone())?,
+            reading: Arc::new(Semaphore::new(1)),
             ledger: RefCell::new(opened.ledger),
+            outdated: RefCell::new(opened.outdated),
             scribe,
             store,
             sources,
@@ -154,6 +170,7 @@ impl Engine {
 
     /// The answer for a peer that may read `key`.
     pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Reply {
+        self.recollect(key).await;
         let Some(considered) = self.consider(key, revalidate) else { return Reply::Denied };
         let hit = |detail| Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail };
         let starts = matches!(considered.decision, Decision::Wait { .. } | Decision::StaleAndRefresh);
@@ -190,6 +207,8 @@ impl Engine {
         };
         let verdict = Verdict { forward, fwd_status: None, stored: false, collapsed, detail: None };
         let landed = timeout_at(flight.started + up_to, flight.landed.wait_for(|landed| *landed)).await;
+        // Others may have needed the room meanwhile.
+        self.recollect(key).await;
         if landed.is_err() {
             let late = Failure::unavailable(Reason::Timeout);
             let verdict = Verdict { detail: Some(Detail::FailoverTimeout), ..verdict };
@@ -214,7 +233,7 @@ impl Engine {
         let recent = state.last_started.is_some_and(|at| at.elapsed() < REVALIDATED_AT_MOST_EVERY);
         let revalidate = revalidate && !(recent && state.flight.is_none());
         let view = View {
-            age: entry.age(self.clock.now()),
+            age: entry.age(self.clock.now()).filter(|_| entry.has_bytes()),
             in_flight: state.flight.as_ref().map(|flight| flight.started.elapsed()),
             attempt_due: self.attempt_due(entry, state),
             revalidate,

@@ -3,7 +3,7 @@
 //! Holds up nobody: a disk that is full or hangs costs persistence, never an answer.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +22,13 @@ use crate::sys::clock::boot_nanos;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often ages and the clock are written, if there is something new: after a crash a value may be that much older.
 const STATES_EVERY: Duration = Duration::from_secs(20);
+/// More files than this are written as one bundle first.
+const FEW: usize = 2;
+/// The bytes of values in one bundle, and of the largest value that goes into one.
+const BUNDLE_SIZE: u64 = 8 << 20;
+const LARGE: u64 = 1 << 20;
+/// So many files are taken out of their bundle in one go: what is new comes between.
+const PLACED_AT_ONCE: usize = 8;
 
 pub(super) struct Scribe {
     pub(super) lane: Lane,
@@ -29,21 +36,53 @@ pub(super) struct Scribe {
     wake: Notify,
     /// The number of the round that was written last.
     written: watch::Sender<u64>,
+    /// The round under way has lasted too long: nobody waits for it any more.
+    slow: Cell<bool>,
+    last_bundle: Cell<u64>,
 }
 
 #[derive(Default)]
 struct Pending {
     files: BTreeMap<KeyPath, Wanted>,
+    /// What is on disk, but only in the bundle of this number.
+    bundled: BTreeMap<KeyPath, (u64, Wanted)>,
+    /// The bundles in the directory.
+    bundles: BTreeSet<u64>,
     /// Nothing comes after: the state is written as it is now.
     last: bool,
     rounds_taken: u64,
 }
 
+/// Where a value is on disk.
+#[derive(Default)]
+pub(super) struct OnDisk {
+    /// The `fetched_at` that it was sealed with, once it is safe there.
+    pub(super) sealed: Cell<Option<u64>>,
+    /// It is in its own file, and can be read again.
+    pub(super) placed: Cell<bool>,
+}
+
 /// What the file of a key is to be.
 pub(super) enum Wanted {
     /// And where it is noted that it is.
-    Value(Record, Rc<Cell<Option<u64>>>),
+    Value(Record, Rc<OnDisk>),
     Tombstone(Tombstone),
+}
+
+impl Wanted {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Value(record, _) => record.label.size,
+            Self::Tombstone(_) => 0,
+        }
+    }
+
+    fn item(&self) -> Item {
+        match self {
+            Self::Value(record, _) => Item::Value(record.clone()),
+            Self::Tombstone(tombstone) => Item::Tombstone(tombstone.clone()),
+        }
+    }
 }
 
 impl Scribe {
@@ -53,6 +92,8 @@ impl Scribe {
             pending: RefCell::default(),
             wake: Notify::new(),
             written: watch::Sender::new(0),
+            slow: Cell::new(false),
+            last_bundle: Cell::new(0),
         })
     }
 
@@ -61,10 +102,9 @@ impl Scribe {
         if wanted.is_empty() {
             return;
         }
-        let files = wanted.len();
         self.write_behind(wanted);
-        if !self.next_round(PATIENCE).await {
-            tracing::error!(files, "the disk is slow: what is to be sealed is served already, and written behind");
+        if !self.slow.get() && !self.next_round(PATIENCE).await && !self.slow.replace(true) {
+            tracing::error!("the disk is slow: values are served before they are sealed, which goes on behind");
         }
     }
 
@@ -80,113 +120,233 @@ impl Scribe {
         self.wake.notify_one();
         timeout(within, self.written.subscribe().wait_for(|written| *written >= round)).await.is_ok()
     }
+
+    /// A number that no bundle has had: numbers grow with time.
+    fn next_bundle(&self, now: u64) -> u64 {
+        self.last_bundle.set(now.max(self.last_bundle.get() + 1));
+        self.last_bundle.get()
+    }
 }
 
-/// What one round writes, in the order of the items.
+/// What one item of a round is of.
 enum Written {
-    Value { key: KeyPath, fetched_at: u64, on_disk: Rc<Cell<Option<u64>>> },
-    Tombstone(KeyPath),
+    File(KeyPath, Wanted),
+    Bundle(u64, Vec<(KeyPath, Wanted)>),
     Clock(Mark),
     Ledger,
 }
 
+impl Written {
+    fn item(&self) -> Option<Item> {
+        match self {
+            Self::File(_, wanted) => Some(wanted.item()),
+            Self::Bundle(number, files) => {
+                Some(Item::Bundle(*number, files.iter().map(|(_, wanted)| wanted.item()).collect()))
+            }
+            Self::Clock(mark) => Some(Item::State(State::Clock, postcard::to_stdvec(mark).ok()?)),
+            Self::Ledger => None,
+        }
+    }
+}
+
+/// How a round ended.
+enum Round {
+    Good,
+    /// Something was not written.
+    Failed,
+    /// Nothing is written any more.
+    Last,
+}
+
 impl Engine {
-    /// Writes what is pending whenever there is something, and the state now and then. Does not end.
+    /// Writes what is pending whenever there is something, and the state now and then, until it is closed.
     pub(in crate::parent) async fn keep_sealed(self: Rc<Self>) {
         let mut tick = interval(STATES_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut retry_state = Instant::now();
+        let mut retry = Instant::now();
         loop {
-            let state = tokio::select! {
-                () = self.scribe.wake.notified() => false,
-                () = self.clock.overrun(), if retry_state <= Instant::now() => true,
-                _ = tick.tick() => true,
+            let may_retry = retry <= Instant::now();
+            let to_place = may_retry && !self.scribe.pending.borrow().bundled.is_empty();
+            let round = tokio::select! {
+                biased;
+                () = self.scribe.wake.notified() => self.write_round(false).await,
+                () = self.clock.overrun(), if may_retry => self.write_round(true).await,
+                _ = tick.tick() => self.write_round(true).await,
+                () = std::future::ready(()), if to_place => self.place_some().await,
             };
-            if !self.write_round(state).await {
-                retry_state = Instant::now() + STATES_EVERY;
+            match round {
+                Round::Good => {}
+                Round::Failed => retry = Instant::now() + STATES_EVERY,
+                Round::Last => return,
             }
         }
     }
 
-    /// Whether the state, if it was to be written, was.
-    async fn write_round(&self, state: bool) -> bool {
+    async fn write_round(&self, state: bool) -> Round {
         let (files, round, last) = {
             let mut pending = self.scribe.pending.borrow_mut();
             pending.rounds_taken += 1;
             (std::mem::take(&mut pending.files), pending.rounds_taken, pending.last)
         };
-        let (mut items, mut expected) = (Vec::new(), Vec::new());
         // A tombstone stands twice: in its file, which a backup may replace, and in the ledger.
         let buries = files.values().any(|wanted| matches!(wanted, Wanted::Tombstone(_)));
-        for (key, wanted) in files {
-            match wanted {
-                Wanted::Value(record, on_disk) => {
-                    expected.push(Written::Value { key, fetched_at: record.label.fetched_at, on_disk });
-                    items.push(Item::Value(record));
-                }
-                Wanted::Tombstone(tombstone) => {
-                    expected.push(Written::Tombstone(key));
-                    items.push(Item::Tombstone(tombstone));
-                }
-            }
-        }
+        let mut all = self.bundled(files);
+        let mut items: Vec<Item> = all.iter().filter_map(Written::item).collect();
         if state || last || buries {
-            self.add_state(last, &mut items, &mut expected);
+            self.add_state(last, &mut items, &mut all);
         }
         let mut good = true;
         if !items.is_empty() {
             let results = self.scribe.lane.run(move |store| store.write(&items)).await.unwrap_or_default();
-            for (written, result) in expected.into_iter().zip(results) {
+            for (written, result) in all.into_iter().zip(results) {
                 good &= self.note(written, result);
             }
+            self.remove_empty_bundles().await;
         }
         self.scribe.written.send_replace(round);
-        good
+        if self.scribe.slow.replace(false) {
+            tracing::info!("the disk answers again");
+        }
+        match (last, good) {
+            (true, _) => Round::Last,
+            (false, true) => Round::Good,
+            (false, false) => Round::Failed,
+        }
     }
 
-    fn add_state(&self, last: bool, items: &mut Vec<Item>, expected: &mut Vec<Written>) {
+    /// Few files as they are, many in bundles.
+    fn bundled(&self, files: BTreeMap<KeyPath, Wanted>) -> Vec<Written> {
+        let as_they_are = files.len() <= FEW;
+        let (single, many): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|(_, wanted)| as_they_are || wanted.size() > LARGE);
+        let mut all: Vec<Written> = single.into_iter().map(|(key, wanted)| Written::File(key, wanted)).collect();
+        let (mut bundle, mut size) = (Vec::new(), 0);
+        for (key, wanted) in many {
+            if size + wanted.size() > BUNDLE_SIZE {
+                all.push(self.bundle(std::mem::take(&mut bundle)));
+                size = 0;
+            }
+            size += wanted.size();
+            bundle.push((key, wanted));
+        }
+        if !bundle.is_empty() {
+            all.push(self.bundle(bundle));
+        }
+        all
+    }
+
+    fn bundle(&self, files: Vec<(KeyPath, Wanted)>) -> Written {
+        Written::Bundle(self.scribe.next_bundle(self.clock.now()), files)
+    }
+
+    fn add_state(&self, last: bool, items: &mut Vec<Item>, all: &mut Vec<Written>) {
         let leased = self.entries.borrow().values().any(|entry| entry.leased_until > boot_nanos());
-        // The worker tells ages by itself while its leases last.
-        let now = if leased || last { Some(self.clock.now()) } else { None };
-        if let Some(mark) = self.clock.mark(last)
-            && let Ok(bytes) = postcard::to_stdvec(&mark)
-        {
-            items.push(Item::State(State::Clock, bytes));
-            expected.push(Written::Clock(mark));
+        if leased || last {
+            // The worker tells ages by itself while its leases last.
+            self.clock.now();
         }
-        if let Some(bytes) = self.ledger.borrow_mut().encode(now.unwrap_or_else(|| self.clock.now())) {
+        if let Some(mark) = self.clock.mark(last) {
+            all.push(Written::Clock(mark));
+            items.extend(all.last().and_then(Written::item));
+        }
+        if let Some(bytes) = self.ledger.borrow_mut().encode(self.clock.now()) {
+            all.push(Written::Ledger);
             items.push(Item::State(State::Ledger, bytes));
-            expected.push(Written::Ledger);
         }
     }
 
-    /// `false` when the state was not written.
+    /// `false` when it was not written, and is worth another try.
     fn note(&self, written: Written, result: Result<(), StoreError>) -> bool {
+        let done = result.is_ok();
         match (written, result) {
-            (Written::Value { key, fetched_at, on_disk }, Ok(())) => {
-                on_disk.set(Some(fetched_at));
-                self.ledger.borrow_mut().replaced(&key, fetched_at);
+            (Written::File(key, wanted), Ok(())) => {
+                self.scribe.pending.borrow_mut().bundled.remove(&key);
+                self.note_file(&key, &wanted, true);
             }
-            (Written::Value { key, .. }, Err(error)) => {
-                tracing::error!(%key, %error, "not persisted; still served from memory");
-            }
-            (Written::Tombstone(_), Ok(())) => {}
-            (Written::Tombstone(key), Err(error)) => {
-                tracing::error!(%key, %error, "the sealed file of a revoked value could not be replaced");
+            (Written::Bundle(number, files), Ok(())) => {
+                let mut pending = self.scribe.pending.borrow_mut();
+                pending.bundles.insert(number);
+                for (key, wanted) in files {
+                    self.note_file(&key, &wanted, false);
+                    pending.bundled.insert(key, (number, wanted));
+                }
             }
             (Written::Clock(mark), Ok(())) => self.clock.sealed(mark),
             (Written::Ledger, Ok(())) => {}
+            // The next answer of its source tries again.
+            (Written::File(key, Wanted::Value(..)), Err(error)) => {
+                tracing::error!(%key, %error, "not persisted; still served from memory");
+                return true;
+            }
+            (Written::File(key, Wanted::Tombstone(_)), Err(error)) => {
+                tracing::error!(%key, %error, "the sealed file of a revoked value could not be replaced");
+                return true;
+            }
+            (Written::Bundle(_, files), Err(error)) => {
+                tracing::error!(values = files.len(), %error, "not persisted; still served from memory");
+                return true;
+            }
             (Written::Clock(_), Err(error)) => {
                 tracing::error!(%error, "the clock is not persisted: after a crash ages may be too young");
-                return false;
             }
             (Written::Ledger, Err(error)) => {
                 tracing::error!(%error, "ages are not persisted: after a restart values may be too old");
-                self.ledger.borrow_mut().not_written();
-                return false;
+                self.ledger.borrow_mut().write_again();
             }
         }
-        true
+        done
+    }
+
+    fn note_file(&self, key: &KeyPath, wanted: &Wanted, placed: bool) {
+        if let Wanted::Value(record, on_disk) = wanted {
+            on_disk.sealed.set(Some(record.label.fetched_at));
+            on_disk.placed.set(placed);
+            self.ledger.borrow_mut().replaced(key, record.label.fetched_at);
+        }
+    }
+
+    /// Takes some of what is in bundles into its own files, and bundles away that have nothing else.
+    async fn place_some(&self) -> Round {
+        let some: Vec<(KeyPath, (u64, Wanted))> = {
+            let mut pending = self.scribe.pending.borrow_mut();
+            let some = std::iter::from_fn(|| pending.bundled.pop_first());
+            some.take(PLACED_AT_ONCE).collect()
+        };
+        let items: Vec<Item> = some.iter().map(|(_, (_, wanted))| wanted.item()).collect();
+        let results = self.scribe.lane.run(move |store| store.write(&items)).await.unwrap_or_default();
+        let mut round = Round::Good;
+        for ((key, (number, wanted)), result) in some.into_iter().zip(results) {
+            match result {
+                Ok(()) => self.note_file(&key, &wanted, true),
+                Err(error) => {
+                    tracing::error!(%key, %error, "not in its own file yet");
+                    self.scribe.pending.borrow_mut().bundled.insert(key, (number, wanted));
+                    round = Round::Failed;
+                }
+            }
+        }
+        self.remove_empty_bundles().await;
+        round
+    }
+
+    async fn remove_empty_bundles(&self) {
+        let empty: Vec<u64> = {
+            let mut pending = self.scribe.pending.borrow_mut();
+            let used: BTreeSet<u64> = pending.bundled.values().map(|(number, _)| *number).collect();
+            let empty = pending.bundles.difference(&used).copied().collect();
+            pending.bundles = used;
+            empty
+        };
+        if empty.is_empty() {
+            return;
+        }
+        let remove = move |store: &Store| {
+            let names: Vec<String> = empty.into_iter().map(|number| store.bundle_name(number)).collect();
+            store.remove(&names).into_iter().all(|(_, removed)| removed.is_ok())
+        };
+        if self.scribe.lane.run(remove).await != Some(true) {
+            tracing::warn!("a bundle of values could not be removed; the next start does");
+        }
     }
 
     /// Writes all that is not on disk yet, and the state as the last one of this run.

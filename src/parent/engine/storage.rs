@@ -1,83 +1,12 @@
-//! What of the engine concerns the sealed cache: what is opened at start, accepted and restored.
-
-use std::collections::HashMap;
+//! What of the engine concerns the sealed cache: what is accepted, given up and restored.
 
 use super::Engine;
 use super::entry::{Entry, Held};
 use super::flight::Fresh;
 use super::scribe::Wanted;
-use crate::config::{Config, Document};
-use crate::parent::cache::{Definition, Label, Ledger, Listing, State, Store, Tombstone, ValueLabel};
-use crate::parent::clock::{Clock, Mark};
+use crate::config::Document;
+use crate::parent::cache::{Definition, Tombstone, ValueLabel};
 use crate::secret::KeyPath;
-use crate::sys::clock::BootId;
-
-/// What is on disk at start.
-pub(super) struct Opened {
-    pub(super) held: HashMap<KeyPath, Held>,
-    pub(super) ledger: Ledger,
-    pub(super) clock: Clock,
-    /// What a backup has brought back, and is to go again.
-    pub(super) overruled: Vec<Tombstone>,
-}
-
-pub(super) fn open(config: &Config, store: &Store, boot: Option<BootId>) -> Opened {
-    let listing = store.list().unwrap_or_else(|error| {
-        tracing::error!(%error, "the cache directory cannot be listed");
-        Listing::default()
-    });
-    tell_strange(&listing);
-    store.remove_temporary(&listing);
-    let ledgers = store.states(State::Ledger);
-    let ledger = ledgers.iter().filter_map(|bytes| Ledger::decode(bytes)).max_by_key(|ledger| ledger.written_at);
-    let mut ledger = ledger.unwrap_or_default();
-    let overruled = overruled(&listing, &mut ledger);
-    let mut held = HashMap::new();
-    for key in &config.keys {
-        match store.load(&key.path, &Definition::of(&key.source.definition)) {
-            Ok(Some(loaded)) if ledger.buried(&key.path, loaded.label.fetched_at).is_none() => {
-                let fetched_at = ledger.fetched_at(&key.path, loaded.label.fetched_at);
-                held.insert(key.path.clone(), Held::loaded(store.keys().first(), loaded, fetched_at));
-            }
-            Ok(_) => {}
-            Err(problem) => tracing::warn!(key = %key.path, %problem, "no last known good"),
-        }
-    }
-    let marks: Vec<Mark> =
-        store.states(State::Clock).iter().filter_map(|bytes| postcard::from_bytes(bytes).ok()).collect();
-    let newest = held.values().map(|held| held.fetched_at).max().unwrap_or(0);
-    Opened { held, ledger, clock: Clock::resume(&marks, newest, boot), overruled }
-}
-
-/// The tombstones for files that are older than the revocation of their value.
-fn overruled(listing: &Listing, ledger: &mut Ledger) -> Vec<Tombstone> {
-    for sealed in &listing.sealed {
-        if let Label::Tombstone(tombstone) = &sealed.label {
-            ledger.bury(&tombstone.key, tombstone.buried_at);
-        }
-    }
-    let mut overruled = Vec::new();
-    for sealed in &listing.sealed {
-        if let Label::Value(label) = &sealed.label
-            && let Some(buried_at) = ledger.buried(&label.key, label.fetched_at)
-        {
-            tracing::warn!(key = %label.key, file = sealed.name, "older than the revocation of its value: removed");
-            overruled.push(Tombstone { key: label.key.clone(), definition: label.definition, buried_at });
-        }
-    }
-    overruled
-}
-
-/// Names each file that gives nothing, once.
-fn tell_strange(listing: &Listing) {
-    for (file, problem) in &listing.strange {
-        if problem.is_foreign() {
-            tracing::warn!(file, %problem, "left alone in the cache directory");
-        } else {
-            tracing::warn!(file, %problem, "ignored in the cache directory");
-        }
-    }
-}
 
 impl Engine {
     /// Seals what is new, takes the age of what is not, and then lets both be seen.
@@ -87,21 +16,14 @@ impl Engine {
         for (key, fresh) in values {
             let entries = self.entries.borrow();
             let Some(entry) = entries.get(&key) else { continue };
-            let held = Held::new(self.store.keys().first(), &key, fresh.value, fresh.validators, now);
-            let same = entry.held.as_ref().filter(|before| before.tag == held.tag);
-            let known = same.and_then(|before| Some((before.on_disk.get()?, before.on_disk.clone())));
-            let held = match known {
-                Some((sealed, on_disk)) => {
-                    self.ledger.borrow_mut().confirm(&key, sealed, now);
-                    Held { on_disk, ..held }
-                }
-                None => {
-                    let record = held.record(&key, entry.definition);
-                    wanted.push((key.clone(), Wanted::Value(record, held.on_disk.clone())));
-                    held
-                }
-            };
-            accepted.push((key, held, fresh.status));
+            let status = fresh.status;
+            let Some(held) = self.renewed(&key, entry, fresh, now) else { continue };
+            if let Some(sealed) = held.on_disk.sealed.get() {
+                self.ledger.borrow_mut().confirm(&key, sealed, now);
+            } else if let Some(record) = held.record(&key, entry) {
+                wanted.push((key.clone(), Wanted::Value(record, held.on_disk.clone())));
+            }
+            accepted.push((key, held, status));
         }
         self.scribe.write(wanted).await;
         for (key, held, status) in accepted {
@@ -114,15 +36,31 @@ impl Engine {
             if entry.accept(held) || entry.leased_stale {
                 self.recall(&key, entry);
             }
+            drop(entries);
+            self.trim(&key);
         }
+    }
+
+    /// What is held of a key from now on. A value that is the same keeps its file.
+    fn renewed(&self, key: &KeyPath, entry: &Entry, fresh: Fresh, now: u64) -> Option<Held> {
+        let before = entry.held.as_ref();
+        let Some(value) = fresh.value else {
+            return Some(Held { fetched_at: now, validators: fresh.validators, ..before?.clone() });
+        };
+        let value = self.memory.take(value);
+        let held = Held::new(self.store.keys().first(), key, value, fresh.validators, now);
+        let same = before.filter(|before| before.tag == held.tag && before.on_disk.sealed.get().is_some());
+        let on_disk = same.map(|before| before.on_disk.clone());
+        Some(Held { on_disk: on_disk.unwrap_or_default(), ..held })
     }
 
     /// Puts a tombstone in the place of what is sealed for this key.
     pub(super) async fn bury(&self, key: &KeyPath) {
         let buried_at = self.clock.now();
-        let Some(definition) = self.entries.borrow().get(key).map(|entry| entry.definition) else { return };
+        let of_entry = |entry: &Entry| (entry.definition, entry.forget_after());
+        let Some((definition, forget_after)) = self.entries.borrow().get(key).map(of_entry) else { return };
         self.ledger.borrow_mut().bury(key, buried_at);
-        let tombstone = Tombstone { key: key.clone(), definition, buried_at };
+        let tombstone = Tombstone { key: key.clone(), definition, buried_at, forget_after };
         self.scribe.write(vec![(key.clone(), Wanted::Tombstone(tombstone))]).await;
     }
 
@@ -136,19 +74,21 @@ impl Engine {
             withheld.map(|(key, entry)| (key.clone(), entry.definition)).collect()
         };
         for (key, definition) in withheld {
-            let (store, path) = (self.store.clone(), key.clone());
-            let loaded = tokio::task::spawn_blocking(move || store.load(&path, &definition)).await;
+            let path = key.clone();
+            let loaded = self.reader.run(move |store| store.load(&path, &definition)).await;
             let ledger = self.ledger.borrow();
             let buried = |label: &ValueLabel| ledger.buried(&key, label.fetched_at).is_some();
-            let loaded = loaded.ok().and_then(Result::ok).flatten().filter(|loaded| !buried(&loaded.label));
+            let loaded = loaded.and_then(Result::ok).flatten().filter(|loaded| !buried(&loaded.label));
             let held = loaded.map(|loaded| {
                 let fetched_at = ledger.fetched_at(&key, loaded.label.fetched_at);
-                Held::loaded(self.store.keys().first(), loaded, fetched_at)
+                let value = Some(self.memory.take(loaded.value));
+                Held { value, ..Held::sealed(&loaded.label, fetched_at) }
             });
             if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.is_withheld()) {
                 tracing::info!(%key, "the token is accepted: what was withheld serves again");
                 entry.restore(held);
             }
+            self.trim(&key);
         }
     }
 }

@@ -1,18 +1,19 @@
 //! The engine with a real directory and without an upstream: what it keeps, and what it does when the disk does not.
 
+mod bundles;
+mod memory;
+
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Gid, Uid};
 use tokio::task::LocalSet;
 
 use super::Engine;
 use super::flight::Fresh;
-use crate::config::{Config, Resolver, SourceText};
+use crate::config::{Config, SourceText, System};
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::{KeyRing, SealKey, Store, Validators, new_seal_key_text};
 use crate::parent::upstream::{SourceInputs, Sources};
@@ -21,26 +22,11 @@ use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::BootId;
 use crate::sys::file;
 
-struct NoNames;
-
-impl Resolver for NoNames {
-    fn user(&self, _: &str) -> Result<Option<(Uid, Gid)>, String> {
-        Ok(None)
-    }
-
-    fn primary_group(&self, _: Uid) -> Result<Option<Gid>, String> {
-        Ok(None)
-    }
-
-    fn group(&self, _: &str) -> Result<Option<Gid>, String> {
-        Ok(None)
-    }
-}
-
 /// A directory and a seal key, over several starts.
 struct Place {
     directory: tempfile::TempDir,
-    seal: String,
+    /// The first seals.
+    seals: RefCell<Vec<String>>,
     config: RefCell<String>,
 }
 
@@ -48,8 +34,8 @@ impl Place {
     fn new() -> Self {
         let config = "[keys.\"/a\"]\nsource = { type = \"http\", url = \"https://a.example/a\" }\n\
                       [keys.\"/b\"]\nsource = { type = \"http\", url = \"https://a.example/b\" }\n";
-        let seal = new_seal_key_text().unwrap().to_string();
-        Self { directory: tempfile::tempdir().unwrap(), seal, config: RefCell::new(config.into()) }
+        let seals = RefCell::new(vec![new_seal_key_text().unwrap().to_string()]);
+        Self { directory: tempfile::tempdir().unwrap(), seals, config: RefCell::new(config.into()) }
     }
 
     fn path(&self) -> &Path {
@@ -58,14 +44,15 @@ impl Place {
 
     fn config(&self) -> Config {
         let text = self.config.borrow().clone();
-        crate::config::parse(vec![SourceText { path: PathBuf::from("keyhatch.toml"), text }], &NoNames).unwrap()
+        crate::config::parse(vec![SourceText { path: PathBuf::from("keyhatch.toml"), text }], &System).unwrap()
     }
 
     fn store(&self) -> Store {
         // The engine before this one lets go of the directory when its threads have ended.
         let give_up = Instant::now() + Duration::from_secs(10);
         loop {
-            let keys = KeyRing::new(SealKey::parse(self.seal.as_bytes()).unwrap(), Vec::new());
+            let keys = self.seals.borrow().iter().map(|text| SealKey::parse(text.as_bytes()).unwrap()).collect();
+            let keys = KeyRing::new(keys).unwrap();
             match Store::open(file::open_directory(self.path()).unwrap(), keys, 1 << 20) {
                 Ok(store) => return store,
                 Err(error) => assert!(Instant::now() < give_up, "{error}"),
@@ -83,16 +70,18 @@ impl Place {
         Rc::new(Engine::new(&config, self.store(), boot, sources, vault, recalls).unwrap())
     }
 
-    /// Runs this with an engine whose sealing is under way.
+    /// Runs this with an engine whose sealing is under way, and waits for what is being written at the end.
     fn run<T>(&self, act: impl AsyncFnOnce(Rc<Engine>) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        LocalSet::new().block_on(&runtime, async {
+        let local = LocalSet::new();
+        let result = local.block_on(&runtime, async {
             let engine = self.engine();
-            let keeper = tokio::task::spawn_local(engine.clone().keep_sealed());
-            let result = act(engine).await;
-            keeper.abort();
-            result
-        })
+            tokio::task::spawn_local(engine.clone().keep_sealed());
+            act(engine).await
+        });
+        drop(local);
+        drop(self.store());
+        result
     }
 }
 
@@ -101,15 +90,20 @@ fn key(path: &str) -> KeyPath {
 }
 
 fn value(path: &str, text: &str) -> (KeyPath, Fresh) {
-    let value = Arc::new(SecretValue::from_text(text));
-    (key(path), Fresh { value, status: Some(200), validators: Validators::default() })
+    let value = SecretValue::from_text(text);
+    (key(path), Fresh { value: Some(value), status: Some(200), validators: Validators::default() })
 }
 
 /// Text and age of what would be served.
 fn held(engine: &Engine, path: &str) -> Option<(String, u64)> {
     let entries = engine.entries.borrow();
-    let held = entries[&key(path)].held.as_ref()?;
-    Some((held.value.text().unwrap().to_string(), held.fetched_at))
+    let entry = &entries[&key(path)];
+    let held = entry.held.as_ref()?;
+    let text = match &held.value {
+        Some(value) => value.get().text(),
+        None => engine.store.load(&key(path), &entry.definition).ok()??.value.text(),
+    };
+    Some((text?.to_string(), held.fetched_at))
 }
 
 #[test]
@@ -192,7 +186,7 @@ fn another_definition_is_another_value() {
 }
 
 fn file_of(place: &Place, path: &str) -> PathBuf {
-    place.path().join(SealKey::parse(place.seal.as_bytes()).unwrap().file_name(&key(path)))
+    place.path().join(SealKey::parse(place.seals.borrow()[0].as_bytes()).unwrap().file_name(&key(path)))
 }
 
 /// The value of `/a`, fetched, copied and then revoked.
@@ -258,5 +252,63 @@ fn a_tombstone_without_room_for_it_removes_the_value() {
         std::fs::create_dir(&obstacle).unwrap();
         engine.refuse(&key("/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
         assert!(!name.exists());
+    });
+}
+
+#[test]
+fn a_new_seal_key_takes_over_and_the_old_one_can_go() {
+    let (place, _) = revoked();
+    let before = place.run(async |engine| {
+        engine.accept(vec![value("/b", "two")]).await;
+        let tag = engine.entries.borrow()[&key("/b")].held.as_ref().unwrap().tag;
+        engine.close().await;
+        tag
+    });
+    let new = new_seal_key_text().unwrap().to_string();
+    place.seals.borrow_mut().insert(0, new.clone());
+    let (fetched_at, after) = place.run(async |engine| {
+        let (text, fetched_at) = held(&engine, "/b").unwrap();
+        assert_eq!((text.as_str(), held(&engine, "/a")), ("two", None));
+        engine.clone().reseal_outdated().await;
+        engine.close().await;
+        let tag = engine.entries.borrow()[&key("/b")].held.as_ref().unwrap().tag;
+        (fetched_at, tag)
+    });
+    assert_ne!(before, after, "tags are of the key that seals");
+    *place.seals.borrow_mut() = vec![new];
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 4, "two files, the ledger and the clock");
+    place.run(async |engine| {
+        assert_eq!(held(&engine, "/b").unwrap(), ("two".into(), fetched_at));
+        assert!(engine.ledger.borrow().buried(&key("/a"), 1).is_some(), "revoked still");
+    });
+}
+
+#[test]
+fn what_left_the_configuration_is_kept_unserved_and_then_forgotten() {
+    let place = Place::new();
+    let full = place.config.borrow().clone();
+    let (a, _) = full.split_at(full.find("[keys.\"/b\"]").unwrap());
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "one"), value("/b", "two")]).await;
+        std::fs::write(place.path().join("notes"), "mine").unwrap();
+        engine.close().await;
+    });
+    *place.config.borrow_mut() = a.to_owned();
+    place.run(async |engine| {
+        engine.forget_left_once().await;
+        assert!(file_of(&place, "/b").exists() && !engine.entries.borrow().contains_key(&key("/b")));
+        engine.close().await;
+    });
+    *place.config.borrow_mut() = full.clone() + "forget-after = \"0s\"\n";
+    place.run(async |engine| {
+        engine.forget_left_once().await;
+        assert_eq!(held(&engine, "/b").unwrap().0, "two", "it is back");
+        engine.close().await;
+    });
+    *place.config.borrow_mut() = a.to_owned();
+    place.run(async |engine| {
+        engine.forget_left_once().await;
+        assert!(!file_of(&place, "/b").exists() && file_of(&place, "/a").exists());
+        assert!(place.path().join("notes").exists(), "what is not ours is not touched");
     });
 }

@@ -1,0 +1,151 @@
+//! What is on disk at the start: the labels of all sealed values, the ledger, the clock.
+//!
+//! Values themselves stay on disk until somebody asks or there is time: a start costs one small read for each key,
+//! however large the values are.
+
+use std::collections::HashMap;
+
+use super::entry::Held;
+use super::memory::Memory;
+use crate::config::Config;
+use crate::parent::cache::{Definition, Label, Ledger, Listing, Problem, Sealed, State, Store, Tombstone, ValueLabel};
+use crate::parent::clock::{Clock, Mark};
+use crate::secret::KeyPath;
+use crate::sys::clock::BootId;
+
+pub(super) struct Opened {
+    pub(super) definitions: HashMap<KeyPath, Definition>,
+    pub(super) held: HashMap<KeyPath, Held>,
+    pub(super) ledger: Ledger,
+    pub(super) clock: Clock,
+    /// What a backup has brought back, and is to go again.
+    pub(super) overruled: Vec<Tombstone>,
+    /// What an older seal key has sealed.
+    pub(super) outdated: Vec<Sealed>,
+}
+
+pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option<BootId>) -> Opened {
+    let listing = store.list().unwrap_or_else(|error| {
+        tracing::error!(%error, "the cache directory cannot be listed");
+        Listing::default()
+    });
+    let (listing, unbundled) = store.unbundle(listing);
+    if let Err(error) = unbundled {
+        tracing::error!(%error, "not all values of the last run are in their files; it is tried again at the next start");
+    }
+    tell_strange(&listing);
+    // What stays of them is read by nobody, and replaced when its file is written again.
+    store.remove(&listing.temporary);
+    let mut ledger = store.ledger();
+    let overruled = overruled(&listing, &mut ledger);
+    let definition = |key: &crate::config::Key| (key.path.clone(), Definition::of(&key.source.definition));
+    let definitions: HashMap<KeyPath, Definition> = config.keys.iter().map(definition).collect();
+    let values = values(&listing, &ledger, &definitions);
+    let mut held = HashMap::with_capacity(values.len());
+    for (key, found) in values {
+        match found.and_then(|sealed| hold(config, store, memory, &ledger, sealed)) {
+            Ok(value) => drop(held.insert(key.clone(), value)),
+            Err(problem) => tracing::warn!(%key, %problem, "no last known good"),
+        }
+    }
+    tell_lost(config, store, &listing, &held);
+    let marks: Vec<Mark> = store.states(State::Clock).iter().filter_map(|bytes| Mark::decode(bytes)).collect();
+    let newest = held.values().map(|held| held.fetched_at).max().unwrap_or(0);
+    let outdated: Vec<Sealed> = listing.sealed.into_iter().filter(|sealed| sealed.outdated).collect();
+    if outdated.iter().any(|sealed| sealed.label == Label::State(State::Ledger)) {
+        ledger.write_again();
+    }
+    Opened { definitions, held, ledger, clock: Clock::resume(&marks, newest, boot), overruled, outdated }
+}
+
+/// The tombstones for files that are older than the revocation of their value.
+fn overruled(listing: &Listing, ledger: &mut Ledger) -> Vec<Tombstone> {
+    for sealed in &listing.sealed {
+        if let Label::Tombstone(tombstone) = &sealed.label {
+            ledger.bury(&tombstone.key, tombstone.buried_at);
+        }
+    }
+    let mut overruled = Vec::new();
+    for sealed in &listing.sealed {
+        if let Label::Value(label) = &sealed.label
+            && let Some(buried_at) = ledger.buried(&label.key, label.fetched_at)
+        {
+            tracing::warn!(key = %label.key, file = sealed.name, "older than the revocation of its value: removed");
+            let (key, definition, forget_after) = (label.key.clone(), label.definition, label.forget_after);
+            overruled.push(Tombstone { key, definition, buried_at, forget_after });
+        }
+    }
+    overruled
+}
+
+/// A label, and whether an older seal key has sealed it.
+type Candidate<'l> = (&'l ValueLabel, bool);
+
+/// Of each key of the configuration that has a file: the newest value of its source.
+fn values<'l>(
+    listing: &'l Listing,
+    ledger: &Ledger,
+    definitions: &HashMap<KeyPath, Definition>,
+) -> HashMap<&'l KeyPath, Result<Candidate<'l>, Problem>> {
+    let mut values: HashMap<&KeyPath, Result<Candidate<'l>, Problem>> = HashMap::new();
+    for sealed in &listing.sealed {
+        let Label::Value(label) = &sealed.label else { continue };
+        let Some(definition) = definitions.get(&label.key) else { continue };
+        if ledger.buried(&label.key, label.fetched_at).is_some() {
+            continue;
+        }
+        let found = values.entry(&label.key).or_insert(Err(Problem::OtherDefinition));
+        let newer = found.as_ref().map_or(true, |(known, _)| known.fetched_at < label.fetched_at);
+        if label.definition == *definition && newer {
+            *found = Ok((label, sealed.outdated));
+        }
+    }
+    values
+}
+
+fn hold(
+    config: &Config,
+    store: &Store,
+    memory: &Memory,
+    ledger: &Ledger,
+    (label, outdated): Candidate<'_>,
+) -> Result<Held, Problem> {
+    if label.size > config.limits.value_size {
+        return Err(Problem::TooLarge);
+    }
+    let fetched_at = ledger.fetched_at(&label.key, label.fetched_at);
+    let mut held = Held::sealed(label, fetched_at);
+    if outdated && let Some(loaded) = store.load(&label.key, &label.definition)? {
+        // Its tags are those of the older key.
+        let (value, validators) = (memory.take(loaded.value), loaded.label.validators);
+        let on_disk = held.on_disk;
+        held = Held { on_disk, ..Held::new(store.keys().first(), &label.key, value, validators, fetched_at) };
+    }
+    Ok(held)
+}
+
+/// Names each file that gives nothing, once.
+fn tell_strange(listing: &Listing) {
+    for (file, problem) in &listing.strange {
+        if problem.is_foreign() {
+            tracing::warn!(file, %problem, "left alone in the cache directory");
+        } else {
+            tracing::warn!(file, %problem, "ignored in the cache directory");
+        }
+    }
+}
+
+/// Says which keys have lost their value with that: a file whose label cannot be read does not say it.
+fn tell_lost(config: &Config, store: &Store, listing: &Listing, held: &HashMap<KeyPath, Held>) {
+    if listing.strange.is_empty() {
+        return;
+    }
+    let strange: HashMap<&str, &Problem> = listing.strange.iter().map(|(name, why)| (name.as_str(), why)).collect();
+    for key in config.keys.iter().filter(|key| !held.contains_key(&key.path)) {
+        for name in store.keys().file_names(&key.path) {
+            if let Some(problem) = strange.get(name.as_str()) {
+                tracing::warn!(key = %key.path, %problem, "no last known good");
+            }
+        }
+    }
+}

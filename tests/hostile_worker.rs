@@ -1,0 +1,206 @@
+//! The real parent against a worker that was taken over: whatever it says, it learns nothing, and the parent ends at the
+//! first surprise. What an honest worker may meet is no surprise.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+#[path = "hostile_worker/worker.rs"]
+mod worker;
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use keyhatch::ipc::wire::{self, Layer, MAX_FRAME, PROTOCOL, Reply, RequestId, ToParent, ToWorker};
+use keyhatch::sys::spawn::channel_pair;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use worker::{CONNECTIONS, Worker, fetch, hello};
+
+fn encoded(message: &ToParent) -> Vec<u8> {
+    wire::encode(message).unwrap()
+}
+
+fn layers(count: usize, length: usize) -> Vec<u8> {
+    encoded(&ToParent::Ready {
+        layers: vec![Layer { name: "x".repeat(length), level: String::new(), holds: true }; count],
+    })
+}
+
+#[test]
+fn the_first_frame_is_the_greeting_and_nothing_else() {
+    let version = || env!("CARGO_PKG_VERSION").to_owned();
+    let greeting = "no greeting of this version";
+    let cases: [(&str, Vec<u8>, &str); 11] = [
+        ("too long by one byte", vec![0; MAX_FRAME + 1], "a frame of 65537 bytes"),
+        ("too long by far", vec![0; MAX_FRAME * 2], "a frame that was cut"),
+        ("unknown tag", vec![200], "a frame that does not decode"),
+        ("cut in the middle", encoded(&hello())[..3].to_vec(), "a frame that does not decode"),
+        ("trailing byte", [encoded(&hello()), vec![0]].concat(), "1 bytes after the end of a frame"),
+        ("version that is not UTF-8", vec![0, 2, 2, 0xff, 0xff], "a frame that does not decode"),
+        ("other version", encoded(&ToParent::Hello { protocol: PROTOCOL, version: "0.0.0".into() }), greeting),
+        ("other protocol", encoded(&ToParent::Hello { protocol: PROTOCOL + 1, version: version() }), greeting),
+        ("ready before the greeting", encoded(&ToParent::Ready { layers: Vec::new() }), greeting),
+        ("fetch before the greeting", fetch(0, "/open"), greeting),
+        ("drained before the greeting", encoded(&ToParent::Drained), greeting),
+    ];
+    for (name, frame, told) in cases {
+        let worker = Worker::start();
+        worker.send(&frame, &[]);
+        worker.expect_end(name, told);
+    }
+    let worker = Worker::start();
+    worker.send(&encoded(&hello()), &[worker.channel.as_fd()]);
+    worker.expect_end("a greeting with an fd", greeting);
+}
+
+#[test]
+fn after_the_configuration_comes_readiness_and_nothing_else() {
+    // Tag and the number of layers, as a varint: 2^62 and more than the frame can hold.
+    let endless = [vec![1], vec![0x80; 8], vec![0x40]].concat();
+    let cases: [(&str, Vec<u8>, &str); 6] = [
+        ("a second greeting", encoded(&hello()), "not ready after its configuration"),
+        ("drained", encoded(&ToParent::Drained), "not ready after its configuration"),
+        ("fetch", fetch(0, "/open"), "not ready after its configuration"),
+        ("more layers than bytes", endless, "a frame that does not decode"),
+        ("many layers", layers(1000, 1), "more layers than there can be"),
+        ("a long layer", layers(1, 10_000), "more layers than there can be"),
+    ];
+    for (name, frame, told) in cases {
+        let worker = Worker::start();
+        worker.say(&hello());
+        assert!(matches!(worker.hear(), Some(ToWorker::Configure { .. })));
+        worker.send(&frame, &[]);
+        worker.expect_end(name, told);
+    }
+}
+
+#[test]
+fn what_is_out_of_order_ends_the_parent() {
+    let cases: [(&str, Vec<u8>); 7] = [
+        ("a second greeting", encoded(&hello())),
+        ("ready twice", encoded(&ToParent::Ready { layers: Vec::new() })),
+        ("drained though nobody asked", encoded(&ToParent::Drained)),
+        ("a recall that was never sent", encoded(&ToParent::Recalled { serial: 1 })),
+        ("no recall at all", encoded(&ToParent::Recalled { serial: 0 })),
+        ("a fetch without an fd", fetch(0, "/open")),
+        ("a survey without an fd", encoded(&ToParent::Survey { id: 0, request: RequestId(0) })),
+    ];
+    for (name, frame) in cases {
+        let worker = Worker::greeted();
+        worker.send(&frame, &[]);
+        worker.expect_end(name, "a message out of order");
+    }
+    let worker = Worker::greeted();
+    let (_peer, accepted) = worker.peer();
+    worker.send(&encoded(&ToParent::Recalled { serial: 1 }), &[accepted.as_fd()]);
+    worker.expect_end("an fd where there is none", "a message out of order");
+    for count in [2, 3, 50] {
+        let worker = Worker::greeted();
+        let (_peer, accepted) = worker.peer();
+        worker.ask(0, "/open", &vec![accepted.as_fd(); count]);
+        worker.expect_end("several fds", "a frame that was cut");
+    }
+}
+
+/// Its listener and its end of the channel show the ids of whoever made them, which was root.
+#[test]
+fn only_a_connection_of_ours_is_a_peer() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = UnixListener::bind(elsewhere.path().join("keyhatch.sock")).unwrap();
+    let tcp = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let unix = |flags| socket(AddressFamily::Unix, flags, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let own = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
+    type Fd<'a> = Box<dyn Fn(&Worker) -> OwnedFd + 'a>;
+    let cases: [(&str, Fd<'_>); 13] = [
+        ("the listener", Box::new(|worker| own(&worker.listener))),
+        ("the channel", Box::new(|worker| own(&worker.channel))),
+        ("one of a pair", Box::new(|_| UnixStream::pair().unwrap().0.into())),
+        ("one of a SEQPACKET pair", Box::new(|_| channel_pair().unwrap().0)),
+        ("a pipe", Box::new(|_| std::io::pipe().unwrap().0.into())),
+        ("a memfd", Box::new(|_| memfd_create(c"planted", MFdFlags::MFD_CLOEXEC).unwrap())),
+        ("a file", Box::new(|_| std::fs::File::open("/dev/null").unwrap().into())),
+        ("a stream that is not connected", Box::new(|_| unix(SockType::Stream))),
+        ("a datagram socket", Box::new(|_| unix(SockType::Datagram))),
+        ("a TCP connection", Box::new(|_| TcpStream::connect(tcp.local_addr().unwrap()).unwrap().into())),
+        ("a TCP listener", Box::new(|_| own(&tcp))),
+        (
+            "a connection to another listener",
+            Box::new(|_| {
+                let _peer = UnixStream::connect(elsewhere.path().join("keyhatch.sock")).unwrap();
+                other.accept().unwrap().0.into()
+            }),
+        ),
+        ("the peer's end", Box::new(|worker| UnixStream::connect(worker.socket()).unwrap().into())),
+    ];
+    for (name, make) in cases {
+        for survey in [false, true] {
+            let worker = Worker::greeted();
+            let fd = make(&worker);
+            let frame =
+                if survey { encoded(&ToParent::Survey { id: 0, request: RequestId(0) }) } else { fetch(0, "/open") };
+            worker.send(&frame, &[fd.as_fd()]);
+            worker.expect_end(name, "the fd beside a request is no connection of ours");
+        }
+    }
+}
+
+#[test]
+fn the_requests_in_flight_are_bounded() {
+    let worker = Worker::greeted();
+    for id in 0..=CONNECTIONS {
+        worker.ask_honestly(id, "/open");
+    }
+    worker.expect_end("a flood", "more requests in flight than connections");
+
+    let worker = Worker::greeted();
+    worker.ask_honestly(7, "/open");
+    worker.ask_honestly(7, "/open");
+    worker.expect_end("one number twice", "two requests in flight with one number");
+
+    // Answers that nobody takes are in flight, too.
+    let worker = Worker::greeted();
+    let (_peer, accepted) = worker.peer();
+    let sent = (0..100_000).take_while(|id| worker.ask(*id, "/closed", &[accepted.as_fd()])).count();
+    assert!(sent < 10_000, "{sent} frames were taken");
+    worker.expect_end("a deaf worker", "more requests in flight than connections");
+}
+
+#[test]
+fn an_honest_denial_is_an_ordinary_reply() {
+    let worker = Worker::greeted();
+    for (id, key) in (0..).zip(["/closed", "/closed", "/no/such/key", "/closed", "/closed", "/closed"]) {
+        assert!(worker.ask_honestly(id, key));
+        assert!(
+            matches!(worker.hear(), Some(ToWorker::Reply { id: answered, reply: Reply::Denied }) if answered == id)
+        );
+    }
+    let (peer, accepted) = worker.peer();
+    drop(peer);
+    assert!(worker.ask(99, "/closed", &[accepted.as_fd()]));
+    let denied = matches!(worker.hear(), Some(ToWorker::Reply { id: 99, reply: Reply::Denied }));
+    assert!(denied, "a peer that hung up is no surprise");
+    assert!(worker.send(&encoded(&ToParent::Survey { id: 100, request: RequestId(1) }), &[accepted.as_fd()]));
+    assert!(matches!(worker.hear(), Some(ToWorker::SurveyReply { id: 100, .. })));
+    assert!(!worker.log().contains("ended"), "{}", worker.log());
+}
+
+#[test]
+fn running_out_of_descriptors_is_no_ones_malice() {
+    let mut worker = Worker::greeted();
+    let (_peer, accepted) = worker.peer();
+    worker.starve();
+    assert!(worker.ask(1, "/open", &[accepted.as_fd()]));
+    assert!(matches!(worker.hear(), Some(ToWorker::Reply { id: 1, reply: Reply::Busy })), "{}", worker.log());
+    assert!(worker.send(&encoded(&ToParent::Survey { id: 2, request: RequestId(1) }), &[accepted.as_fd()]));
+    let refused = matches!(worker.hear(), Some(ToWorker::SurveyRefused { id: 2, retry_after: None }));
+    assert!(refused, "{}", worker.log());
+    assert!(worker.log().contains("out of file descriptors"), "{}", worker.log());
+}
+
+#[test]
+fn the_end_of_the_worker_is_the_end_of_the_parent() {
+    let mut worker = Worker::greeted();
+    let (end, _) = channel_pair().unwrap();
+    drop(std::mem::replace(&mut worker.channel, end));
+    worker.expect_end("an end of file", "the worker is gone");
+}

@@ -1,0 +1,116 @@
+//! One fetch for all who ask: whatever peers do, an upstream sees one call for a document at a time.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use support::process::Process;
+use support::serving::{GOOD, at, configuration};
+use support::{Broker, GRANTED, wait_until};
+
+const PEERS: usize = 200;
+
+/// A broker whose keys the tests' own uid may read, too, over many connections.
+fn serving(keys: &dyn Fn(&Process) -> String) -> (Process, Broker) {
+    let mut upstream = None;
+    let mut broker = Broker::prepared(|directory| {
+        let started = Process::start(directory);
+        let text = configuration(&[]) + &keys(&started);
+        upstream = Some(started);
+        let limits = format!("[limits]\nconnections = {0}\nconnections-per-user = {0}\n", PEERS + 50);
+        text.replace("[limits]\n", &limits).replace(&format!("user = {GRANTED}"), &format!("user = [{GRANTED}, 0]"))
+    });
+    broker.start();
+    (upstream.unwrap(), broker)
+}
+
+fn key(name: &str, source: &str, settings: &str) -> String {
+    format!("[keys.\"/{name}\"]\nsource = {{ type = \"http\", {source} }}\n{settings}\n")
+}
+
+fn ask(broker: &Broker, key: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(broker.path("keyhatch.sock")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(stream, "GET /{key} HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    stream
+}
+
+fn answer(mut stream: UnixStream) -> String {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// All of these have reached the parent: another peer's request, sent after them, has been answered.
+fn all_have_asked(upstream: &Process, broker: &Broker) {
+    wait_until("the upstream is asked", || !upstream.requests_for("/gate").is_empty());
+    assert!(broker.curl(0, "/-/keys", &[]).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn two_hundred_peers_of_a_cold_key_are_one_call() {
+    let (upstream, broker) = serving(&|upstream| key("cold", &at(upstream, "/gate", ""), "timeout = \"20s\""));
+    let waiting: Vec<UnixStream> = (0..PEERS).map(|_| ask(&broker, "cold")).collect();
+    all_have_asked(&upstream, &broker);
+    upstream.set_gate(true);
+    let answers: Vec<String> = waiting.into_iter().map(answer).collect();
+    assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(GOOD)));
+    assert_eq!(upstream.requests_for("/gate").len(), 1);
+    let collapsed = answers.iter().filter(|answer| answer.contains("; collapsed;")).count();
+    assert_eq!(collapsed, PEERS - 1, "all but the one that began it");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn twenty_keys_of_one_document_are_one_call() {
+    let (upstream, broker) = serving(&|upstream| {
+        let url = format!("url = \"http://127.0.0.1:{}/gate\"", upstream.port("plain"));
+        (0..20).fold(String::new(), |mut text, n| {
+            let part = ["field = \"value\"", "pointer = \"/other\"", "field = [\"value\", \"other\"]"][n % 3];
+            write!(text, "{}", key(&format!("part{n}"), &format!("{url}, {part}"), "timeout = \"20s\"")).unwrap();
+            text
+        })
+    });
+    let waiting: Vec<UnixStream> = (0..20).map(|n| ask(&broker, &format!("part{n}"))).collect();
+    all_have_asked(&upstream, &broker);
+    upstream.set_gate(true);
+    assert!(waiting.into_iter().all(|stream| answer(stream).starts_with("HTTP/1.1 200 ")));
+    assert_eq!(upstream.requests_for("/gate").len(), 1);
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn who_hangs_up_cancels_nobody() {
+    let (upstream, broker) = serving(&|upstream| key("cold", &at(upstream, "/gate", ""), "timeout = \"20s\""));
+    let first = ask(&broker, "cold");
+    all_have_asked(&upstream, &broker);
+    let waiting: Vec<UnixStream> = (0..10).map(|_| ask(&broker, "cold")).collect();
+    drop(first);
+    all_have_asked(&upstream, &broker);
+    upstream.set_gate(true);
+    assert!(waiting.into_iter().all(|stream| answer(stream).ends_with(GOOD)));
+    assert_eq!(upstream.requests_for("/gate").len(), 1);
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn a_fetch_that_fails_fails_all_and_is_remembered() {
+    let settings = "timeout = \"20s\"\nnegative-max-age = \"20s\"";
+    let (upstream, broker) = serving(&|upstream| key("cold", &at(upstream, "/gate", ""), settings));
+    upstream.behave("/gate", "/gate?status=404");
+    let waiting: Vec<UnixStream> = (0..20).map(|_| ask(&broker, "cold")).collect();
+    all_have_asked(&upstream, &broker);
+    upstream.set_gate(true);
+    for answer in waiting.into_iter().map(answer) {
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("\"code\":\"gone\""), "{answer}");
+        assert!(answer.contains("fwd-status=404") && answer.contains("detail=status"), "{answer}");
+    }
+    let remembered = answer(ask(&broker, "cold"));
+    assert!(remembered.starts_with("HTTP/1.1 502 ") && remembered.contains("detail=breaker-open"), "{remembered}");
+    assert_eq!(upstream.requests_for("/gate").len(), 1);
+}
