@@ -12,8 +12,5 @@ pub fn refused(config: &Config) -> Vec<String> {
     };
     let server = &config.server;
     refuse("server.sandbox = \"best-effort\"".into(), server.sandbox == SandboxMode::BestEffort);
-    for key in &config.templates {
-        refuse(format!("{}: key `{}`: parameters", key.at, key.template), true);
-    }
     found
 }

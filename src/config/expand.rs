@@ -5,14 +5,15 @@
 use super::definition;
 use super::text::{Encoding, Text};
 use super::{Auth, Document, FileDocument, Format, HttpDocument, Location, Method, Projection, Source, TokenName, Url};
+use crate::secret::KeyPath;
 use crate::staleness::Settings;
-use crate::template::Template;
+use crate::template::{self, Found, Template};
 
 /// The version of the Platform API that `heroku` speaks.
 const HEROKU_ACCEPT: &str = "application/vnd.heroku+json; version=3";
 
 /// A key with parameters.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KeyTemplate {
     pub template: Template,
     pub source: SourceTemplate,
@@ -21,6 +22,15 @@ pub struct KeyTemplate {
     pub max_entries: usize,
     pub eviction: Eviction,
     pub at: Location,
+}
+
+/// What a path stands for: which of these keys, the first that it is inside of, and its source.
+pub fn expand<'t>(keys: impl Iterator<Item = &'t KeyTemplate> + Clone, path: &KeyPath) -> Option<(usize, Source)> {
+    let Found::Inside { template, values } = template::find(keys.clone().map(|key| &key.template), path) else {
+        return None;
+    };
+    let mut keys = keys;
+    Some((template, keys.nth(template)?.source.expand(&values)))
 }
 
 /// Which value goes when there is one too many.

@@ -29,7 +29,7 @@ mod url;
 mod values;
 
 pub use diagnostic::{LoadError, SourceText};
-pub use expand::{Eviction, KeyTemplate, SourceTemplate};
+pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};
 pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, explain_template};
 pub use model::*;
 pub use open::Trust;
