@@ -2,7 +2,8 @@
 //!
 //! `keyhatch serve` is two processes. The [`parent`] holds tokens, fetches, and seals what it got; the [`worker`] speaks
 //! HTTP to applications and holds values only under a lease. [`boot`] opens everything as root, starts the worker by
-//! re-executing the binary, and drops. The two meet in [`ipc`], and both judge by the same [`acl`].
+//! re-executing the binary, and drops. The two meet in [`ipc`], and both judge by the same [`acl`] and read keys with
+//! parameters by the same [`template`].
 
 pub mod acl;
 pub mod boot;
@@ -17,4 +18,5 @@ pub mod secret;
 pub mod staleness;
 pub mod sys;
 pub mod telemetry;
+pub mod template;
 pub mod worker;

@@ -45,6 +45,34 @@ fn two_stars_are_any_number_of_segments_also_none() {
 }
 
 #[test]
+fn two_patterns_overlap_where_one_path_matches_both() {
+    let both = |a: &str, b: &str| {
+        let (a, b) = (Pattern::parse(a).unwrap(), Pattern::parse(b).unwrap());
+        assert_eq!(a.overlaps(&b), b.overlaps(&a), "{a} {b}");
+        a.overlaps(&b)
+    };
+    assert!(both("/heroku/*/*", "/heroku/billing/**"));
+    assert!(both("/heroku/*/*", "/**"));
+    assert!(both("/a*b/c", "/ax*/*"));
+    assert!(both("/a/**/z", "/*/b/*"));
+    assert!(both("/**/a/**", "/**/b/**"));
+    assert!(!both("/heroku/*/*", "/heroku/*"));
+    assert!(!both("/heroku/*/*", "/billing/**"));
+    assert!(!both("/a*b", "/a*c"));
+    assert!(!both("/ab", "/ab*c"));
+}
+
+#[test]
+fn a_pattern_covers_another_one_with_all_its_paths() {
+    let covers = |a: &str, b: &str| Pattern::parse(a).unwrap().covers(&Pattern::parse(b).unwrap());
+    assert!(
+        covers("/heroku/*/*", "/heroku/*/*") && covers("/**", "/heroku/*/*") && covers("/h*/*-*/*", "/heroku/a-*/*")
+    );
+    assert!(!covers("/heroku/billing/*", "/heroku/*/*") && !covers("/heroku/*", "/heroku/*/*"));
+    assert!(!covers("/a*b", "/a*") && !covers("/**", "/a/**"));
+}
+
+#[test]
 fn case_matters() {
     assert!(!matches("/Billing/*", "/billing/x"));
 }

@@ -19,9 +19,10 @@ const USES: &[(&str, &[&str])] = &[
     ("exit", &[]),
     ("outcome", &[]),
     ("staleness", &[]),
+    ("template", &["secret"]),
     ("acl", &["secret", "config::Location"]),
-    ("config", &["sys", "secret", "acl", "staleness"]),
-    ("ipc", &["secret", "acl", "outcome", "config::Limits"]),
+    ("config", &["sys", "secret", "acl", "staleness", "template"]),
+    ("ipc", &["secret", "acl", "outcome", "template", "config::Limits"]),
     ("telemetry", &["ipc::record"]),
     // The start returns what the parent takes, and makes the first seal key: nothing else of the parent.
     (
@@ -39,11 +40,13 @@ const USES: &[(&str, &[&str])] = &[
     ),
     ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness", "telemetry"]),
     // Neither the parent nor the configuration: what the worker needs of it crosses as `ipc::wire::WorkerConfig`.
-    ("worker", &["sys", "secret", "acl", "config::Limits", "ipc", "outcome"]),
+    ("worker", &["sys", "secret", "acl", "config::Limits", "ipc", "outcome", "template"]),
     ("demo", &["sys"]),
     (
         "cli",
         &[
+            "acl::Client",
+            "acl::Pattern",
             "acl::Peer",
             "boot",
             "config",

@@ -65,6 +65,24 @@ impl Pattern {
         let key: Vec<&str> = key.segments().collect();
         wildcard(&self.segments, &key, |s| matches!(s, Segment::AnyDepth), |s, text| s.matches(text))
     }
+
+    /// Whether every path that matches the other one, which has no `**`, matches this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        // No text has this byte: where it stands in the other one, only a star of this one is as wide.
+        let text = |segment: &Segment| match segment {
+            Segment::AnyDepth => None,
+            Segment::Pieces(pieces) => Some(pieces.join("\0")),
+        };
+        let Some(texts) = other.segments.iter().map(text).collect::<Option<Vec<String>>>() else { return false };
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        wildcard(&self.segments, &texts, |s| matches!(s, Segment::AnyDepth), |s, text| s.matches(text))
+    }
+
+    /// Whether some path may match both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_star = |segment: &Segment| matches!(segment, Segment::AnyDepth);
+        meet(&self.segments, &other.segments, is_star, Segment::overlaps)
+    }
 }
 
 impl Segment {
@@ -94,6 +112,33 @@ impl Segment {
         }
         true
     }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Pieces(a), Self::Pieces(b)) = (self, other) else { return true };
+        let (a, b) = (a.join("*"), b.join("*"));
+        meet(a.as_bytes(), b.as_bytes(), |byte| *byte == b'*', |a, b| a == b)
+    }
+}
+
+/// Whether two sequences with stars have a sequence in common.
+fn meet<T>(a: &[T], b: &[T], is_star: impl Fn(&T) -> bool, one: impl Fn(&T, &T) -> bool) -> bool {
+    // For what is left of `a`, by what is left of `b`.
+    let mut below = vec![false; b.len() + 1];
+    for i in (0..=a.len()).rev() {
+        let mut row = vec![false; b.len() + 1];
+        for j in (0..=b.len()).rev() {
+            let (x, y) = (a.get(i), b.get(j));
+            row[j] = match (x, y) {
+                (None, None) => true,
+                _ if x.is_some_and(&is_star) && (below[j] || (j < b.len() && row[j + 1])) => true,
+                _ if y.is_some_and(&is_star) && (row[j + 1] || (i < a.len() && below[j])) => true,
+                (Some(x), Some(y)) => !is_star(x) && !is_star(y) && one(x, y) && below[j + 1],
+                _ => false,
+            };
+        }
+        below = row;
+    }
+    below[0]
 }
 
 /// Glob matching over sequences with one backtrack point: linear in practice, quadratic at worst.

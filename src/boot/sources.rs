@@ -1,5 +1,6 @@
 //! What sources need that only the root phase may open: the authorities of `ca-file`, and the files of type `file`.
 
+use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -17,10 +18,15 @@ const MAX_AUTHORITIES: u64 = 16 << 20;
 /// `ca-file` that is no use, cost the start.
 pub(super) fn open(config: &Config) -> Result<(SourceInputs, Vec<String>), StartError> {
     let (mut inputs, mut missing) = (SourceInputs::default(), Vec::new());
-    for key in &config.keys {
-        let named = |message: String| format!("{}: key `{}`: {message}", key.at, key.path);
+    let keys = config.keys.iter().map(|key| (&key.path as &dyn fmt::Display, &key.at, &key.source.document));
+    // All paths of a key with parameters have their authorities, and their file, in common.
+    let common: Vec<Document> = config.templates.iter().map(|key| key.source.any_document()).collect();
+    let templates = config.templates.iter().zip(&common);
+    let templates = templates.map(|(key, document)| (&key.template as &dyn fmt::Display, &key.at, document));
+    for (key, place, document) in keys.chain(templates) {
+        let named = |message: String| format!("{place}: key `{key}`: {message}");
         let wrong = |message: String| StartError::Configuration(named(message));
-        match &key.source.document {
+        match document {
             Document::Http(http) => {
                 let Some(path) = &http.ca_file else { continue };
                 if !inputs.authorities.contains_key(path) {
@@ -33,7 +39,7 @@ pub(super) fn open(config: &Config) -> Result<(SourceInputs, Vec<String>), Start
                 Ok(open) => drop(inputs.files.insert(file.path.clone(), open)),
                 Err(Refusal::Unsafe(message)) => return Err(wrong(message)),
                 Err(Refusal::Absent(reason)) => {
-                    let (key, path) = (&key.path, at(&file.path));
+                    let path = at(&file.path);
                     tracing::error!(%key, path, reason, "source not found: its keys serve what is known");
                     missing.push(named(format!("{path}: {reason}")));
                 }

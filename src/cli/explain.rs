@@ -2,19 +2,20 @@
 
 use super::args::Explain;
 use super::{show, tell, trust};
-use crate::acl::Peer;
-use crate::config;
+use crate::acl::{Client, Pattern, Peer};
+use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::secret::KeyPath;
 use crate::sys::users;
 
 pub(super) fn run(path: &std::path::Path, asked: &Explain) -> Exit {
+    let has_parameters = asked.key.contains('{');
     let key = match KeyPath::parse(&asked.key) {
-        Ok(key) => key,
-        Err(error) => {
+        Err(error) if !has_parameters => {
             tell(&format_args!("{}: {error}", asked.key.escape_debug()));
             return Exit::Usage;
         }
+        parsed => parsed.ok(),
     };
     let peer = match peer(asked) {
         Ok(peer) => peer,
@@ -30,33 +31,71 @@ pub(super) fn run(path: &std::path::Path, asked: &Explain) -> Exit {
             return Exit::Configuration;
         }
     };
-    let explanation = config::explain(&config, &peer, &key);
-    let granted = explanation.grant.is_some() && explanation.defined.is_some();
-    let text = if asked.json {
-        let client = explanation.grant.map(|grant| {
-            serde_json::json!({
-                "name": grant.client.name,
-                "at": grant.client.at.to_string(),
-                "pattern": grant.pattern.to_string(),
-            })
-        });
-        serde_json::json!({
-            "key": key,
-            "uid": peer.uid,
-            "gid": peer.gid,
-            "groups": peer.groups,
-            "granted": granted,
-            "client": client,
-            "defined": explanation.defined.map(ToString::to_string),
-        })
-        .to_string()
-    } else {
-        format!("uid {}, gid {}, groups {:?}:\n{explanation}", peer.uid, peer.gid, peer.groups)
+    let told = match &key {
+        Some(key) => Some(of_path(&config, &peer, key, asked.json)),
+        None => of_template(&config, &peer, &asked.key, asked.json),
+    };
+    let Some((text, granted)) = told else {
+        tell(&format_args!("there is no key {} in the configuration", asked.key.escape_debug()));
+        return Exit::Denied;
     };
     match (show(&text), granted) {
         (Exit::Ok, false) => Exit::Denied,
         (exit, _) => exit,
     }
+}
+
+/// What to show, and whether it is granted.
+fn of_path(config: &Config, peer: &Peer, key: &KeyPath, json: bool) -> (String, bool) {
+    let explanation = config::explain(config, peer, key);
+    let granted = explanation.grant.is_some() && explanation.defined.is_key();
+    if !json {
+        return (format!("{}:\n{explanation}", ids(peer)), granted);
+    }
+    let client = explanation.grant.map(|grant| client(grant.client, grant.pattern));
+    let text = serde_json::json!({
+        "key": key,
+        "uid": peer.uid,
+        "gid": peer.gid,
+        "groups": peer.groups,
+        "granted": granted,
+        "client": client,
+        "defined": explanation.defined.at().map(ToString::to_string),
+        "template": explanation.defined.template().map(|one| one.template.to_string()),
+    });
+    (text.to_string(), granted)
+}
+
+/// The same for a key with parameters by its own name.
+fn of_template(config: &Config, peer: &Peer, key: &str, json: bool) -> Option<(String, bool)> {
+    let explanation = config::explain_template(config, peer, key)?;
+    let granted = !explanation.granting.is_empty();
+    if !json {
+        return Some((format!("{}:\n{explanation}", ids(peer)), granted));
+    }
+    let clients = explanation.granting.iter().map(|(of, pattern, all)| {
+        let mut client = client(of, pattern);
+        client["every-path"] = (*all).into();
+        client
+    });
+    let text = serde_json::json!({
+        "key": key,
+        "uid": peer.uid,
+        "gid": peer.gid,
+        "groups": peer.groups,
+        "granted": granted,
+        "clients": clients.collect::<Vec<_>>(),
+        "defined": explanation.key.at.to_string(),
+    });
+    Some((text.to_string(), granted))
+}
+
+fn ids(peer: &Peer) -> String {
+    format!("uid {}, gid {}, groups {:?}", peer.uid, peer.gid, peer.groups)
+}
+
+fn client(client: &Client, pattern: &Pattern) -> serde_json::Value {
+    serde_json::json!({ "name": client.name, "at": client.at.to_string(), "pattern": pattern.to_string() })
 }
 
 /// The ids that the kernel would attest.

@@ -139,8 +139,10 @@ fn check(path: &Path) -> Exit {
         return Exit::Configuration;
     }
     cache::tell_losses(&config);
-    let (keys, clients) = (config.keys.len(), config.acl.clients.len());
-    tell(&format_args!("{}: good: {keys} keys, {clients} clients", path.display()));
+    let (templates, clients) = (config.templates.len(), config.acl.clients.len());
+    let keys = config.keys.len() + templates;
+    let templates = if templates > 0 { format!(" ({templates} with parameters)") } else { String::new() };
+    tell(&format_args!("{}: good: {keys} keys{templates}, {clients} clients", path.display()));
     Exit::Ok
 }
 

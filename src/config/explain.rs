@@ -4,19 +4,30 @@
 
 use std::fmt;
 
-use super::{Config, Location};
-use crate::acl::{Client, Grant, Peer, Who};
+use super::{Config, KeyTemplate, Location};
+use crate::acl::{Client, Grant, Pattern, Peer, Who};
 use crate::secret::KeyPath;
+use crate::template::{self, Found};
 
 /// The answer for one peer and one key.
 #[derive(Debug)]
 pub struct Explanation<'a> {
     pub key: &'a KeyPath,
-    /// Where the key is defined; a peer is told the same about a key that is not and one that it may not read.
-    pub defined: Option<&'a Location>,
+    pub defined: Defined<'a>,
     pub grant: Option<Grant<'a>>,
     /// Without a grant: what stands against it in each client, in the order of their definition.
     pub obstacles: Vec<(&'a Client, Obstacle)>,
+}
+
+/// Where a path is defined; a peer is told the same about a key that is not and one that it may not read.
+#[derive(Debug)]
+pub enum Defined<'a> {
+    No,
+    Key(&'a Location),
+    /// One of the paths of this key, with these values of its parameters.
+    Template(&'a KeyTemplate, Vec<String>),
+    /// It would be one, but for the constraint of this parameter.
+    Outside(&'a KeyTemplate, &'a str),
 }
 
 /// Why one client does not grant.
@@ -38,8 +49,43 @@ pub fn explain<'a>(config: &'a Config, peer: &Peer, key: &'a KeyPath) -> Explana
         Some(_) => Vec::new(),
         None => config.acl.clients.iter().map(|client| (client, obstacle(client, peer, key))).collect(),
     };
-    let defined = config.keys.iter().find(|defined| defined.path == *key).map(|key| &key.at);
-    Explanation { key, defined, grant, obstacles }
+    Explanation { key, defined: config.defined(key), grant, obstacles }
+}
+
+impl Config {
+    /// A key without parameters, else the first with parameters that the path is inside of.
+    pub fn defined(&self, key: &KeyPath) -> Defined<'_> {
+        if let Some(defined) = self.keys.iter().find(|defined| defined.path == *key) {
+            return Defined::Key(&defined.at);
+        }
+        match template::find(self.templates.iter().map(|one| &one.template), key) {
+            Found::Inside { template, values } => Defined::Template(&self.templates[template], values),
+            Found::Outside { template, parameter } => Defined::Outside(&self.templates[template], parameter),
+            Found::Nothing => Defined::No,
+        }
+    }
+}
+
+impl Defined<'_> {
+    /// Whether there is such a key.
+    pub fn is_key(&self) -> bool {
+        matches!(self, Self::Key(_) | Self::Template(..))
+    }
+
+    pub fn at(&self) -> Option<&Location> {
+        match self {
+            Self::No => None,
+            Self::Key(at) => Some(at),
+            Self::Template(template, _) | Self::Outside(template, _) => Some(&template.at),
+        }
+    }
+
+    pub fn template(&self) -> Option<&KeyTemplate> {
+        match self {
+            Self::Template(template, _) | Self::Outside(template, _) => Some(template),
+            Self::No | Self::Key(_) => None,
+        }
+    }
 }
 
 fn obstacle(client: &Client, peer: &Peer, key: &KeyPath) -> Obstacle {
@@ -73,9 +119,56 @@ impl fmt::Display for Explanation<'_> {
                 }
             }
         }
-        match self.defined {
-            Some(at) => write!(f, "\n  the key is defined at {at}"),
-            None => write!(f, "\n  there is no such key"),
+        match &self.defined {
+            Defined::No => write!(f, "\n  there is no such key"),
+            Defined::Key(at) => write!(f, "\n  the key is defined at {at}"),
+            Defined::Template(KeyTemplate { template, at, .. }, values) => {
+                let named: Vec<String> =
+                    template.parameters().iter().zip(values).map(|(n, v)| format!("{n} = {v}")).collect();
+                write!(f, "\n  it is {template}, defined at {at}, with {}", named.join(", "))
+            }
+            Defined::Outside(KeyTemplate { template, at, .. }, parameter) => {
+                write!(
+                    f,
+                    "\n  there is no such key: {template}, defined at {at}, does not allow this value of `{parameter}`"
+                )
+            }
         }
+    }
+}
+
+/// What a peer may read of a key with parameters: for each client that it is, the patterns that match some of its paths.
+#[derive(Debug)]
+pub struct TemplateExplanation<'a> {
+    pub key: &'a KeyTemplate,
+    /// And whether it is all of them.
+    pub granting: Vec<(&'a Client, &'a Pattern, bool)>,
+}
+
+/// Judges the paths of a key with parameters, whatever its parameters are. `None` if it is none of the configuration.
+pub fn explain_template<'a>(config: &'a Config, peer: &Peer, text: &str) -> Option<TemplateExplanation<'a>> {
+    let key = config.templates.iter().find(|one| one.template.to_string() == text)?;
+    let paths: Vec<Pattern> = key.template.as_patterns().iter().filter_map(|text| Pattern::parse(text).ok()).collect();
+    let patterns =
+        config.acl.matching(peer).flat_map(|client| client.keys.iter().map(move |pattern| (client, pattern)));
+    let some = patterns.filter(|(_, pattern)| paths.iter().any(|paths| pattern.overlaps(paths)));
+    let granting = some.map(|(client, pattern)| (client, pattern, paths.iter().all(|paths| pattern.covers(paths))));
+    Some(TemplateExplanation { key, granting: granting.collect() })
+}
+
+impl fmt::Display for TemplateExplanation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let KeyTemplate { template, at, .. } = self.key;
+        if self.granting.is_empty() {
+            write!(f, "no path of {template} is granted by any client")?;
+        }
+        for (index, (client, pattern, all)) in self.granting.iter().enumerate() {
+            let line = if index > 0 { "\n" } else { "" };
+            let which = if *all { "every path" } else { "some paths" };
+            let are = if *all { "is" } else { "are" };
+            write!(f, "{line}{which} of {template} {are} granted by client `{}` ({}), ", client.name, client.at)?;
+            write!(f, "whose keys hold `{pattern}`")?;
+        }
+        write!(f, "\n  the key is defined at {at}")
     }
 }

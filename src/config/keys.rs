@@ -1,88 +1,170 @@
-//! `[keys]`.
+//! `[keys]`, with and without parameters.
 
 use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
 use super::settings::Partial;
 use super::table::{Entry, Table};
+use super::text::Scope;
 use super::tokens::Tokens;
-use super::{Key, names, source};
+use super::{Key, KeyTemplate, SourceTemplate, names, params, source};
+use crate::acl::Pattern;
 use crate::secret::{KeyPath, KeyPathError};
+use crate::template::{Overlap, Shape, ShapeError, Template};
 
-/// The keys of all files, in the order of their paths.
+/// The keys of all files, in the order of their paths, and those with parameters in the order of their definition.
 #[derive(Default)]
 pub(super) struct Keys {
-    paths: BTreeMap<KeyPath, Place>,
+    /// By the text of their paths.
+    places: BTreeMap<String, Place>,
+    /// Those of keys, also with another error; by their texts patterns for those of keys with parameters.
+    paths: Vec<KeyPath>,
+    patterns: BTreeMap<String, Vec<Pattern>>,
     keys: Vec<Key>,
+    templates: Vec<(KeyTemplate, Place)>,
 }
 
 impl Keys {
     pub(super) fn add(&mut self, entry: &Entry<'_>, defaults: &Partial, tokens: &Tokens, report: &mut Report<'_>) {
+        if entry.name.contains(['{', '}']) {
+            return self.add_template(entry, defaults, tokens, report);
+        }
         let path = self.path(entry, report);
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
-        let settings = settings(&table, defaults, report);
-        let source = match table.get("source") {
-            Some(node) => source::source(&node, tokens, report),
-            None if table.misspells("source") => None,
-            None => {
-                let error = Diagnostic::at(entry.place.clone(), "this key has no `source`");
-                let example = "for example: source = { type = \"http\", url = \"https://host/path\" }";
-                report.error(error.help(example).absence());
-                None
-            }
-        };
+        let own = Partial::read(&table, report);
+        params::refuse(&table, own.places_of_capacity(), report);
+        let settings = settings(&own, &own.over(defaults), report);
+        let source = read_source(entry, &table, tokens, &Scope::new(&[]), report);
         if let (Some(path), Some(source)) = (path, source) {
             let at = report.location(&entry.place);
-            self.keys.push(Key { path, source, settings, at });
+            self.keys.push(Key { path, source: source.expand(&[]), settings, at });
         }
+    }
+
+    fn add_template(&mut self, entry: &Entry<'_>, defaults: &Partial, tokens: &Tokens, report: &mut Report<'_>) {
+        let shape = self.shape(entry, report);
+        let Some(table) = entry.node.table(report, &names::KEY) else { return };
+        let own = Partial::read(&table, report);
+        let merged = own.over(defaults);
+        let settings = settings(&own, &merged, report);
+        // Without its parameters nothing more can be said of it.
+        let Some(shape) = shape else { return };
+        let parameters = shape.parameters().to_vec();
+        let constraints = params::constraints(entry, &table, &parameters, report);
+        let source = read_source(entry, &table, tokens, &Scope::new(&parameters), report);
+        let template = constraints.and_then(|constraints| Template::new(shape, constraints));
+        let (Some(template), Some(source)) = (template, source) else { return };
+        if self.overlaps(entry, &template, report) {
+            return;
+        }
+        let patterns = template.as_patterns();
+        let patterns = patterns.iter().filter_map(|pattern| Pattern::parse(pattern).ok()).collect();
+        self.patterns.insert(entry.name.to_owned(), patterns);
+        let (max_entries, eviction) = merged.capacity();
+        let at = report.location(&entry.place);
+        self.templates
+            .push((KeyTemplate { template, source, settings, max_entries, eviction, at }, entry.place.clone()));
     }
 
     /// The path of a key, if it is legal and new.
     fn path(&mut self, entry: &Entry<'_>, report: &mut Report<'_>) -> Option<KeyPath> {
-        let at = |title: String| Diagnostic::at(entry.place.clone(), title);
-        if entry.name.contains(['{', '}']) {
-            report.error(
-                at("this version of keyhatch does not have keys with parameters yet".to_owned())
-                    .label("a brace is a parameter")
-                    .help("write one key for each value"),
-            );
-            return None;
-        }
-        let path = match KeyPath::parse(entry.name) {
-            Ok(path) => path,
-            Err(error) => {
-                let mut diagnostic = at(error.to_string());
-                let rooted = format!("/{}", entry.name);
-                if error == KeyPathError::NoLeadingSlash && KeyPath::parse(&rooted).is_ok() {
-                    diagnostic = diagnostic.label(format!("write \"{rooted}\""));
-                }
-                report.error(diagnostic);
-                return None;
+        match KeyPath::parse(entry.name) {
+            Ok(path) => {
+                self.paths.push(path.clone());
+                self.is_new(entry, report).then_some(path)
             }
-        };
-        if let Some(first) = self.paths.get(&path) {
-            let title = format!("the key {} is defined twice", quoted(entry.name));
-            report.error(at(title).also(first.clone(), "first defined here"));
-            return None;
+            Err(error) => {
+                let rooted = || KeyPath::parse(&format!("/{}", entry.name)).is_ok();
+                refuse_path(entry, error.to_string(), error == KeyPathError::NoLeadingSlash && rooted(), report);
+                None
+            }
         }
-        self.paths.insert(path.clone(), entry.place.clone());
-        Some(path)
     }
 
-    /// All paths that were defined, also of keys with another error.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &KeyPath> {
-        self.paths.keys()
+    /// The same for one with parameters.
+    fn shape(&mut self, entry: &Entry<'_>, report: &mut Report<'_>) -> Option<Shape> {
+        match Shape::parse(entry.name) {
+            Ok(shape) => {
+                self.patterns.insert(entry.name.to_owned(), Pattern::parse(&shape.as_pattern()).into_iter().collect());
+                self.is_new(entry, report).then_some(shape)
+            }
+            Err(error) => {
+                let rooted = || Shape::parse(&format!("/{}", entry.name)).is_ok();
+                let unrooted = error == ShapeError::Path(KeyPathError::NoLeadingSlash) && rooted();
+                refuse_path(entry, error.to_string(), unrooted, report);
+                None
+            }
+        }
     }
 
-    pub(super) fn finish(mut self) -> Vec<Key> {
+    fn is_new(&mut self, entry: &Entry<'_>, report: &mut Report<'_>) -> bool {
+        if let Some(first) = self.places.get(entry.name) {
+            let title = format!("the key {} is defined twice", quoted(entry.name));
+            report.error(Diagnostic::at(entry.place.clone(), title).also(first.clone(), "first defined here"));
+            return false;
+        }
+        self.places.insert(entry.name.to_owned(), entry.place.clone());
+        true
+    }
+
+    /// Whether it certainly has a path in common with one before it: then neither is meant to be the other's exception.
+    fn overlaps(&self, entry: &Entry<'_>, template: &Template, report: &mut Report<'_>) -> bool {
+        for (other, place) in &self.templates {
+            let Overlap::Certain { example } = other.template.overlap(template) else { continue };
+            let title = match example {
+                Some(path) => format!("two keys with parameters stand for {}", quoted(&path)),
+                None => "two keys with parameters stand for the same paths".to_owned(),
+            };
+            let error = Diagnostic::at(entry.place.clone(), title).also(place.clone(), "the other one");
+            report.error(error.help("narrow a constraint of one of them; for a single exception write a key without parameters, which comes first"));
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.paths.is_empty() && self.patterns.is_empty()
+    }
+
+    /// Whether a pattern may be meant for some key that was defined, also for one with another error.
+    pub(super) fn may_match(&self, pattern: &Pattern) -> bool {
+        self.paths.iter().any(|path| pattern.matches(path))
+            || self.patterns.values().flatten().any(|keys| keys.overlaps(pattern))
+    }
+
+    pub(super) fn finish(mut self) -> (Vec<Key>, Vec<KeyTemplate>) {
         self.keys.sort_by(|a, b| a.path.cmp(&b.path));
-        self.keys
+        (self.keys, self.templates.into_iter().map(|(template, _)| template).collect())
     }
 }
 
-fn settings(table: &Table<'_>, defaults: &Partial, report: &mut Report<'_>) -> crate::staleness::Settings {
-    let own = Partial::read(table, report);
-    let merged = own.over(defaults);
-    merged.check(&own, report);
+fn refuse_path(entry: &Entry<'_>, error: String, unrooted: bool, report: &mut Report<'_>) {
+    let diagnostic = Diagnostic::at(entry.place.clone(), error);
+    report.error(if unrooted { diagnostic.label(format!("write \"/{}\"", entry.name)) } else { diagnostic });
+}
+
+fn read_source(
+    entry: &Entry<'_>,
+    table: &Table<'_>,
+    tokens: &Tokens,
+    scope: &Scope<'_>,
+    report: &mut Report<'_>,
+) -> Option<SourceTemplate> {
+    let Some(node) = table.get("source") else {
+        if !table.misspells("source") {
+            let error = Diagnostic::at(entry.place.clone(), "this key has no `source`");
+            let example = "for example: source = { type = \"http\", url = \"https://host/path\" }";
+            report.error(error.help(example).absence());
+        }
+        return None;
+    };
+    let before = report.errors.len();
+    let source = source::source(&node, tokens, scope, report)?;
+    params::check_places(entry, &node, scope, report);
+    (report.errors.len() == before).then_some(source)
+}
+
+fn settings(own: &Partial, merged: &Partial, report: &mut Report<'_>) -> crate::staleness::Settings {
+    merged.check(own, report);
     merged.resolve()
 }

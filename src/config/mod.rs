@@ -8,6 +8,7 @@ mod auth;
 mod clients;
 mod definition;
 mod diagnostic;
+mod expand;
 mod explain;
 mod headers;
 mod keys;
@@ -16,17 +17,20 @@ mod mask;
 mod model;
 mod names;
 mod open;
+mod params;
 mod resolve;
 mod server;
 mod settings;
 mod source;
 mod table;
+mod text;
 mod tokens;
 mod url;
 mod values;
 
 pub use diagnostic::{LoadError, SourceText};
-pub use explain::{Explanation, Obstacle, explain};
+pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};
+pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, explain_template};
 pub use model::*;
 pub use open::Trust;
 pub use resolve::{Resolver, System};
@@ -142,12 +146,14 @@ fn build(parsed: &[Spanned<DeTable<'_>>], resolver: &dyn Resolver, report: &mut 
         clients.add(&entry, &server, resolver, report);
     }
     warn(&keys, &clients, report);
+    let (keys, templates) = keys.finish();
     Config {
         server,
         cache,
         limits,
         tokens: tokens.finish(),
-        keys: keys.finish(),
+        keys,
+        templates,
         acl: Acl { clients: clients.clients },
         warnings: std::mem::take(&mut report.warnings),
         problems: std::mem::take(&mut report.problems),
@@ -164,7 +170,7 @@ fn defaults(section: Option<Node<'_>>, report: &mut Report<'_>) -> Partial {
 /// What is legal and still not what anybody wants.
 fn warn(keys: &Keys, clients: &Clients, report: &mut Report<'_>) {
     let Some(main) = report.files.first() else { return };
-    if keys.paths().next().is_none() {
+    if keys.is_empty() {
         report.warnings.push(format!("{}: no keys: there is nothing to serve", main.path.display()));
         return;
     }
@@ -172,7 +178,7 @@ fn warn(keys: &Keys, clients: &Clients, report: &mut Report<'_>) {
         report.warnings.push(format!("{}: no clients: nobody may read anything", main.path.display()));
     }
     for (pattern, place) in &clients.patterns {
-        if !keys.paths().any(|key| pattern.matches(key)) {
+        if !keys.may_match(pattern) {
             report.warning(place, format!("the pattern `{pattern}` matches no key"));
         }
     }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::KeyTemplate;
 use crate::acl::Acl;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
@@ -22,6 +23,8 @@ pub struct Config {
     pub tokens: BTreeMap<TokenName, SecretFile>,
     /// In the order of their paths.
     pub keys: Vec<Key>,
+    /// Keys with parameters, in the order of their definition: the first one that a path is inside of counts.
+    pub templates: Vec<KeyTemplate>,
     /// The clients, resolved; where each was defined is in its rule.
     pub acl: Acl,
     /// What is legal but looks like a mistake (no keys, a pattern that matches no key): for a person.

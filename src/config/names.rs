@@ -39,10 +39,9 @@ pub(super) const LIMITS: Names = names(
     ],
 );
 pub(super) const SECRET_FILE: Names = names("a token or seal key", &["file", "credential"]);
-/// Section 4 of the contract; `max-entries` and `eviction` come with keys that have parameters.
-pub(super) const SETTINGS: Names = Names {
-    place: "`[defaults]`",
-    legal: &[
+pub(super) const SETTINGS: Names = names(
+    "`[defaults]`",
+    &[
         "max-age",
         "stale-while-revalidate",
         "stale-if-error",
@@ -54,13 +53,15 @@ pub(super) const SETTINGS: Names = Names {
         "revoked-after",
         "revoked-over",
         "forget-after",
+        "max-entries",
+        "eviction",
     ],
-    later: &["max-entries", "eviction"],
-};
-pub(super) const KEY: Names = Names {
-    place: "a key",
-    legal: &[
+);
+pub(super) const KEY: Names = names(
+    "a key",
+    &[
         "source",
+        "params",
         "max-age",
         "stale-while-revalidate",
         "stale-if-error",
@@ -72,9 +73,11 @@ pub(super) const KEY: Names = Names {
         "revoked-after",
         "revoked-over",
         "forget-after",
+        "max-entries",
+        "eviction",
     ],
-    later: &["params", "max-entries", "eviction"],
-};
+);
+pub(super) const PARAMETER: Names = names("a parameter", &["one-of", "matches"]);
 pub(super) const HTTP: Names = names(
     "an `http` source",
     &[
@@ -110,9 +113,10 @@ pub(super) const METHODS: &[&str] = &["GET", "POST"];
 pub(super) const HTTP_FORMATS: &[&str] = &["json", "text"];
 pub(super) const FILE_FORMATS: &[&str] = &["text", "json", "toml", "env"];
 pub(super) const SANDBOX: &[&str] = &["strict", "best-effort"];
+pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 16] = [
+pub(super) const ALL: [&Names; 17] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -121,6 +125,7 @@ pub(super) const ALL: [&Names; 16] = [
     &SECRET_FILE,
     &SETTINGS,
     &KEY,
+    &PARAMETER,
     &HTTP,
     &HEROKU,
     &FILE,
@@ -131,7 +136,8 @@ pub(super) const ALL: [&Names; 16] = [
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 7] = [SOURCE_TYPES, AUTH_TYPES, HAWK_ALGORITHMS, METHODS, HTTP_FORMATS, FILE_FORMATS, SANDBOX];
+const WORDS: [&[&str]; 8] =
+    [SOURCE_TYPES, AUTH_TYPES, HAWK_ALGORITHMS, METHODS, HTTP_FORMATS, FILE_FORMATS, SANDBOX, EVICTIONS];
 
 /// Whether a text is a word of the configuration's own language, which is nobody's secret.
 pub(super) fn is_word(text: &str) -> bool {

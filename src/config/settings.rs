@@ -1,11 +1,17 @@
-//! The staleness settings of `[defaults]` and of a key, and what contradicts in them.
+//! The staleness settings of `[defaults]` and of a key, how many values a key with parameters may have, and what
+//! contradicts in them.
 
 use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Place, Report};
 use super::table::{Node, Table};
-use super::values;
+use super::{Eviction, names, values};
 use crate::staleness::{Revocation, Settings, Span};
+
+/// Where nothing else is written.
+const MAX_ENTRIES: u32 = 100;
+/// Each is a file that is opened at the start.
+const MOST_ENTRIES: u32 = 100_000;
 
 /// A setting that somebody wrote, with its place.
 type Written<T> = Option<(T, Place)>;
@@ -24,6 +30,8 @@ pub(super) struct Partial {
     revoked_after: Written<Option<u32>>,
     revoked_over: Written<Duration>,
     forget_after: Written<Duration>,
+    max_entries: Written<u32>,
+    eviction: Written<Eviction>,
 }
 
 fn written<T>(node: Option<Node<'_>>, parse: impl FnOnce(&Node<'_>) -> Option<T>) -> Written<T> {
@@ -48,6 +56,11 @@ impl Partial {
             revoked_after: written(table.get("revoked-after"), |node| revoked_after(node, report)),
             revoked_over: written(table.get("revoked-over"), |node| values::duration(node, report)),
             forget_after: written(table.get("forget-after"), |node| values::duration(node, report)),
+            max_entries: written(table.get("max-entries"), |node| node.integer(report, 1, MOST_ENTRIES)),
+            eviction: written(table.get("eviction"), |node| match node.word(report, names::EVICTIONS)? {
+                "lfu" => Some(Eviction::Lfu),
+                _ => Some(Eviction::Lru),
+            }),
         };
         if let (Some((None, never)), Some((_, over))) = (&partial.revoked_after, &partial.revoked_over) {
             report.error(
@@ -74,7 +87,21 @@ impl Partial {
             revoked_after: upper.revoked_after.or(lower.revoked_after),
             revoked_over: upper.revoked_over.or(lower.revoked_over),
             forget_after: upper.forget_after.or(lower.forget_after),
+            max_entries: upper.max_entries.or(lower.max_entries),
+            eviction: upper.eviction.or(lower.eviction),
         }
+    }
+
+    /// How many values a key with parameters may have, and which of them goes first.
+    pub(super) fn capacity(&self) -> (usize, Eviction) {
+        let max_entries = self.max_entries.as_ref().map_or(MAX_ENTRIES, |(count, _)| *count);
+        let eviction = self.eviction.as_ref().map_or(Eviction::Lru, |(eviction, _)| *eviction);
+        (usize::try_from(max_entries).unwrap_or(usize::MAX), eviction)
+    }
+
+    /// Where `max-entries` and `eviction` were written.
+    pub(super) fn places_of_capacity(&self) -> [Option<&Place>; 2] {
+        [place(&self.max_entries), place(&self.eviction)]
     }
 
     /// The settings, where nothing is written those of the table in the documentation.

@@ -7,11 +7,17 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::Url;
 use super::mask;
 use super::table::Bad;
+use super::text::{Scope, Text};
 
 const MAX_LEN: usize = 8192;
 
 /// Checks and normalises an absolute URL. The name is that of the setting, for errors.
 pub(super) fn parse(name: &str, text: &str) -> Result<Url, Bad> {
+    parse_with(name, text, &Scope::new(&[])).map(|(url, _)| url)
+}
+
+/// The same with parameters in path and query; the target is to be taken from the text.
+pub(super) fn parse_with(name: &str, text: &str, scope: &Scope<'_>) -> Result<(Url, Text), Bad> {
     if text.len() > MAX_LEN {
         return Err(Bad::new(format!("`{name}` has more than {MAX_LEN} bytes")));
     }
@@ -35,15 +41,24 @@ pub(super) fn parse(name: &str, text: &str) -> Result<Url, Bad> {
     if target.contains('#') {
         return Err(Bad::new(format!("`{name}` has a fragment (`#…`), which is never sent")).help("leave it out"));
     }
+    if authority.contains(['{', '}']) {
+        return Err(Bad::new(format!("`{name}` has a brace in its host or port"))
+            .help("a parameter may stand in path and query, never in scheme, host or port: whoever asks would choose who is shown the token"));
+    }
     let (host, port) = host_and_port(name, authority, https)?;
-    check_target(name, target)?;
+    if scope.names().is_empty() && target.contains(['{', '}']) {
+        return Err(Bad::new(format!("`{name}` has a brace"))
+            .help("a parameter has to stand in the key as well, such as [keys.\"/a/{name}\"]; write a literal brace as %7B or %7D"));
+    }
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    let template = Text::strict(name, &target, scope)?;
+    template.literals().try_for_each(|literal| check_target(name, literal))?;
     if mask::has_secret_parameter(text) || mask::is_secret(text) {
         return Err(Bad::new(format!("`{name}` seems to hold a secret")).help(
             "a secret never stands in the configuration: put it into a file, name it in [tokens], and use `auth`",
         ));
     }
-    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-    Ok(Url { https, host, port, target })
+    Ok((Url { https, host, port, target }, template))
 }
 
 fn host_and_port(name: &str, authority: &str, https: bool) -> Result<(String, u16), Bad> {
@@ -115,10 +130,6 @@ fn check_target(name: &str, target: &str) -> Result<(), Bad> {
             }
             b'%' => {}
             _ if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?[]".contains(byte) => {}
-            b'{' | b'}' => {
-                return Err(Bad::new(format!("`{name}` has a brace"))
-                    .help("this version of keyhatch does not have keys with parameters yet; write a literal brace as %7B or %7D"));
-            }
             _ => {
                 return Err(Bad::new(format!("`{name}` has a character that is not legal in a URL"))
                     .help("write spaces, control characters and everything beyond ASCII percent-encoded"));

@@ -12,9 +12,10 @@ use crate::acl::Acl;
 use crate::config::Limits;
 use crate::outcome::{Class, Reason};
 use crate::secret::{KeyPath, WireBytes};
+use crate::template::Template;
 
 /// Raised with every change of a frame.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// The longest frame, in bytes. Larger payloads cross as a sealed memfd beside the frame.
 pub const MAX_FRAME: usize = 64 * 1024;
@@ -33,6 +34,9 @@ pub enum ToParent {
     Fetch(FetchRequest),
     /// With exactly one fd: the peer's own socket. Asks for the states of the keys that the peer may read.
     Survey { id: u64, request: RequestId },
+    /// How often values of keys with parameters were given from memory since the last time. Says which of them go first
+    /// when there are too many, and nothing else.
+    Used { uses: Vec<(KeyPath, u32)> },
     /// The values named by this recall are out of the worker's memory.
     Recalled { serial: u64 },
     /// Nothing is in flight any more; the worker is about to exit.
@@ -99,6 +103,8 @@ pub struct WorkerConfig {
     pub generation: u64,
     pub limits: Limits,
     pub keys: Vec<WorkerKey>,
+    /// In the order in which they are tried.
+    pub templates: Vec<WorkerTemplate>,
     pub acl: Acl,
     /// A user, group or token of the configuration is missing: health says `degraded`.
     pub degraded: bool,
@@ -110,6 +116,13 @@ pub struct WorkerConfig {
 pub struct WorkerKey {
     pub path: KeyPath,
     /// How long the worker waits for a reply before it gives up on the parent: the longest legal wait and some.
+    pub patience: Duration,
+}
+
+/// A key with parameters.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct WorkerTemplate {
+    pub template: Template,
     pub patience: Duration,
 }
 

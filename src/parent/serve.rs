@@ -23,9 +23,12 @@ use super::repeats;
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
 use crate::acl::{Acl, Peer};
-use crate::config::{Config, SecretFile, TokenName};
+use crate::config::{Config, KeyTemplate, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
-use crate::ipc::wire::{FetchRequest, Layer, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey};
+use crate::ipc::wire::{
+    FetchRequest, Layer, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey, WorkerTemplate,
+};
+use crate::staleness::Settings;
 use crate::sys::clock::BootId;
 use crate::sys::{memfd, peer, process};
 
@@ -132,8 +135,9 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         };
         let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
         tokio::task::spawn_local(engine.clone().tidy());
+        tokio::task::spawn_local(engine.clone().forget_passing());
         // The engine has what it needs of them, and ten thousand keys are ten megabytes.
-        drop(std::mem::take(&mut inputs.config.keys));
+        drop((std::mem::take(&mut inputs.config.keys), std::mem::take(&mut inputs.config.templates)));
         engine.refresh_ahead();
         if let Some(admin) = inputs.admin {
             admin.set_nonblocking(true).map_err(ParentError::Io)?;
@@ -164,15 +168,15 @@ async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Resu
         Some(_) => return Err(ParentError::Protocol("no greeting of this version")),
         None => return Err(ParentError::WorkerGone),
     }
-    let patience = |key: &crate::config::Key| key.settings.timeout.max(key.settings.failover_timeout);
-    let keys = config
-        .keys
-        .iter()
-        .map(|key| WorkerKey { path: key.path.clone(), patience: patience(key) + Duration::from_secs(2) });
+    let patience = |of: &Settings| of.timeout.max(of.failover_timeout) + Duration::from_secs(2);
+    let keys = config.keys.iter().map(|key| WorkerKey { path: key.path.clone(), patience: patience(&key.settings) });
+    let template =
+        |key: &KeyTemplate| WorkerTemplate { template: key.template.clone(), patience: patience(&key.settings) };
     let worker = WorkerConfig {
         generation: 1,
         limits: config.limits.clone(),
         keys: keys.collect(),
+        templates: config.templates.iter().map(template).collect(),
         acl: config.acl.clone(),
         degraded: !config.problems.is_empty(),
         log_requests,
@@ -246,6 +250,7 @@ impl Broker {
                     tracing::error!("out of file descriptors: a request is refused");
                     self.refuse_survey(id, None, self.in_flight.open(id)?);
                 }
+                Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
                 // One after another, and none that was not sent.
                 Some((ToParent::Recalled { serial }, Passed::Nothing))
                     if serial == recalled + 1 && serial <= self.outbox.recalls() =>

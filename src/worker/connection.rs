@@ -12,6 +12,7 @@ use super::held::Slot;
 use super::stream::Conversation;
 use crate::acl::{Acl, Peer};
 use crate::config::Limits;
+use crate::secret::KeyPath;
 
 /// Above this many identities, those without a connection are forgotten.
 const REMEMBERED: usize = 1024;
@@ -56,6 +57,9 @@ impl Rights {
     pub(super) fn judge<'a>(&self, acl: &'a Acl, slot: &Slot) -> Option<&'a str> {
         let mut judged = self.judged.borrow_mut();
         if judged.len() <= slot.number {
+            if slot.is_expanded() {
+                return self.covers(acl, &slot.path);
+            }
             judged.resize(slot.number + 1, Judgement::NotYet);
         }
         if let Judgement::NotYet = judged[slot.number] {
@@ -73,6 +77,13 @@ impl Rights {
             Judgement::Granted(index) => acl.clients.get(usize::from(index)).map(|client| client.name.as_str()),
             _ => None,
         }
+    }
+}
+
+impl Rights {
+    /// The name of a client that would grant this path, whatever it is.
+    pub(super) fn covers<'a>(&self, acl: &'a Acl, path: &KeyPath) -> Option<&'a str> {
+        acl.judge(&self.peer, path).map(|grant| grant.client.name.as_str())
     }
 }
 
@@ -170,8 +181,12 @@ impl Connection {
         Ok(PeerSocket { fd: conversation.duplicate()?, permit: self.permit.clone() })
     }
 
-    /// Whether this is the first answer about this key here.
-    pub(super) fn is_first_answer(&self, slot: &Slot) -> bool {
+    /// Whether this is the first answer about this key here. `asked`: the parent was.
+    pub(super) fn is_first_answer(&self, slot: &Slot, asked: bool) -> bool {
+        // A path has a new number each time that nobody holds its value: not worth remembering.
+        if asked && slot.is_expanded() {
+            return true;
+        }
         if self.last_told.replace(slot.number) == slot.number {
             return false;
         }

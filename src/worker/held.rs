@@ -14,29 +14,34 @@ use hyper::header::HeaderValue;
 use zeroize::Zeroizing;
 
 use super::answer;
+use super::expanded::{EXPANDED, Expanded};
 use super::log::Hits;
 use super::watch::Watch;
-use crate::ipc::wire::{Body, BootInstant, Forward, Lease, Tag, ValueReply, Verdict};
+use crate::ipc::wire::{Body, BootInstant, Forward, Lease, Tag, ValueReply, Verdict, WorkerKey, WorkerTemplate};
 use crate::secret::{KeyPath, SecretValue};
 
 /// Everything that is held, by key.
 pub(super) struct Slots {
     by_path: HashMap<KeyPath, Rc<Slot>>,
+    /// Those of paths of keys with parameters, which come and go.
+    pub(super) expanded: Expanded,
     /// Bytes of values.
     used: Cell<u64>,
     limit: u64,
 }
 
-/// One key of the configuration.
+/// One key of the configuration, or one path of a key with parameters.
 pub(super) struct Slot {
-    /// Its place among the keys of the configuration.
+    /// Its place among the keys of the configuration; from [`EXPANDED`] on that of a path.
     pub(super) number: usize,
     pub(super) path: KeyPath,
     /// How long to wait for the parent's reply.
     pub(super) patience: Duration,
     /// Answers from memory that have no line in the log.
     pub(super) hits: Hits,
-    held: RefCell<Option<Rc<Held>>>,
+    /// Of a path: answers from memory that the parent does not know of.
+    pub(super) uses: Cell<u32>,
+    pub(super) held: RefCell<Option<Rc<Held>>>,
     /// If peers have waited for it to change.
     watch: RefCell<Option<Box<Watch>>>,
 }
@@ -149,6 +154,23 @@ impl Held {
 }
 
 impl Slot {
+    pub(super) fn new(number: usize, path: KeyPath, patience: Duration) -> Self {
+        Self {
+            number,
+            path,
+            patience,
+            hits: Hits::default(),
+            uses: Cell::new(0),
+            held: RefCell::default(),
+            watch: RefCell::default(),
+        }
+    }
+
+    /// Of a path of a key with parameters.
+    pub(super) fn is_expanded(&self) -> bool {
+        self.number >= EXPANDED
+    }
+
     /// Works on those who wait for a change, if anybody ever did.
     pub(super) fn watchers<T>(&self, work: impl FnOnce(&mut Watch) -> T) -> Option<T> {
         self.watch.borrow_mut().as_mut().map(|watch| work(watch))
@@ -161,34 +183,30 @@ impl Slot {
 
 impl Slots {
     /// `limit` is in bytes of values.
-    pub(super) fn new(keys: &[crate::ipc::wire::WorkerKey], limit: u64) -> Self {
-        let slot = |(number, key): (usize, &crate::ipc::wire::WorkerKey)| {
-            let (path, patience) = (key.path.clone(), key.patience);
-            (
-                path.clone(),
-                Rc::new(Slot {
-                    number,
-                    path,
-                    patience,
-                    hits: Hits::default(),
-                    held: RefCell::default(),
-                    watch: RefCell::default(),
-                }),
-            )
+    pub(super) fn new(keys: &[WorkerKey], templates: Vec<WorkerTemplate>, limit: u64) -> Self {
+        let slot = |(number, key): (usize, &WorkerKey)| {
+            (key.path.clone(), Rc::new(Slot::new(number, key.path.clone(), key.patience)))
         };
-        Self { by_path: keys.iter().enumerate().map(slot).collect(), used: Cell::new(0), limit }
+        let by_path = keys.iter().enumerate().map(slot).collect();
+        Self { by_path, expanded: Expanded::new(templates), used: Cell::new(0), limit }
     }
 
     pub(super) fn find(&self, path: &str) -> Option<&Rc<Slot>> {
         self.by_path.get(path)
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Rc<Slot>> {
-        self.by_path.values()
+    /// The slot of a key, or that of a path as long as there is one.
+    pub(super) fn known(&self, path: &str) -> Option<Rc<Slot>> {
+        self.find(path).cloned().or_else(|| self.expanded.find(path))
+    }
+
+    pub(super) fn for_each(&self, mut act: impl FnMut(&Rc<Slot>)) {
+        self.by_path.values().for_each(&mut act);
+        self.expanded.for_each(act);
     }
 
     /// A value that may be given without asking, and what to say of it.
-    pub(super) fn remembered(&self, slot: &Slot, now: BootInstant) -> Option<(Rc<Held>, Verdict)> {
+    pub(super) fn remembered(&self, slot: &Rc<Slot>, now: BootInstant) -> Option<(Rc<Held>, Verdict)> {
         let held = slot.held.borrow().clone()?;
         let detail = if now < held.lease.fresh_until {
             None
@@ -198,10 +216,14 @@ impl Slots {
             return None;
         };
         held.last_used.set(now.0);
+        if slot.is_expanded() {
+            self.expanded.count(slot);
+        }
         Some((held, Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail }))
     }
 
-    pub(super) fn keep(&self, slot: &Slot, held: &Rc<Held>, now: BootInstant) {
+    pub(super) fn keep(&self, slot: &Rc<Slot>, held: &Rc<Held>, now: BootInstant) {
+        let slot = &self.expanded.registered(slot);
         self.forget(slot);
         if held.size() > self.limit {
             return;
@@ -216,14 +238,17 @@ impl Slots {
 
     /// Forgets those that were asked for longest ago, and an eighth more, so that this is seldom.
     fn make_room(&self) {
-        let last_used = |slot: &Rc<Slot>| slot.held.borrow().as_ref().map(|held| held.last_used.get());
-        let mut by_use: Vec<_> = self.by_path.values().filter_map(|slot| Some((last_used(slot)?, slot))).collect();
+        let mut by_use: Vec<(i64, Rc<Slot>)> = Vec::new();
+        self.for_each(|slot| {
+            let last_used = slot.held.borrow().as_ref().map(|held| held.last_used.get());
+            by_use.extend(last_used.map(|last_used| (last_used, slot.clone())));
+        });
         by_use.sort_unstable_by_key(|(used, _)| *used);
         for (_, slot) in by_use {
             if self.used.get() <= self.limit / 8 * 7 {
                 return;
             }
-            self.forget(slot);
+            self.forget(&slot);
         }
     }
 
@@ -234,26 +259,26 @@ impl Slots {
     }
 
     pub(super) fn forget_where(&self, mut gone: impl FnMut(&Slot, &Lease) -> bool) {
-        for slot in self.by_path.values() {
+        self.for_each(|slot| {
             if slot.held.borrow().as_ref().is_some_and(|held| gone(slot, &held.lease)) {
                 self.forget(slot);
             }
-        }
+        });
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::ipc::wire::{Detail, WorkerKey};
+    use crate::ipc::wire::Detail;
     use crate::secret::WireBytes;
 
     fn slots(count: usize, limit: u64) -> Slots {
         let key = |n| WorkerKey { path: KeyPath::parse(&format!("/k{n}")).unwrap(), patience: Duration::ZERO };
-        Slots::new(&(0..count).map(key).collect::<Vec<_>>(), limit)
+        Slots::new(&(0..count).map(key).collect::<Vec<_>>(), Vec::new(), limit)
     }
 
-    fn held(size: usize) -> Rc<Held> {
+    pub(in crate::worker) fn held(size: usize) -> Rc<Held> {
         let lease = Lease {
             born: BootInstant(0),
             fresh_until: BootInstant(100),

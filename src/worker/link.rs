@@ -90,6 +90,14 @@ impl Link {
         Some(replied)
     }
 
+    /// Tells how often values were given that the parent gave once. Before a fetch: what that brings may make one too many.
+    pub(super) async fn tell_uses(&self, uses: Vec<(KeyPath, u32)>) {
+        if !uses.is_empty() {
+            // A parent that is gone ends this process soon.
+            let _ = self.channel.send(&ToParent::Used { uses }, None).await;
+        }
+    }
+
     /// The keys that the peer may read, as the parent judges, and their states.
     ///
     /// # Errors
@@ -155,11 +163,11 @@ impl Link {
                     match keys {
                         Recall::All => {
                             shared.slots.forget_where(|_, _| true);
-                            shared.slots.all().for_each(|slot| slot.watchers(Watch::recalled).unwrap_or_default());
+                            shared.slots.for_each(|slot| slot.watchers(Watch::recalled).unwrap_or_default());
                         }
                         Recall::Keys(keys) => {
-                            keys.iter().filter_map(|key| shared.slots.find(key.as_str())).for_each(|slot| {
-                                shared.slots.forget(slot);
+                            keys.iter().filter_map(|key| shared.slots.known(key.as_str())).for_each(|slot| {
+                                shared.slots.forget(&slot);
                                 slot.watchers(Watch::recalled);
                             });
                         }

@@ -45,6 +45,10 @@ pub(super) struct Hits {
 }
 
 impl Hits {
+    pub(super) fn is_empty(&self) -> bool {
+        self.counts.borrow().is_empty()
+    }
+
     pub(super) fn count(&self, uid: u32, verdict: &'static str, status: u16) {
         let mut counts = self.counts.borrow_mut();
         let same = |entry: &&mut (u32, &str, u16, u64)| (entry.0, entry.1, entry.2) == (uid, verdict, status);
@@ -140,12 +144,12 @@ impl Log {
     /// Tells what was counted, and begins a new interval.
     pub(super) fn flush(&self, slots: &Slots) {
         let mut window = std::mem::take(&mut *self.window.borrow_mut());
-        for slot in slots.all() {
+        slots.for_each(|slot| {
             for (uid, verdict, status, count) in slot.hits.counts.take() {
                 let what = What { uid, key: Some(slot.path.clone()), verdict, status };
                 *window.counts.entry(what).or_default() += count;
             }
-        }
+        });
         let counted = window.counts.into_iter().filter(|(_, count)| *count > 0);
         let mut others = window.others;
         for (told, (what, count)) in counted.enumerate() {

@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod connection;
+mod expanded;
 mod held;
 mod link;
 mod log;
@@ -134,6 +135,7 @@ async fn sweep(shared: Rc<Shared>) {
         tick.tick().await;
         let now = boot_nanos();
         shared.slots.forget_where(|_, lease| lease.usable_until.0 <= now);
+        shared.slots.expanded.drop_idle();
     }
 }
 

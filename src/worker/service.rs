@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::answer::{self, Answer, Problem};
 use super::connection::{Connection, Connections};
+use super::expanded::Expansion;
 use super::held::{Held, Slot, Slots};
 use super::link::Link;
 use super::log::{Log, Told};
@@ -19,6 +20,7 @@ use super::request::{self, Accepts, Target};
 use super::stream::{Conversation, Phase};
 use crate::ipc::record::Event;
 use crate::ipc::wire::{BootInstant, Forward, Reply, RequestId, Verdict, WorkerConfig};
+use crate::secret::KeyPath;
 use crate::sys::{clock, random};
 
 /// What all connections have in common.
@@ -40,7 +42,7 @@ impl Shared {
         let _ = random::fill(&mut start);
         Self {
             connections: Rc::default(),
-            slots: Slots::new(&config.keys, config.limits.memory),
+            slots: Slots::new(&config.keys, config.templates.clone(), config.limits.memory),
             log: Log::new(config.log_requests),
             link,
             ending: watch::Sender::new(false),
@@ -103,11 +105,10 @@ impl<'a> Exchange<'a> {
         let uri = self.request.uri();
         // What is a key of the configuration, letter by letter, is well-formed.
         let plain = uri.query().is_none() && uri.scheme().is_none() && uri.authority().is_none();
-        let slot = if plain { self.shared.slots.find(uri.path()) } else { None };
-        let target = match slot {
-            Some(slot) => Ok(slot.clone()),
+        let target = match if plain { self.shared.slots.known(uri.path()) } else { None } {
+            Some(slot) => Ok(slot),
             None => match request::target(uri).ok_or_else(malformed)? {
-                Target::Key(key) => Ok(self.shared.slots.find(key.as_str()).ok_or_else(denied)?.clone()),
+                Target::Key(key) => Ok(self.named(&key)?),
                 own => Err(own),
             },
         };
@@ -126,6 +127,26 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// The slot of a key that is written in some other way, or of a path that nobody has asked for lately.
+    fn named(&self, key: &KeyPath) -> Result<Rc<Slot>, Problem> {
+        let slots = &self.shared.slots;
+        if let Some(slot) = slots.known(key.as_str()) {
+            return Ok(slot);
+        }
+        match slots.expanded.read(key) {
+            Expansion::Path(slot) => Ok(Rc::new(slot)),
+            Expansion::Outside => {
+                self.connection.rights.covers(&self.shared.config.acl, key).ok_or_else(denied)?;
+                Err(Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "malformed",
+                    "a parameter in this path is outside its constraint",
+                ))
+            }
+            Expansion::Nothing => Err(denied()),
+        }
+    }
+
     async fn own(&self, target: &Target) -> Result<Answer, Problem> {
         if *target == Target::Whoami {
             return Ok(answer::own(&own::whoami(&self.shared.config.acl, &self.connection.peer())));
@@ -137,7 +158,7 @@ impl<'a> Exchange<'a> {
         Ok(answer::own(&if *target == Target::Keys { own::keys(&survey) } else { own::health(degraded, &survey) }))
     }
 
-    async fn value(&self, slot: &Slot, client: Option<&str>) -> Result<Answer, Problem> {
+    async fn value(&self, slot: &Rc<Slot>, client: Option<&str>) -> Result<Answer, Problem> {
         let accepts = request::accepts(self.request.headers());
         if accepts == Accepts::Neither {
             return Err(not_acceptable());
@@ -191,10 +212,13 @@ impl<'a> Exchange<'a> {
         })
     }
 
-    pub(super) async fn ask(&self, slot: &Slot, revalidate: bool) -> Result<(Rc<Held>, Verdict), Problem> {
+    pub(super) async fn ask(&self, slot: &Rc<Slot>, revalidate: bool) -> Result<(Rc<Held>, Verdict), Problem> {
         let peer = self.connection.socket(self.conversation).map_err(|_| not_answering())?;
         let largest = self.shared.config.limits.value_size;
         let link = &self.shared.link;
+        if slot.is_expanded() {
+            link.tell_uses(self.shared.slots.expanded.take_uses()).await;
+        }
         let reply = link.fetch(&slot.path, self.id, revalidate, peer, slot.patience, largest).await;
         let replied = reply.ok_or_else(not_answering)?;
         match replied.reply {
@@ -228,7 +252,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn tell_answer(&self, status: StatusCode, slot: &Slot, client: Option<&str>, verdict: &Verdict, asked: bool) {
-        let first = self.connection.is_first_answer(slot);
+        let first = self.connection.is_first_answer(slot, asked);
         let log = &self.shared.log;
         if !(first && log.has_room(Event::Answer, self.connection.uid())) && log.only_counts() {
             return slot.hits.count(self.connection.uid(), name(verdict), status.as_u16());

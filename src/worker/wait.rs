@@ -33,10 +33,12 @@ impl Exchange<'_> {
     /// The new value, or 304 when it is still the one that the peer has.
     pub(super) async fn wait(
         &self,
-        slot: &Slot,
+        slot: &Rc<Slot>,
         accepts: Accepts,
         wait: Duration,
     ) -> Result<(Answer, Verdict), Problem> {
+        // A recall finds those who wait.
+        let slot = &self.shared.slots.expanded.registered(slot);
         let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs())).ok();
         let waited = self.news(slot, accepts, wait).await?;
         // What was granted when the wait began need not be granted now.
@@ -55,7 +57,7 @@ impl Exchange<'_> {
     /// Waits for a value that the peer has not. `None` when there was none in time.
     async fn news(
         &self,
-        slot: &Slot,
+        slot: &Rc<Slot>,
         accepts: Accepts,
         wait: Duration,
     ) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
@@ -101,7 +103,7 @@ impl Exchange<'_> {
     }
 
     /// Whether anybody has to be asked at all: not if the peer has what is known, and that was asked for just now.
-    fn first(&self, slot: &Slot, accepts: Accepts) -> Step {
+    fn first(&self, slot: &Rc<Slot>, accepts: Accepts) -> Step {
         let now = BootInstant(boot_nanos());
         let text = matches!(accepts, Accepts::Text { .. });
         let knows = |watch: &mut Watch| {
@@ -113,7 +115,7 @@ impl Exchange<'_> {
     }
 
     /// The value there is now, unless the peer has it.
-    async fn look(&self, slot: &Slot, accepts: Accepts) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
+    async fn look(&self, slot: &Rc<Slot>, accepts: Accepts) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
         let now = BootInstant(boot_nanos());
         let found = match self.shared.slots.remembered(slot, now) {
             Some((held, verdict)) => {
@@ -138,7 +140,12 @@ impl Exchange<'_> {
         request::has_tag(self.request.headers(), form.etag().as_bytes())
     }
 
-    async fn unchanged(&self, slot: &Slot, accepts: Accepts, now: BootInstant) -> Result<(Answer, Verdict), Problem> {
+    async fn unchanged(
+        &self,
+        slot: &Rc<Slot>,
+        accepts: Accepts,
+        now: BootInstant,
+    ) -> Result<(Answer, Verdict), Problem> {
         let text = matches!(accepts, Accepts::Text { .. });
         let known = slot.watch(|watch| watch.known.as_ref().map(|known| (known.headers(text, now), known.verdict)));
         let Some((headers, verdict)) = known else {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::archive::{Archive, Listing, Problem, Sealed};
 use super::format::{Definition, Label, State};
 use super::{KeyRing, Ledger};
-use crate::config::Config;
+use crate::config::{Config, expand};
 use crate::parent::clock::{Clock, Mark};
 use crate::secret::KeyPath;
 use crate::sys::{clock, file};
@@ -84,7 +84,15 @@ impl Inspection {
         let marks: Vec<Mark> = archive.states(State::Clock).iter().filter_map(|bytes| Mark::decode(bytes)).collect();
         let now = Clock::resume(&marks, 0, clock::boot_id()).now();
         let definition = |key: &crate::config::Key| (key.path.clone(), Definition::of(&key.source.definition));
-        let configured = config.keys.iter().map(definition).collect();
+        let mut configured: HashMap<KeyPath, Definition> = config.keys.iter().map(definition).collect();
+        for (key, _) in listing.sealed.iter().filter_map(|sealed| sealed.label.of_key()) {
+            // A path of a key with parameters is configured as long as its values are within their constraints.
+            if !configured.contains_key(key)
+                && let Some((_, source)) = expand(config.templates.iter(), key)
+            {
+                configured.insert(key.clone(), Definition::of(&source.definition));
+            }
+        }
         Ok(Some(Self { archive, listing, ledger, now, configured }))
     }
 

@@ -90,6 +90,11 @@ impl Ledger {
         self.edit(key, |row| row.buried_at = row.buried_at.max(Some(at)));
     }
 
+    /// Nothing of this key is on disk any more.
+    pub fn forget(&mut self, key: &KeyPath) {
+        self.edit(key, |row| *row = Row::default());
+    }
+
     /// When the value was given up, if it is one that was fetched at `fetched_at`.
     pub fn buried(&self, key: &KeyPath, fetched_at: u64) -> Option<u64> {
         self.rows.get(key)?.buried_at.filter(|buried_at| *buried_at >= fetched_at)

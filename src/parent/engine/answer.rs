@@ -21,7 +21,7 @@ impl Engine {
     pub(in crate::parent) fn survey(&self, may_read: impl Fn(&KeyPath) -> bool) -> Survey {
         let now = self.clock.now();
         let entries = self.entries.borrow();
-        let readable = entries.iter().filter(|(key, _)| may_read(key));
+        let readable = entries.iter().filter(|(key, entry)| !entry.is_passing() && may_read(key));
         let state = |(key, entry): (&KeyPath, &Entry)| KeyState {
             key: key.clone(),
             state: entry.state(now),
@@ -36,10 +36,10 @@ impl Engine {
     pub(in crate::parent) fn status(&self) -> serde_json::Value {
         let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
         let (now, instant) = (self.clock.now(), Instant::now());
-        let mut keys: Vec<_> = entries.iter().collect();
+        let mut keys: Vec<_> = entries.iter().filter(|(_, entry)| !entry.is_passing()).collect();
         keys.sort_unstable_by_key(|(key, _)| *key);
         let line = |(key, entry): &(&KeyPath, &Entry)| {
-            let due = self.next_attempt(entry, &documents[entry.document.0]);
+            let due = self.next_attempt(entry, documents.get(entry.document));
             serde_json::json!({
                 "key": key,
                 "state": entry.state(now),
@@ -48,7 +48,10 @@ impl Engine {
                 "next-attempt-in": due.map(|due| due.saturating_duration_since(instant).as_secs()),
             })
         };
-        serde_json::json!({ "keys": keys.iter().map(line).collect::<Vec<_>>() })
+        serde_json::json!({
+            "keys": keys.iter().map(line).collect::<Vec<_>>(),
+            "templates": self.status_of_templates(),
+        })
     }
 
     /// The value if it may be served, else this failure.
@@ -115,8 +118,10 @@ impl Engine {
     /// How long asking again would bring nothing new.
     fn quiet_for(&self, entry: &Entry) -> Duration {
         let documents = self.documents.borrow();
-        let document = &documents[entry.document.0];
-        if let Some(flight) = &document.flight {
+        let document = documents.get(entry.document);
+        if let Some(document) = document
+            && let Some(flight) = &document.flight
+        {
             // Who lands recalls the lease.
             return document.fetch_timeout.saturating_sub(flight.started.elapsed());
         }
@@ -132,7 +137,7 @@ impl Engine {
             self.wanted.set(Some(Instant::now()));
         }
         let documents = self.documents.borrow();
-        let due = self.next_attempt(entry, &documents[entry.document.0]);
+        let due = self.next_attempt(entry, documents.get(entry.document));
         let wait = due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()));
         Reply::Failure(FailureReply {
             class: known.class,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::documents::DocumentId;
 use super::memory::InMemory;
 use super::pace::Pace;
 use super::scribe::OnDisk;
@@ -17,10 +18,11 @@ use crate::secret::KeyPath;
 use crate::staleness::{Revocation, Settings, Span, is_usable};
 
 pub(super) struct Entry {
-    pub(super) document: super::DocumentId,
+    pub(super) document: DocumentId,
     pub(super) projection: Projection,
     pub(super) definition: Definition,
     pub(super) settings: Settings,
+    pub(super) standing: Standing,
     pub(super) held: Option<Held>,
     /// How the last fetch ended, if it brought no value.
     pub(super) failure: Option<Failure>,
@@ -36,6 +38,17 @@ pub(super) struct Entry {
     pub(super) leased_stale: bool,
     refusals: Option<Refusals>,
     given_up: Option<GivenUp>,
+}
+
+/// Whether the entry is there to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Of a key of the configuration.
+    Fixed,
+    /// Of a path of the key with parameters that has this number, until it is evicted.
+    Lasting(usize),
+    /// Of a path that somebody has asked for and that has never had a value.
+    Passing(usize),
 }
 
 /// In a row, all of one effect.
@@ -117,7 +130,7 @@ impl Held {
 
 impl Entry {
     pub(super) fn new(
-        document: super::DocumentId,
+        document: DocumentId,
         projection: Projection,
         definition: Definition,
         settings: Settings,
@@ -128,6 +141,7 @@ impl Entry {
             projection,
             definition,
             settings,
+            standing: Standing::Fixed,
             held,
             failure: None,
             status: None,
@@ -143,6 +157,15 @@ impl Entry {
     pub(super) fn age(&self, now: u64) -> Option<Duration> {
         let held = self.held.as_ref()?;
         Some(Duration::from_millis(now.saturating_sub(held.fetched_at)))
+    }
+
+    /// Nothing is known of its source: no value, and no fetch that ended.
+    pub(super) fn is_blank(&self) -> bool {
+        self.held.is_none() && self.failure.is_none() && self.given_up.is_none()
+    }
+
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self.standing, Standing::Passing(_))
     }
 
     /// Has bytes to serve, whatever their age.
@@ -237,7 +260,7 @@ mod tests {
         let held =
             Held::new(&seal, &key, Memory::new(0).take(SecretValue::from_text("v")), Validators::default(), 1000);
         let definition = Definition::of("");
-        Entry::new(super::super::DocumentId(0), Projection::Whole, definition, Settings::default(), Some(held))
+        Entry::new(DocumentId(0), Projection::Whole, definition, Settings::default(), Some(held))
     }
 
     const MINUTE: Duration = Duration::from_secs(60);

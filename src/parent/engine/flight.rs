@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::entry::{Entry, GivenUp};
+use super::documents::{DocumentId, DocumentState};
+use super::entry::{Entry, GivenUp, Held};
 use super::pace::{Circumstances, Pace};
-use super::{Asker, DocumentId, DocumentState, Engine, Origin};
+use super::{Asker, Engine, Origin};
 use crate::config::Document;
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
@@ -47,70 +48,108 @@ struct Ended {
 
 impl Engine {
     /// When back-off of the document, of its origin or of the key itself lets the next attempt begin.
-    pub(super) fn next_attempt(&self, entry: &Entry, document: &DocumentState) -> Option<Instant> {
+    pub(super) fn next_attempt(&self, entry: &Entry, document: Option<&DocumentState>) -> Option<Instant> {
         let origins = self.origins.borrow();
-        let origin = origins.get(&document.origin).and_then(Pace::due);
+        let origin = document.and_then(|document| origins.get(&document.origin)).and_then(Pace::due);
         let negative = entry.negative_until.filter(|_| entry.held.is_none());
-        [document.pace.due(), origin, entry.pace.due(), negative].into_iter().flatten().max()
+        let document = document.and_then(|document| document.pace.due());
+        [document, origin, entry.pace.due(), negative].into_iter().flatten().max()
     }
 
     pub(super) fn attempt_due(&self, entry: &Entry, document: &DocumentState) -> bool {
         let now = Instant::now();
         let origins = self.origins.borrow();
         origins.get(&document.origin).is_none_or(|pace| pace.permits(now))
-            && self.next_attempt(entry, document).is_none_or(|due| due <= now)
+            && self.next_attempt(entry, Some(document)).is_none_or(|due| due <= now)
     }
 
-    /// The fetch of a document that is under way, or a new one; and whether it was under way.
-    pub(super) fn join(self: &Rc<Self>, id: DocumentId, asker: Option<Asker>) -> (Flight, bool) {
+    /// The fetch of a document that is under way, or a new one for this key; and whether it was under way.
+    pub(super) fn join(
+        self: &Rc<Self>,
+        id: DocumentId,
+        key: Option<&KeyPath>,
+        asker: Option<Asker>,
+    ) -> Option<(Flight, bool)> {
         let mut documents = self.documents.borrow_mut();
-        let state = &mut documents[id.0];
+        let state = documents.get_mut(id)?;
         if let Some(flight) = &state.flight {
-            return (flight.clone(), true);
+            return Some((flight.clone(), true));
         }
         let (land, landed) = watch::channel(false);
         let flight = Flight { started: Instant::now(), landed };
         state.flight = Some(flight.clone());
         state.last_started = Some(flight.started);
         self.origins.borrow_mut().entry(state.origin.clone()).or_default().begin();
-        let engine = self.clone();
+        let (engine, key) = (self.clone(), key.cloned());
         tokio::task::spawn_local(async move {
-            engine.fly(id, asker).await;
+            engine.fly(id, key, asker).await;
+            engine.land(id);
             // Nobody may be waiting any more.
             let _ = land.send(true);
         });
-        (flight, false)
+        Some((flight, false))
+    }
+
+    /// The end of a fetch.
+    fn land(self: &Rc<Self>, id: DocumentId) {
+        let mut documents = self.documents.borrow_mut();
+        if let Some(state) = documents.get_mut(id) {
+            state.flight = None;
+        }
+        documents.drop_if_idle(id);
+        drop(documents);
+        self.keep_refreshed(id, false);
     }
 
     /// Keeps documents with `refresh` fresh, each for itself.
     pub(in crate::parent) fn refresh_ahead(self: &Rc<Self>) {
-        for (index, state) in self.documents.borrow().iter().enumerate() {
-            let Some(every) = state.refresh else { continue };
-            let (engine, id) = (self.clone(), DocumentId(index));
-            tokio::task::spawn_local(async move {
-                loop {
-                    let permitted = {
-                        let documents = engine.documents.borrow();
-                        let state = &documents[id.0];
-                        let now = Instant::now();
-                        let origins = engine.origins.borrow();
-                        state.pace.permits(now) && origins.get(&state.origin).is_none_or(|pace| pace.permits(now))
-                    };
-                    if permitted {
-                        engine.join(id, None);
-                    }
-                    // Up to a tenth earlier, so that many documents do not stay in step.
-                    tokio::time::sleep(every - every * u32::from(random()) / 2550).await;
-                }
-            });
-        }
+        let all: Vec<DocumentId> = self.documents.borrow().iter().map(|(id, _)| id).collect();
+        all.into_iter().for_each(|id| self.keep_refreshed(id, true));
     }
 
-    async fn fly(&self, id: DocumentId, asker: Option<Asker>) {
+    /// Keeps a document fresh as long as its keys want it, if nobody does so already.
+    fn keep_refreshed(self: &Rc<Self>, id: DocumentId, at_once: bool) {
+        let wanted = |state: &mut DocumentState| {
+            let wanted = state.refresh.is_some() && !state.refreshing;
+            state.refreshing |= wanted;
+            wanted
+        };
+        if !self.documents.borrow_mut().get_mut(id).is_some_and(wanted) {
+            return;
+        }
+        let engine = self.clone();
+        tokio::task::spawn_local(async move {
+            let mut now = at_once;
+            while let Some(every) = engine.refresh_once(id, now) {
+                now = true;
+                // Up to a tenth earlier, so that many documents do not stay in step.
+                tokio::time::sleep(every - every * u32::from(random()) / 2550).await;
+            }
+        });
+    }
+
+    /// Fetches it, if it is to be now and back-off permits. How often its keys want that, if they still do.
+    fn refresh_once(self: &Rc<Self>, id: DocumentId, now: bool) -> Option<Duration> {
+        let (every, permitted) = {
+            let mut documents = self.documents.borrow_mut();
+            let state = documents.get_mut(id)?;
+            state.refreshing = state.refresh.is_some();
+            let now = Instant::now();
+            let origins = self.origins.borrow();
+            let of_origin = origins.get(&state.origin).is_none_or(|pace| pace.permits(now));
+            (state.refresh?, of_origin && state.pace.permits(now))
+        };
+        if now && permitted {
+            self.join(id, None, None);
+        }
+        Some(every)
+    }
+
+    async fn fly(&self, id: DocumentId, key: Option<KeyPath>, asker: Option<Asker>) {
         let (document, keys, known, limit, late_after) = {
             let documents = self.documents.borrow();
-            let state = &documents[id.0];
-            let (known, late_after) = (self.known(state), self.late_after(state));
+            let Some(state) = documents.get(id) else { return };
+            let (known, late_after) = (self.known(state, key.as_ref()), self.late_after(state));
             (state.document.clone(), state.keys.clone(), known, state.fetch_timeout, late_after)
         };
         let started = Instant::now();
@@ -132,6 +171,8 @@ impl Engine {
         log_fetch(&document, &keys, asker, started, &answer);
         let ended = Ended { began: started, late, failure: answer.as_ref().err().copied(), quota_spent };
         self.settle(id, ended);
+        // Other paths may have come to need this document meanwhile.
+        let keys = self.documents.borrow().get(id).map(|state| state.keys.clone()).unwrap_or_default();
         let mut values = Vec::new();
         for key in keys.iter() {
             match self.value_of(key, &answer, &known) {
@@ -144,16 +185,17 @@ impl Engine {
         if answer.is_ok() {
             self.restore_withheld(&document).await;
         }
-        self.documents.borrow_mut()[id.0].flight = None;
     }
 
     /// What a request may show: only while every key of the document has a value, and all have theirs of one answer.
-    fn known(&self, state: &DocumentState) -> Validators {
+    /// Paths that never had one do not count, but for the one that it is for.
+    fn known(&self, state: &DocumentState, of: Option<&KeyPath>) -> Validators {
         let entries = self.entries.borrow();
-        let held = |key: &KeyPath| entries.get(key).and_then(|entry| entry.held.as_ref());
-        let Some(first) = state.keys.first().and_then(held) else { return Validators::default() };
-        let of_one_answer = |key: &KeyPath| held(key).is_some_and(|held| held.validators == first.validators);
-        if state.keys.iter().all(of_one_answer) { first.validators.clone() } else { Validators::default() }
+        let entry_of = |key: &KeyPath| entries.get(key).filter(|entry| of == Some(key) || !entry.is_passing());
+        let mut counting = state.keys.iter().filter_map(entry_of).map(|entry| entry.held.as_ref());
+        let Some(Some(first)) = counting.next() else { return Validators::default() };
+        let of_one_answer = |held: Option<&Held>| held.is_some_and(|held| held.validators == first.validators);
+        if counting.all(of_one_answer) { first.validators.clone() } else { Validators::default() }
     }
 
     /// The value of a key in an answer, with the status of that. `None` when there is no such key any more, or no
@@ -198,24 +240,28 @@ impl Engine {
 
     fn count_as_late(&self, id: DocumentId, began: Instant) {
         let mut documents = self.documents.borrow_mut();
-        let state = &mut documents[id.0];
+        let Some(state) = documents.get_mut(id) else { return };
         state.pace.fail(self.circumstances(None));
-        self.origins.borrow_mut().entry(state.origin.clone()).or_default().fail_since(began, self.circumstances(None));
+        let mut origins = self.origins.borrow_mut();
+        let origin = origins.entry(state.origin.clone()).or_default();
+        // Whoever asks has chosen this document, so that it is slow says nothing of others.
+        if state.expanded { origin.release() } else { origin.fail_since(began, self.circumstances(None)) }
     }
 
     /// Back-off after a call: of the document, and of its origin if that is what failed.
     fn settle(&self, id: DocumentId, ended: Ended) {
         let Ended { began, late, failure, quota_spent } = ended;
         let mut documents = self.documents.borrow_mut();
-        let state = &mut documents[id.0];
+        let Some(state) = documents.get_mut(id) else { return };
         let mut origins = self.origins.borrow_mut();
         let origin = origins.entry(state.origin.clone()).or_default();
         state.refused = failure.is_some_and(|failure| matches!(failure.class, Class::TokenRefused | Class::Refused));
         if let Some(failure) = failure {
             let why = self.circumstances(failure.retry_after);
             match (late, failure.is_of_origin()) {
-                (false, true) => origin.fail_since(began, why),
-                (true, true) => origin.again(why),
+                (_, true) if state.expanded && failure.reason == Reason::Timeout => origin.release(),
+                (true, true) if !state.expanded => origin.again(why),
+                (_, true) => origin.fail_since(began, why),
                 // It answered, if only to refuse.
                 (_, false) => origin.succeed_since(began, late),
             }
@@ -232,14 +278,14 @@ impl Engine {
     /// A 403 is the token's when every document of the token that was asked is refused, and the document's own otherwise.
     fn classify(&self, id: DocumentId, failure: Failure) -> Failure {
         let documents = self.documents.borrow();
-        let token = documents[id.0].document.token();
+        let token = documents.get(id).and_then(|state| state.document.token());
         if failure.class != Class::Refused || token.is_none() {
             return failure;
         }
-        let asked = |(other, state): &(usize, &DocumentState)| {
-            *other != id.0 && state.document.token() == token && state.last_started.is_some()
+        let asked = |(other, state): &(DocumentId, &DocumentState)| {
+            *other != id && state.document.token() == token && state.last_started.is_some()
         };
-        let mut others = documents.iter().enumerate().filter(asked);
+        let mut others = documents.iter().filter(asked);
         let class = if others.all(|(_, state)| state.refused) { Class::TokenRefused } else { Class::Refused };
         Failure { class, ..failure }
     }

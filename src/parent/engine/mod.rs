@@ -4,11 +4,14 @@
 
 mod answer;
 mod budget;
+mod documents;
 mod entry;
+mod expanded;
 mod flight;
 mod memory;
 mod open;
 mod pace;
+mod ranking;
 mod scribe;
 mod storage;
 #[cfg(test)]
@@ -25,17 +28,18 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use self::budget::Budget;
+use self::documents::{DocumentId, Documents, Origin};
 use self::entry::Entry;
-use self::flight::{Flight, Origins};
+use self::expanded::Table;
+use self::flight::Origins;
 use self::memory::Memory;
-use self::pace::Pace;
 use self::scribe::{Scribe, Wanted};
 use super::cache::{Lane, Ledger, Sealed, Store};
 use super::clock::Clock;
 use super::repeats::Repeats;
 use super::upstream::Sources;
 use super::vault::Vault;
-use crate::config::{Config, Document, TokenName};
+use crate::config::Config;
 use crate::ipc::wire::{Detail, Forward, Recall, Reply, RequestId, Verdict};
 use crate::outcome::{Failure, Reason};
 use crate::secret::KeyPath;
@@ -47,7 +51,8 @@ const REVALIDATED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Engine {
     entries: RefCell<HashMap<KeyPath, Entry>>,
-    documents: RefCell<Vec<DocumentState>>,
+    documents: RefCell<Documents>,
+    expanded: RefCell<Vec<Table>>,
     origins: RefCell<Origins>,
     budget: RefCell<Budget>,
     /// When a peer last got nothing because the upstream was unavailable.
@@ -69,57 +74,8 @@ pub(super) struct Engine {
     recalls: mpsc::UnboundedSender<Recall>,
 }
 
-/// An index into the documents of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct DocumentId(usize);
-
-/// What one back-off is for: an origin, asked with a token.
-type Origin = (String, Option<TokenName>);
-
-struct DocumentState {
-    document: Rc<Document>,
-    origin: Origin,
-    keys: Rc<Vec<KeyPath>>,
-    /// The longest of its keys.
-    fetch_timeout: Duration,
-    /// The shortest of its keys.
-    refresh: Option<Duration>,
-    flight: Option<Flight>,
-    last_started: Option<Instant>,
-    pace: Pace,
-    /// The last answer was 401 or 403.
-    refused: bool,
-}
-
-/// The documents of the configuration and their keys.
-fn documents(config: &Config) -> (Vec<DocumentState>, HashMap<KeyPath, DocumentId>) {
-    let mut found: HashMap<&Document, DocumentId> = HashMap::new();
-    let mut keys: Vec<Vec<&crate::config::Key>> = Vec::new();
-    let mut of_key = HashMap::new();
-    for key in &config.keys {
-        let id = *found.entry(&key.source.document).or_insert_with(|| {
-            keys.push(Vec::new());
-            DocumentId(keys.len() - 1)
-        });
-        keys[id.0].push(key);
-        of_key.insert(key.path.clone(), id);
-    }
-    let state = |keys: Vec<&crate::config::Key>| {
-        let document = keys.first().map(|key| key.source.document.clone())?;
-        Some(DocumentState {
-            origin: (document.origin(), document.token().cloned()),
-            document: Rc::new(document),
-            fetch_timeout: keys.iter().map(|key| key.settings.fetch_timeout).max().unwrap_or_default(),
-            refresh: keys.iter().filter_map(|key| key.settings.refresh).min(),
-            keys: Rc::new(keys.iter().map(|key| key.path.clone()).collect()),
-            flight: None,
-            last_started: None,
-            pace: Pace::default(),
-            refused: false,
-        })
-    };
-    (keys.into_iter().filter_map(state).collect(), of_key)
-}
+/// So often a request begins anew because its entry was evicted, or got nothing from a fetch that it joined.
+const ATTEMPTS: usize = 3;
 
 impl Engine {
     /// Opens what is sealed for every key of the configuration.
@@ -131,7 +87,7 @@ impl Engine {
         vault: Vault,
         recalls: mpsc::UnboundedSender<Recall>,
     ) -> std::io::Result<Self> {
-        let (documents, of_key) = documents(config);
+        let (mut documents, of_key) = Documents::of(config);
         let store = Arc::new(store);
         let memory = Memory::new(config.limits.memory);
         let opened = open::open(config, &store, &memory, boot);
@@ -141,12 +97,20 @@ impl Engine {
             let projection = key.source.projection.clone();
             (key.path.clone(), Entry::new(of_key[&key.path], projection, definition, key.settings.clone(), held))
         };
+        let mut entries: HashMap<KeyPath, Entry> = config.keys.iter().map(entry).collect();
+        let mut tables = expanded::tables(config);
+        for found in opened.expanded {
+            let held = held.remove(&found.key);
+            expanded::restore(found, held, &mut tables, &mut documents, &mut entries);
+        }
         let scribe = Scribe::start(store.clone())?;
+        opened.surplus.into_iter().for_each(|key| scribe.remove_behind(key));
         let tombstones = opened.overruled.into_iter();
         scribe.write_behind(tombstones.map(|tombstone| (tombstone.key.clone(), Wanted::Tombstone(tombstone))));
         Ok(Self {
-            entries: RefCell::new(config.keys.iter().map(entry).collect()),
+            entries: RefCell::new(entries),
             documents: RefCell::new(documents),
+            expanded: RefCell::new(tables),
             origins: RefCell::default(),
             budget: RefCell::new(Budget::new(config.limits.fetches_per_user)),
             wanted: Cell::new(None),
@@ -178,8 +142,23 @@ impl Engine {
 
     /// The answer for a peer that may read `key`.
     pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Reply {
+        for _ in 0..ATTEMPTS {
+            if let Err(refused) = self.enter(key, asker.uid) {
+                return refused;
+            }
+            let reply = self.try_to_ask(key, asker, revalidate).await;
+            self.leave_if_idle(key);
+            if let Some(reply) = reply {
+                return reply;
+            }
+        }
+        Reply::Busy
+    }
+
+    /// `None` when the entry is gone, or has neither a value nor a reason why not.
+    async fn try_to_ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Option<Reply> {
         self.recollect(key).await;
-        let Some(considered) = self.consider(key, revalidate) else { return Reply::Denied };
+        let considered = self.consider(key, revalidate)?;
         let hit = |detail| Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail };
         let starts = matches!(considered.decision, Decision::Wait { .. } | Decision::StaleAndRefresh);
         if starts
@@ -191,26 +170,24 @@ impl Engine {
                 let Asker { uid, pid, request } = asker;
                 tracing::warn!(uid, pid, %key, %request, "over its budget of fetches");
             }
-            return if usable {
-                self.value(key, hit(Some(Detail::OverBudget)))
-            } else {
-                Reply::OverBudget { retry_after }
-            };
+            let stale = usable.then(|| self.value(key, hit(Some(Detail::OverBudget))));
+            return Some(stale.unwrap_or(Reply::OverBudget { retry_after }));
         }
         let up_to = match considered.decision {
-            Decision::Fresh => return self.value(key, hit(None)),
+            Decision::Fresh => return Some(self.value(key, hit(None))),
             Decision::Stale => {
                 let late = considered.in_flight;
-                return self.value(key, hit(Some(if late { Detail::FailoverTimeout } else { Detail::BreakerOpen })));
+                let detail = if late { Detail::FailoverTimeout } else { Detail::BreakerOpen };
+                return Some(self.value(key, hit(Some(detail))));
             }
-            Decision::Fail => return self.failure(key, None, hit(Some(Detail::BreakerOpen))),
+            Decision::Fail => return Some(self.failure(key, None, hit(Some(Detail::BreakerOpen)))),
             Decision::StaleAndRefresh => {
-                self.join(considered.document, Some(asker));
-                return self.value(key, hit(Some(Detail::Revalidating)));
+                self.join(considered.document, Some(key), Some(asker));
+                return Some(self.value(key, hit(Some(Detail::Revalidating))));
             }
             Decision::Wait { up_to } => up_to,
         };
-        let (mut flight, collapsed) = self.join(considered.document, Some(asker));
+        let (mut flight, collapsed) = self.join(considered.document, Some(key), Some(asker))?;
         let forward = match (considered.revalidate, considered.had_value) {
             (true, _) => Forward::Request,
             (false, true) => Forward::Stale,
@@ -223,15 +200,16 @@ impl Engine {
         if landed.is_err() {
             let late = Failure::unavailable(Reason::Timeout);
             let verdict = Verdict { detail: Some(Detail::FailoverTimeout), ..verdict };
-            return self.fall_back(key, late, verdict);
+            return Some(self.fall_back(key, late, verdict));
         }
-        let ended = self.entries.borrow().get(key).map(|entry| (entry.failure, entry.status));
-        let (failure, fwd_status) = ended.unwrap_or_default();
+        let ended = self.entries.borrow().get(key).map(|entry| (entry.failure, entry.status, entry.is_blank()));
+        let (failure, fwd_status, blank) = ended?;
         match failure {
-            None => self.value(key, Verdict { fwd_status, stored: fwd_status != Some(304), ..verdict }),
+            None if blank => None,
+            None => Some(self.value(key, Verdict { fwd_status, stored: fwd_status != Some(304), ..verdict })),
             Some(failure) => {
                 let detail = Some(Detail::Failed(failure.reason));
-                self.fall_back(key, failure, Verdict { fwd_status: failure.status(), detail, ..verdict })
+                Some(self.fall_back(key, failure, Verdict { fwd_status: failure.status(), detail, ..verdict }))
             }
         }
     }
@@ -240,7 +218,7 @@ impl Engine {
         let entries = self.entries.borrow();
         let entry = entries.get(key)?;
         let documents = self.documents.borrow();
-        let state = documents.get(entry.document.0)?;
+        let state = documents.get(entry.document)?;
         let recent = state.last_started.is_some_and(|at| at.elapsed() < REVALIDATED_AT_MOST_EVERY);
         let revalidate = revalidate && !(recent && state.flight.is_none());
         let view = View {

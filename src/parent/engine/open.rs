@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::entry::Held;
+use super::expanded::{self, OnDisk};
 use super::memory::Memory;
 use crate::config::Config;
 use crate::parent::cache::{Definition, Label, Ledger, Listing, Problem, Sealed, State, Store, Tombstone, ValueLabel};
@@ -22,6 +23,9 @@ pub(super) struct Opened {
     pub(super) overruled: Vec<Tombstone>,
     /// What an older seal key has sealed.
     pub(super) outdated: Vec<Sealed>,
+    /// The paths of keys with parameters that something is sealed for, and those that are too many.
+    pub(super) expanded: Vec<OnDisk>,
+    pub(super) surplus: Vec<KeyPath>,
 }
 
 pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option<BootId>) -> Opened {
@@ -39,7 +43,10 @@ pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option
     let mut ledger = store.ledger();
     let overruled = overruled(&listing, &mut ledger);
     let definition = |key: &crate::config::Key| (key.path.clone(), Definition::of(&key.source.definition));
-    let definitions: HashMap<KeyPath, Definition> = config.keys.iter().map(definition).collect();
+    let mut definitions: HashMap<KeyPath, Definition> = config.keys.iter().map(definition).collect();
+    let (expanded, surplus) = expanded::on_disk(config, &definitions, &listing, &ledger);
+    surplus.iter().for_each(|key| ledger.forget(key));
+    definitions.extend(expanded.iter().map(|one| (one.key.clone(), Definition::of(&one.source.definition))));
     let values = values(&listing, &ledger, &definitions);
     let mut held = HashMap::with_capacity(values.len());
     for (key, found) in values {
@@ -55,7 +62,8 @@ pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option
     if outdated.iter().any(|sealed| sealed.label == Label::State(State::Ledger)) {
         ledger.write_again();
     }
-    Opened { definitions, held, ledger, clock: Clock::resume(&marks, newest, boot), overruled, outdated }
+    let clock = Clock::resume(&marks, newest, boot);
+    Opened { definitions, held, ledger, clock, overruled, outdated, expanded, surplus }
 }
 
 /// The tombstones for files that are older than the revocation of their value.

@@ -49,6 +49,11 @@ impl Pace {
         self.probing = self.failures > 0;
     }
 
+    /// The attempt said nothing about this: another one may be made.
+    pub(super) fn release(&mut self) {
+        self.probing = false;
+    }
+
     pub(super) fn succeed(&mut self) {
         *self = Self::default();
     }
@@ -163,6 +168,9 @@ mod tests {
         assert!(pace.permits(later));
         pace.begin();
         assert!(!pace.permits(later));
+        pace.release();
+        assert!(pace.permits(later), "who learns nothing bars nobody");
+        pace.begin();
         pace.again(why(later));
         assert!(!pace.permits(later) && pace.permits(later + FIRST));
     }

@@ -44,6 +44,8 @@ pub(super) struct Scribe {
 #[derive(Default)]
 struct Pending {
     files: BTreeMap<KeyPath, Wanted>,
+    /// Whose files are to be removed.
+    gone: BTreeSet<KeyPath>,
     /// What is on disk, but only in the bundle of this number.
     bundled: BTreeMap<KeyPath, (u64, Wanted)>,
     /// The bundles in the directory.
@@ -110,7 +112,19 @@ impl Scribe {
 
     /// Has these files written some time.
     pub(super) fn write_behind(&self, wanted: impl IntoIterator<Item = (KeyPath, Wanted)>) {
-        self.pending.borrow_mut().files.extend(wanted);
+        let mut pending = self.pending.borrow_mut();
+        for (key, wanted) in wanted {
+            pending.gone.remove(&key);
+            pending.files.insert(key, wanted);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Has what is sealed of a key removed some time.
+    pub(super) fn remove_behind(&self, key: KeyPath) {
+        let mut pending = self.pending.borrow_mut();
+        pending.files.remove(&key);
+        pending.gone.insert(key);
         self.wake.notify_one();
     }
 
@@ -183,10 +197,12 @@ impl Engine {
     }
 
     async fn write_round(&self, state: bool) -> Round {
-        let (files, round, last) = {
+        let (files, gone, round, last) = {
             let mut pending = self.scribe.pending.borrow_mut();
             pending.rounds_taken += 1;
-            (std::mem::take(&mut pending.files), pending.rounds_taken, pending.last)
+            let (files, gone) = (std::mem::take(&mut pending.files), std::mem::take(&mut pending.gone));
+            gone.iter().for_each(|key| drop(pending.bundled.remove(key)));
+            (files, gone, pending.rounds_taken, pending.last)
         };
         // A tombstone stands twice: in its file, which a backup may replace, and in the ledger.
         let buries = files.values().any(|wanted| matches!(wanted, Wanted::Tombstone(_)));
@@ -203,6 +219,9 @@ impl Engine {
             }
             self.remove_empty_bundles().await;
         }
+        if !gone.is_empty() {
+            self.remove_files(gone).await;
+        }
         self.scribe.written.send_replace(round);
         if self.scribe.slow.replace(false) {
             tracing::info!("the disk answers again");
@@ -211,6 +230,18 @@ impl Engine {
             (true, _) => Round::Last,
             (false, true) => Round::Good,
             (false, false) => Round::Failed,
+        }
+    }
+
+    /// Removes what is sealed of these keys, also from bundles that hold nothing else.
+    async fn remove_files(&self, gone: BTreeSet<KeyPath>) {
+        self.remove_empty_bundles().await;
+        let removed = self.scribe.lane.run(move |store| {
+            let names = gone.iter().flat_map(|key| store.keys().file_names(key)).collect::<Vec<String>>();
+            store.remove(&names).into_iter().filter_map(|(_, removed)| removed.err()).last()
+        });
+        if let Some(Some(error)) = removed.await {
+            tracing::error!(%error, "a sealed file of an evicted value could not be removed; it is found at the next start");
         }
     }
 

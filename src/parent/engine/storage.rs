@@ -37,6 +37,7 @@ impl Engine {
                 self.recall(&key, entry);
             }
             drop(entries);
+            self.take_place(&key);
             self.trim(&key);
         }
     }
@@ -69,7 +70,8 @@ impl Engine {
         let Some(token) = accepted.token() else { return };
         let withheld: Vec<(KeyPath, Definition)> = {
             let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
-            let of_token = |entry: &Entry| documents[entry.document.0].document.token() == Some(token);
+            let token_of = |entry: &Entry| documents.get(entry.document).and_then(|state| state.document.token());
+            let of_token = |entry: &Entry| token_of(entry) == Some(token);
             let withheld = entries.iter().filter(|(_, entry)| entry.is_withheld() && of_token(entry));
             withheld.map(|(key, entry)| (key.clone(), entry.definition)).collect()
         };

@@ -74,7 +74,9 @@ impl Sources {
     /// TLS cannot be set up at all.
     pub fn new(config: &Config, inputs: SourceInputs) -> Result<Self, TlsSetupError> {
         let limit = usize::try_from(config.limits.document_size).unwrap_or(usize::MAX);
-        let documents = config.keys.iter().filter_map(|key| match &key.source.document {
+        let of_templates: Vec<Document> = config.templates.iter().map(|key| key.source.any_document()).collect();
+        let documents = config.keys.iter().map(|key| &key.source.document).chain(&of_templates);
+        let documents = documents.filter_map(|document| match document {
             Document::Http(http) => Some(&**http),
             Document::File(_) => None,
         });
