@@ -1,65 +1,16 @@
-//! Keys with parameters from outside: who gets which path, what reaches the upstream, and what is kept of it all.
+//! Keys with parameters from outside: who gets which path, and what reaches the upstream.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
-use std::process::Command;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
-use support::process::Process;
-use support::{Broker, GRANTED, STRANGER, wait_until};
-
-/// An upstream and a broker with these keys; `PORT` in them is the upstream's.
-fn serving(sections: &str) -> (Process, Broker) {
-    let mut upstream = None;
-    let mut broker = Broker::prepared(|directory| {
-        let started = Process::start(directory);
-        let text = sections.replace("PORT", &started.port("plain").to_string());
-        upstream = Some(started);
-        format!("[limits]\nfetches-per-user = 100000\n[tokens]\nt = {{ file = \"DIR/token\" }}\n{text}")
-    });
-    broker.start();
-    (upstream.unwrap(), broker)
-}
-
-/// One key whose values are all alike, with these settings.
-fn alike(settings: &str) -> (Process, Broker) {
-    serving(&format!(
-        "[keys.\"/n/{{n}}\"]\nsource = {{ type = \"http\", url = \"http://127.0.0.1:PORT/good?n={{n}}\", field = \"value\" }}\n\
-         params.n = {{ matches = \"[a-z0-9]+\" }}\n{settings}\n\
-         [clients.all]\nuser = [{GRANTED}, {STRANGER}]\nkeys = [\"/n/**\"]\n"
-    ))
-}
-
-fn status(answer: &str) -> u16 {
-    answer.split(' ').nth(1).unwrap_or_default().parse().unwrap_or(0)
-}
-
-fn good(broker: &Broker, uid: u32, key: &str) -> String {
-    let answer = broker.curl(uid, key, &[]);
-    assert_eq!(status(&answer), 200, "{key}: {answer}\n{}", broker.log());
-    answer
-}
-
-/// The paths that this peer is shown.
-fn listed(broker: &Broker, uid: u32) -> Vec<String> {
-    let answer = broker.curl(uid, "/-/keys", &[]);
-    let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
-    body["keys"].as_array().unwrap().iter().map(|key| key["key"].as_str().unwrap().to_owned()).collect()
-}
-
-/// The keys that have a sealed file, as the program tells.
-fn sealed(broker: &Broker) -> Vec<String> {
-    let mut list = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
-    let done = list.args(["cache", "ls", "--json", "--config"]).arg(broker.path("keyhatch.toml")).output().unwrap();
-    let listed: Value = serde_json::from_slice(&done.stdout).unwrap();
-    let keys = listed["files"].as_array().unwrap().iter().filter_map(|file| file["key"].as_str());
-    keys.map(str::to_owned).collect()
-}
-
-fn was_asked(answer: &str) -> bool {
-    answer.contains("fwd=")
-}
+use support::parameters::{alike, good, listed, serving, status};
+use support::{GRANTED, STRANGER, wait_until};
 
 const HEROKU: &str = r#"
 [keys."/heroku/{app}/{var}"]
@@ -175,120 +126,6 @@ keys = ["/**"]
     assert!(good(&broker, GRANTED, "/form/a+b@c").ends_with(r#""v=a%2Bb%40c&w=1""#));
 }
 
-fn resident(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-/// Asks for the paths with these numbers, several at a time, and says how many were answered.
-fn ask_many(broker: &Broker, uid: u32, range: &str) -> usize {
-    let answers =
-        broker.curl(uid, &format!("/n/{range}"), &["--parallel", "--parallel-max", "16", "--no-progress-meter"]);
-    answers.matches("HTTP/1.1 200 ").count()
-}
-
-#[test]
-#[ignore = "needs root: drops to two uids and asks as others"]
-fn ten_thousand_arguments_leave_a_hundred_entries_a_hundred_files_and_flat_memory() {
-    let (_upstream, mut broker) = alike("max-age = \"1h\"\nmax-entries = 100");
-    let files = || std::fs::read_dir(broker.path("cache")).unwrap().count();
-    assert_eq!(ask_many(&broker, GRANTED, "[0-2999]"), 3000);
-    let before = [resident(broker.parent()), resident(broker.worker())];
-    assert_eq!(ask_many(&broker, GRANTED, "[3000-9999]"), 7000);
-    let after = [resident(broker.parent()), resident(broker.worker())];
-    for (before, after) in before.into_iter().zip(after) {
-        assert!(after < before + 2048, "{before} KiB became {after} KiB");
-    }
-    assert_eq!(listed(&broker, GRANTED).len(), 100);
-    // Beside those of values there are the clock and the ledger.
-    wait_until("a hundred files are left", || sealed(&broker).len() == 100 && files() <= 102);
-    let mut kept = listed(&broker, GRANTED);
-    kept.sort();
-    let mut on_disk = sealed(&broker);
-    on_disk.sort();
-    assert_eq!(kept, on_disk);
-
-    assert_eq!(broker.end("TERM"), Some(0));
-    broker.start();
-    assert_eq!(listed(&broker, GRANTED).len(), 100);
-    for key in kept.iter().take(10) {
-        assert!(!was_asked(&good(&broker, GRANTED, key)), "{key} is still fresh");
-    }
-}
-
-#[test]
-#[ignore = "needs root: drops to two uids and asks as others"]
-fn the_least_recently_used_goes_also_when_uses_were_answered_from_memory() {
-    let (_upstream, broker) = alike("max-age = \"1h\"\nmax-entries = 3");
-    for key in ["/n/a", "/n/b", "/n/c"] {
-        assert!(was_asked(&good(&broker, GRANTED, key)));
-    }
-    assert!(!was_asked(&good(&broker, GRANTED, "/n/a")), "the parent is not asked for this one");
-    good(&broker, GRANTED, "/n/d");
-    assert_eq!(listed(&broker, GRANTED), ["/n/a", "/n/c", "/n/d"]);
-    assert!(was_asked(&good(&broker, GRANTED, "/n/b")), "it is out of the worker's memory, too");
-    assert_eq!(listed(&broker, GRANTED), ["/n/a", "/n/b", "/n/d"]);
-    wait_until("as many files are left", || sealed(&broker).len() == 3);
-}
-
-#[test]
-#[ignore = "needs root: drops to two uids and asks as others"]
-fn the_least_frequently_used_goes_also_when_uses_were_answered_from_memory() {
-    let (_upstream, broker) = alike("max-age = \"1h\"\nmax-entries = 3\neviction = \"lfu\"");
-    for (key, times) in [("/n/a", 4), ("/n/b", 2), ("/n/c", 3)] {
-        (0..times).for_each(|_| drop(good(&broker, GRANTED, key)));
-    }
-    good(&broker, GRANTED, "/n/d");
-    assert_eq!(listed(&broker, GRANTED), ["/n/a", "/n/c", "/n/d"]);
-    good(&broker, GRANTED, "/n/e");
-    assert_eq!(listed(&broker, GRANTED), ["/n/a", "/n/c", "/n/e"], "the new one of before was used least");
-}
-
-#[test]
-#[ignore = "needs root: drops to two uids and asks as others"]
-fn whoever_has_the_most_loses_first() {
-    let (_upstream, broker) = alike("max-age = \"1h\"\nmax-entries = 10");
-    for key in ["/n/mine1", "/n/mine2"] {
-        good(&broker, STRANGER, key);
-    }
-    assert_eq!(ask_many(&broker, GRANTED, "[0-99]"), 100);
-    let listed = listed(&broker, STRANGER);
-    assert_eq!(listed.len(), 10);
-    assert!(listed.contains(&"/n/mine1".to_owned()) && listed.contains(&"/n/mine2".to_owned()), "{listed:?}");
-}
-
-#[test]
-#[ignore = "needs root: drops to two uids and asks as others"]
-fn a_restart_keeps_the_entries_and_what_is_too_many_goes() {
-    let (mut upstream, mut broker) = alike("max-entries = 5");
-    for key in ["/n/a", "/n/b", "/n/c", "/n/d"] {
-        good(&broker, GRANTED, key);
-    }
-    assert_eq!(broker.end("TERM"), Some(0));
-    upstream.stop();
-    broker.start();
-    assert_eq!(listed(&broker, GRANTED), ["/n/a", "/n/b", "/n/c", "/n/d"]);
-    let answer = good(&broker, GRANTED, "/n/b");
-    assert!(answer.ends_with("{\"value\":\"good-value\"}") && answer.contains("detail=connect-refused"), "{answer}");
-    assert_eq!(status(&broker.curl(GRANTED, "/n/e", &[])), 503);
-    assert_eq!(broker.end("TERM"), Some(0));
-
-    let text = std::fs::read_to_string(broker.path("keyhatch.toml")).unwrap();
-    broker.write("keyhatch.toml", &text.replace("max-entries = 5", "max-entries = 2"), 0o600);
-    broker.start();
-    assert_eq!(listed(&broker, GRANTED), ["/n/c", "/n/d"]);
-    wait_until("the others' files are gone", || sealed(&broker) == ["/n/c", "/n/d"]);
-    assert_eq!(broker.end("TERM"), Some(0));
-
-    // Out of its constraint, a path is no key any more, whatever is on disk; another source is another value.
-    let text = std::fs::read_to_string(broker.path("keyhatch.toml")).unwrap();
-    broker.write("keyhatch.toml", &text.replace("[a-z0-9]+", "[a-c]").replace("good?n", "other?n"), 0o600);
-    broker.start();
-    assert_eq!(status(&broker.curl(GRANTED, "/n/d", &[])), 400);
-    assert_eq!(status(&broker.curl(GRANTED, "/n/c", &[])), 503);
-}
-
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
 fn a_failing_argument_is_nobody_elses_outage_and_takes_no_entry() {
@@ -314,7 +151,7 @@ fn a_failing_argument_is_nobody_elses_outage_and_takes_no_entry() {
     assert_eq!(listed(&broker, GRANTED), ["/p/one", "/p/two"]);
     assert_eq!(upstream.requests_for("/bad").len(), 1);
     // However many fail: those with a value stay.
-    let many = broker.curl(GRANTED, "/p/none[1-600]", &["--parallel", "--parallel-max", "16", "--no-progress-meter"]);
+    let many = broker.curl(GRANTED, "/p/none[1-600]", &["--parallel", "--parallel-max", "50", "--no-progress-meter"]);
     assert_eq!(many.matches("HTTP/1.1 502 ").count(), 600);
     assert_eq!(listed(&broker, GRANTED), ["/p/one", "/p/two"]);
     let told: Value = {
@@ -322,6 +159,11 @@ fn a_failing_argument_is_nobody_elses_outage_and_takes_no_entry() {
         let done = status.args(["status", "--json", "--admin-socket"]).arg(broker.path("admin.sock")).output().unwrap();
         serde_json::from_slice(&done.stdout).unwrap()
     };
+    let mut status = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+    let table = status.args(["status", "--admin-socket"]).arg(broker.path("admin.sock")).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    let line = table.lines().find(|line| line.starts_with("/p/{p} ")).unwrap_or_else(|| panic!("{table}"));
+    assert_eq!(line.split_whitespace().take(5).collect::<Vec<_>>(), ["/p/{p}", "2", "of", "2", "lru"]);
     let template = &told["templates"][0];
     assert_eq!((&template["key"], &template["entries"]), (&"/p/{p}".into(), &2.into()), "{told}");
     assert!(template["failing"].as_u64().unwrap() <= 256, "{told}");
@@ -343,4 +185,53 @@ fn paths_of_one_document_share_its_fetch() {
     let answer = good(&broker, GRANTED, "/heroku/billing/DATABASE_URL");
     assert!(answer.ends_with("{\"DATABASE_URL\":\"newer\"}"), "{answer}");
     assert_eq!(upstream.requests_for("/apps/billing/config-vars").len(), fetches + 2);
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn first_fetches_that_hang_leave_room_for_others() {
+    let (upstream, broker) = serving(&format!(
+        "[keys.\"/g/{{n}}\"]\nsource = {{ type = \"http\", url = \"http://127.0.0.1:PORT/gate?n={{n}}\", field = \"value\" }}\n\
+         params.n = {{ matches = \"[0-9]+\" }}\ntimeout = \"20s\"\n\
+         [clients.all]\nuser = [{GRANTED}, 0]\nkeys = [\"/g/*\"]\n"
+    ));
+    let ask = |n: usize| {
+        let mut stream = UnixStream::connect(broker.path("keyhatch.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        write!(stream, "GET /g/{n} HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        stream
+    };
+    let answer = |mut stream: UnixStream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        status(&answer)
+    };
+    let waiting: Vec<UnixStream> = (0..128).map(ask).collect();
+    wait_until("all are asked for", || upstream.requests_for("/gate").len() == 128);
+    assert_eq!(answer(ask(128)), 429, "one user has no more than half of the places");
+    let joined = ask(0);
+    upstream.behave("/gate", "/good");
+    assert_eq!(status(&broker.curl(GRANTED, "/g/200", &[])), 200, "another user has the other half");
+    upstream.set_gate(true);
+    assert!(waiting.into_iter().chain([joined]).all(|stream| answer(stream) == 200));
+    assert_eq!(upstream.requests_for("/gate").len(), 129);
+    assert_eq!(listed(&broker, GRANTED).len(), 100);
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn who_waits_for_a_path_learns_of_its_change() {
+    let (upstream, broker) = alike("max-age = \"1h\"");
+    let answer = good(&broker, GRANTED, "/n/a");
+    let tag = answer.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().trim();
+    let mut waiting = support::as_uid(GRANTED, "curl");
+    waiting.args(["--silent", "--include", "--max-time", "30", "--unix-socket"]).arg(broker.path("keyhatch.sock"));
+    waiting.args(["--header", &format!("If-None-Match: {tag}"), "--header", "Prefer: wait=25", "http://keyhatch/n/a"]);
+    let waiting = waiting.stdout(Stdio::piped()).spawn().unwrap();
+    upstream.set_value("newer");
+    wait_until("it is asked anew", || {
+        broker.curl(STRANGER, "/n/a", &["--header", "Cache-Control: no-cache"]).ends_with("{\"value\":\"newer\"}")
+    });
+    let told = String::from_utf8(waiting.wait_with_output().unwrap().stdout).unwrap();
+    assert!(told.starts_with("HTTP/1.1 200 ") && told.ends_with("{\"value\":\"newer\"}"), "{told}");
 }

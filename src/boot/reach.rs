@@ -57,8 +57,10 @@ pub fn of_parent<'a>(config: &Config, store: BorrowedFd<'a>) -> Reach<'a> {
 /// Of all sources and proxies: a redirect stays within its origin.
 fn ports(config: &Config) -> BTreeSet<u16> {
     let mut ports = BTreeSet::from([DNS]);
-    for key in &config.keys {
-        if let Document::Http(http) = &key.source.document {
+    // Parameters never stand in a port.
+    let of_templates: Vec<Document> = config.templates.iter().map(|key| key.source.any_document()).collect();
+    for document in config.keys.iter().map(|key| &key.source.document).chain(&of_templates) {
+        if let Document::Http(http) = document {
             ports.insert(http.proxy.as_ref().unwrap_or(&http.url).port);
         }
     }

@@ -12,9 +12,23 @@ use crate::exit::Exit;
 #[derive(Deserialize)]
 struct Listing {
     keys: Vec<Line>,
-    /// Of the operator's status alone.
+    /// These are of the operator's status alone.
+    #[serde(default)]
+    templates: Vec<Template>,
     #[serde(default)]
     layers: Vec<Layer>,
+}
+
+/// A key with parameters.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Template {
+    key: String,
+    entries: u64,
+    max_entries: u64,
+    eviction: String,
+    /// Paths without a value whose failure is remembered.
+    failing: u64,
 }
 
 /// What confines a role.
@@ -86,6 +100,14 @@ fn table(listing: &Listing) -> String {
             let _ = write!(text, ", next attempt in {}", duration(seconds));
         }
         text.push('\n');
+    }
+    if !listing.templates.is_empty() {
+        let width = listing.templates.iter().map(|line| line.key.len()).max().unwrap_or(0).max("PARAMETERS".len());
+        let _ = writeln!(text, "\n{:width$}  {:>13}  EVICTION  FAILING", "PARAMETERS", "ENTRIES");
+        for Template { key, entries, max_entries, eviction, failing } in &listing.templates {
+            let entries = format!("{entries} of {max_entries}");
+            let _ = writeln!(text, "{key:width$}  {entries:>13}  {eviction:8}  {failing}");
+        }
     }
     if !listing.layers.is_empty() {
         text.push_str("\nROLE    LAYER         HOLDS  LEVEL\n");

@@ -178,7 +178,8 @@ pub struct Lease {
     pub born: BootInstant,
     /// Until then it is fresh. Equal to or before `born` for values that are never fresh.
     pub fresh_until: BootInstant,
-    /// Until then it may be given without asking, though stale; at least `fresh_until`.
+    /// Until then it may be given without asking, though stale; at least `fresh_until`, but for a value that the worker is
+    /// not to keep at all.
     pub usable_until: BootInstant,
     /// What `Cache-Status` says of it when stale.
     pub stale_detail: Detail,

@@ -158,6 +158,19 @@ fn write_temporary(directory: BorrowedFd<'_>, name: &str, content: &[u8]) -> io:
     Ok(file)
 }
 
+/// Removes files, durably and with one wait for the disk. No error when there is one less; the last error there was.
+pub fn remove_all_at(directory: BorrowedFd<'_>, names: impl IntoIterator<Item = String>) -> io::Result<()> {
+    let mut done = Ok(());
+    for name in names {
+        match unlinkat(directory, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => done = Err(errno.into()),
+        }
+    }
+    nix::unistd::fsync(directory.as_fd())?;
+    done
+}
+
 /// Removes a file, durably. No error when there is none.
 pub fn remove_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {

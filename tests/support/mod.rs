@@ -1,6 +1,7 @@
 //! What the tests from outside share: an upstream, a broker, and peers of another uid.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "a test may panic; each test uses its share")]
 
+pub mod parameters;
 pub mod process;
 pub mod serving;
 

@@ -10,7 +10,7 @@ use super::archive::Archive;
 use super::bundle;
 use super::format::{self, Label, State, Tombstone, ValueLabel};
 use super::seal::{KeyRing, SealKey};
-use crate::secret::SecretValue;
+use crate::secret::{KeyPath, SecretValue};
 use crate::sys::file::{self, DirectoryLock};
 
 /// So many files are open at once while they are replaced.
@@ -122,6 +122,12 @@ impl Store {
         names.iter().map(|name| (name.as_str(), remove(name))).collect()
     }
 
+    /// Removes what is sealed of these keys, under each seal key.
+    pub fn remove_keys(&self, keys: &[KeyPath]) -> Result<(), StoreError> {
+        let names = keys.iter().flat_map(|key| self.keys.file_names(key));
+        file::remove_all_at(self.directory.as_fd(), names).map_err(StoreError::Io)
+    }
+
     fn write_batch(&self, batch: &[Item]) -> Vec<Result<(), StoreError>> {
         let sealed = batch.iter().map(|item| item.seal(self.keys.first()));
         let Some(files) = sealed.collect::<Option<Vec<_>>>() else {
@@ -150,7 +156,6 @@ pub(super) mod tests {
 
     use super::super::{Definition, Problem, Unreadable, Validators, new_seal_key_text};
     use super::*;
-    use crate::secret::KeyPath;
 
     pub(in crate::parent::cache) fn seal(text: &str) -> SealKey {
         SealKey::parse(text.as_bytes()).unwrap()

@@ -21,7 +21,7 @@ impl Engine {
     pub(in crate::parent) fn survey(&self, may_read: impl Fn(&KeyPath) -> bool) -> Survey {
         let now = self.clock.now();
         let entries = self.entries.borrow();
-        let readable = entries.iter().filter(|(key, entry)| !entry.is_passing() && may_read(key));
+        let readable = entries.iter().filter(|(key, entry)| entry.is_listed() && may_read(key));
         let state = |(key, entry): (&KeyPath, &Entry)| KeyState {
             key: key.clone(),
             state: entry.state(now),
@@ -36,7 +36,7 @@ impl Engine {
     pub(in crate::parent) fn status(&self) -> serde_json::Value {
         let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
         let (now, instant) = (self.clock.now(), Instant::now());
-        let mut keys: Vec<_> = entries.iter().filter(|(_, entry)| !entry.is_passing()).collect();
+        let mut keys: Vec<_> = entries.iter().filter(|(_, entry)| entry.is_listed()).collect();
         keys.sort_unstable_by_key(|(key, _)| *key);
         let line = |(key, entry): &(&KeyPath, &Entry)| {
             let due = self.next_attempt(entry, documents.get(entry.document));
@@ -104,10 +104,12 @@ impl Engine {
             Some(Detail::OverBudget) => Duration::ZERO,
             _ => self.quiet_for(entry),
         };
+        let usable_until = fresh_until.max(now.saturating_add(nanos(pause)).min(legal_until));
         Lease {
             born: BootInstant(born),
             fresh_until: BootInstant(fresh_until),
-            usable_until: BootInstant(fresh_until.max(now.saturating_add(nanos(pause)).min(legal_until))),
+            // What is evicted nobody keeps.
+            usable_until: BootInstant(if entry.is_listed() { usable_until } else { now }),
             stale_detail: match verdict.detail {
                 Some(detail @ (Detail::FailoverTimeout | Detail::Revalidating)) => detail,
                 _ => Detail::BreakerOpen,

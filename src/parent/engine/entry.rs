@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::documents::DocumentId;
 use super::memory::InMemory;
 use super::pace::Pace;
+use super::ranking::Owner;
 use super::scribe::OnDisk;
 use crate::config::Projection;
 use crate::ipc::wire::{State, Tag};
@@ -23,6 +24,8 @@ pub(super) struct Entry {
     pub(super) definition: Definition,
     pub(super) settings: Settings,
     pub(super) standing: Standing,
+    /// Requests that are being answered from it.
+    pub(super) in_hand: u32,
     pub(super) held: Option<Held>,
     /// How the last fetch ended, if it brought no value.
     pub(super) failure: Option<Failure>,
@@ -49,6 +52,8 @@ pub(super) enum Standing {
     Lasting(usize),
     /// Of a path that somebody has asked for and that has never had a value.
     Passing(usize),
+    /// Evicted, and there until those who had asked before are answered.
+    Leaving(usize, Owner),
 }
 
 /// In a row, all of one effect.
@@ -142,6 +147,7 @@ impl Entry {
             definition,
             settings,
             standing: Standing::Fixed,
+            in_hand: 0,
             held,
             failure: None,
             status: None,
@@ -164,8 +170,9 @@ impl Entry {
         self.held.is_none() && self.failure.is_none() && self.given_up.is_none()
     }
 
-    pub(super) fn is_passing(&self) -> bool {
-        matches!(self.standing, Standing::Passing(_))
+    /// Is there to stay, as far as peers are told.
+    pub(super) fn is_listed(&self) -> bool {
+        matches!(self.standing, Standing::Fixed | Standing::Lasting(_))
     }
 
     /// Has bytes to serve, whatever their age.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Engine;
 use super::documents::{DocumentId, Documents};
 use super::entry::{Entry, Held, Standing};
-use super::ranking::Ranking;
+use super::ranking::{Owner, Ranking};
 use crate::config::{Config, KeyTemplate, Source, expand};
 use crate::ipc::wire::Reply;
 use crate::parent::cache::{Definition, Label, Ledger, Listing};
@@ -106,11 +106,12 @@ pub(super) fn restore(
     let OnDisk { key, template, source } = found;
     let Some(table) = tables.get_mut(template) else { return };
     let mut entry = table.entry(documents, &key, source, Standing::Lasting(template));
+    let owner = if held.is_some() { Owner::Nobody } else { Owner::Nothing };
     entry.held = held;
     if let (Some(state), Some(every)) = (documents.get_mut(entry.document), entry.settings.refresh) {
         state.refresh = Some(state.refresh.map_or(every, |known| known.min(every)));
     }
-    table.lasting.insert(key.clone(), None);
+    table.lasting.insert(key.clone(), owner);
     entries.insert(key, entry);
 }
 
@@ -126,26 +127,51 @@ impl Table {
 }
 
 impl Engine {
-    /// Makes sure that a key has an entry: for a path of a key with parameters one is made, if there is room.
+    /// Makes sure that a key has an entry until [`leave`](Self::leave): for a path of a key with parameters one is made, if
+    /// there is room.
     ///
     /// # Errors
     /// The reply to whoever asks for what is no key, or for one path too many.
     pub(super) fn enter(&self, key: &KeyPath, uid: u32) -> Result<(), Reply> {
-        let standing = self.entries.borrow().get(key).map(|entry| entry.standing);
+        let enter = |entry: &mut Entry| {
+            entry.in_hand += 1;
+            entry.standing
+        };
+        let standing = self.entries.borrow_mut().get_mut(key).map(enter);
         match standing {
-            Some(Standing::Fixed) => Ok(()),
+            Some(Standing::Fixed | Standing::Leaving(..)) => {}
             Some(Standing::Lasting(template)) => {
                 self.with_table(template, |table| table.lasting.touch(key, Some(uid), 1));
-                Ok(())
             }
             Some(Standing::Passing(template)) => {
                 self.with_table(template, |table| {
                     let known = table.passing.iter_mut().find(|passing| passing.key == *key);
                     known.into_iter().for_each(|passing| passing.asked = Instant::now());
                 });
-                Ok(())
             }
-            None => self.begin(key, uid),
+            None => return self.begin(key, uid),
+        }
+        Ok(())
+    }
+
+    /// The end of a request: what was there for it alone goes.
+    pub(super) fn leave(&self, key: &KeyPath) {
+        if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
+            entry.in_hand = entry.in_hand.saturating_sub(1);
+        }
+        self.let_go(key);
+    }
+
+    /// Drops an entry that is not to stay once nobody is busy with it.
+    pub(super) fn let_go(&self, key: &KeyPath) {
+        let over = |entry: &Entry| match entry.standing {
+            Standing::Fixed | Standing::Lasting(_) => false,
+            Standing::Leaving(..) => true,
+            // Nothing has come of it, not even a failure.
+            Standing::Passing(_) => entry.is_blank(),
+        };
+        if self.entries.borrow().get(key).is_some_and(over) && !self.is_busy(key) {
+            self.drop_entry(key);
         }
     }
 
@@ -162,7 +188,8 @@ impl Engine {
             return Err(Reply::OverBudget { retry_after: TRY_AGAIN });
         }
         self.with_table(template, |table| {
-            let entry = table.entry(&mut self.documents.borrow_mut(), key, source, Standing::Passing(template));
+            let mut entry = table.entry(&mut self.documents.borrow_mut(), key, source, Standing::Passing(template));
+            entry.in_hand = 1;
             self.entries.borrow_mut().insert(key.clone(), entry);
             table.passing.push(Passing { key: key.clone(), uid, asked: Instant::now() });
         });
@@ -174,7 +201,7 @@ impl Engine {
         let oldest = {
             let tables = self.expanded.borrow();
             let Some(table) = tables.get(template) else { return false };
-            let busy = |passing: &Passing| self.is_in_flight(&passing.key);
+            let busy = |passing: &Passing| self.is_busy(&passing.key);
             let fetched_for = table.passing.iter().filter(|passing| passing.uid == uid && busy(passing)).count();
             if fetched_for >= MOST_FETCHED_FOR_ONE {
                 return false;
@@ -194,35 +221,20 @@ impl Engine {
         })
     }
 
-    fn is_in_flight(&self, key: &KeyPath) -> bool {
+    /// It is being fetched, or somebody is being answered from it.
+    fn is_busy(&self, key: &KeyPath) -> bool {
         let entries = self.entries.borrow();
-        entries.get(key).is_some_and(|entry| self.documents.borrow().in_flight(entry.document))
-    }
-
-    /// A path that nothing has come of, not even a failure, leaves nothing behind.
-    pub(super) fn leave_if_idle(&self, key: &KeyPath) {
-        let blank = self.entries.borrow().get(key).is_some_and(|entry| entry.is_passing() && entry.is_blank());
-        if blank && !self.is_in_flight(key) {
-            self.drop_entry(key);
-        }
+        let fetched = |entry: &Entry| self.documents.borrow().in_flight(entry.document);
+        entries.get(key).is_some_and(|entry| entry.in_hand > 0 || fetched(entry))
     }
 
     /// A path that has a value stays, and another one goes if that makes one too many.
     pub(super) fn take_place(&self, key: &KeyPath) {
-        let template = match self.entries.borrow_mut().get_mut(key) {
-            Some(entry) if entry.held.is_some() => match entry.standing {
-                Standing::Passing(template) => {
-                    entry.standing = Standing::Lasting(template);
-                    template
-                }
-                _ => return,
-            },
-            _ => return,
-        };
+        let Some((template, owner)) = self.to_stay(key) else { return };
         self.with_table(template, |table| {
             let at = table.passing.iter().position(|passing| passing.key == *key);
-            let owner = at.map(|at| table.passing.remove(at).uid);
-            table.lasting.insert(key.clone(), owner);
+            let asker = at.map(|at| Owner::User(table.passing.remove(at).uid));
+            table.lasting.insert(key.clone(), asker.unwrap_or(owner));
         });
         self.renew_refresh(key);
         loop {
@@ -232,32 +244,49 @@ impl Engine {
                 if table.lasting.len() <= table.key.max_entries {
                     return;
                 }
-                table.lasting.victim(key, |other| self.is_in_flight(other))
+                table.lasting.victim(key, |other| self.is_busy(other))
             };
             let Some(victim) = victim else { return };
             self.evict(&victim);
         }
     }
 
-    /// Out of both memories and off the disk.
+    /// Lets an entry with a value stay that was not to; whose it was.
+    fn to_stay(&self, key: &KeyPath) -> Option<(usize, Owner)> {
+        let mut entries = self.entries.borrow_mut();
+        let entry = entries.get_mut(key).filter(|entry| entry.held.is_some())?;
+        let (template, owner) = match entry.standing {
+            Standing::Passing(template) => (template, Owner::Nobody),
+            Standing::Leaving(template, owner) => (template, owner),
+            Standing::Fixed | Standing::Lasting(_) => return None,
+        };
+        entry.standing = Standing::Lasting(template);
+        Some((template, owner))
+    }
+
+    /// Out of both memories and off the disk. Who is being answered still gets the value, and it is not kept.
     fn evict(&self, key: &KeyPath) {
         tracing::debug!(%key, "evicted");
-        if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
+        if let Some(entry) = self.entries.borrow_mut().get_mut(key)
+            && let Standing::Lasting(template) = entry.standing
+        {
             self.recall(key, entry);
+            let owner = self.with_table(template, |table| table.lasting.remove(key)).flatten();
+            entry.standing = Standing::Leaving(template, owner.unwrap_or(Owner::Nobody));
+            if let Some(held) = &mut entry.held {
+                held.on_disk = Rc::default();
+            }
         }
-        self.drop_entry(key);
         self.ledger.borrow_mut().forget(key);
         self.scribe.remove_behind(key.clone());
+        self.let_go(key);
     }
 
     /// Nothing is known of this path any more.
     fn drop_entry(&self, key: &KeyPath) {
         let Some(entry) = self.entries.borrow_mut().remove(key) else { return };
-        if let Standing::Lasting(template) | Standing::Passing(template) = entry.standing {
-            self.with_table(template, |table| {
-                table.lasting.remove(key);
-                table.passing.retain(|passing| passing.key != *key);
-            });
+        if let Standing::Passing(template) = entry.standing {
+            self.with_table(template, |table| table.passing.retain(|passing| passing.key != *key));
         }
         let (of, refreshed) = (entry.document, entry.settings.refresh.is_some());
         self.documents.borrow_mut().leave(of, key);
@@ -276,7 +305,7 @@ impl Engine {
     fn renew_refresh_of(&self, document: DocumentId) {
         let (entries, mut documents) = (self.entries.borrow(), self.documents.borrow_mut());
         if let Some(state) = documents.get_mut(document) {
-            let lasting = state.keys.iter().filter_map(|key| entries.get(key)).filter(|entry| !entry.is_passing());
+            let lasting = state.keys.iter().filter_map(|key| entries.get(key)).filter(|entry| entry.is_listed());
             state.refresh = lasting.filter_map(|entry| entry.settings.refresh).min();
         }
     }
@@ -302,7 +331,7 @@ impl Engine {
                 let passing = tables.iter().flat_map(|table| &table.passing);
                 passing.filter(|one| one.asked.elapsed() > PASSING_FOR).map(|one| one.key.clone()).collect()
             };
-            over.iter().filter(|key| !self.is_in_flight(key)).for_each(|key| self.drop_entry(key));
+            over.iter().filter(|key| !self.is_busy(key)).for_each(|key| self.drop_entry(key));
         }
     }
 

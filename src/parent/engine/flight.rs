@@ -92,12 +92,12 @@ impl Engine {
 
     /// The end of a fetch.
     fn land(self: &Rc<Self>, id: DocumentId) {
-        let mut documents = self.documents.borrow_mut();
-        if let Some(state) = documents.get_mut(id) {
+        let landed = self.documents.borrow_mut().get_mut(id).map(|state| {
             state.flight = None;
-        }
-        documents.drop_if_idle(id);
-        drop(documents);
+            state.keys.clone()
+        });
+        landed.iter().flat_map(|keys| keys.iter()).for_each(|key| self.let_go(key));
+        self.documents.borrow_mut().drop_if_idle(id);
         self.keep_refreshed(id, false);
     }
 
@@ -191,7 +191,7 @@ impl Engine {
     /// Paths that never had one do not count, but for the one that it is for.
     fn known(&self, state: &DocumentState, of: Option<&KeyPath>) -> Validators {
         let entries = self.entries.borrow();
-        let entry_of = |key: &KeyPath| entries.get(key).filter(|entry| of == Some(key) || !entry.is_passing());
+        let entry_of = |key: &KeyPath| entries.get(key).filter(|entry| of == Some(key) || entry.is_listed());
         let mut counting = state.keys.iter().filter_map(entry_of).map(|entry| entry.held.as_ref());
         let Some(Some(first)) = counting.next() else { return Validators::default() };
         let of_one_answer = |held: Option<&Held>| held.is_some_and(|held| held.validators == first.validators);

@@ -74,7 +74,7 @@ pub(super) struct Engine {
     recalls: mpsc::UnboundedSender<Recall>,
 }
 
-/// So often a request begins anew because its entry was evicted, or got nothing from a fetch that it joined.
+/// So often a request begins anew because the fetch that it joined was no use to it.
 const ATTEMPTS: usize = 3;
 
 impl Engine {
@@ -147,7 +147,7 @@ impl Engine {
                 return refused;
             }
             let reply = self.try_to_ask(key, asker, revalidate).await;
-            self.leave_if_idle(key);
+            self.leave(key);
             if let Some(reply) = reply {
                 return reply;
             }
@@ -155,7 +155,8 @@ impl Engine {
         Reply::Busy
     }
 
-    /// `None` when the entry is gone, or has neither a value nor a reason why not.
+    /// `None` when there is neither a value nor a reason why not: a fetch that the upstream was asked to shorten, for the
+    /// sake of other keys, says nothing of one without a value.
     async fn try_to_ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Option<Reply> {
         self.recollect(key).await;
         let considered = self.consider(key, revalidate)?;

@@ -1,12 +1,20 @@
 //! Which of the values of a key with parameters goes when there is one too many. Pure: no clock but its own counting.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
 use crate::config::Eviction;
 use crate::secret::KeyPath;
 
-/// For whom an entry was made; nobody, if it was found at the start.
-pub(super) type Owner = Option<u32>;
+/// For whom an entry was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    User(u32),
+    /// It was found at the start, and nobody has asked for it since.
+    Nobody,
+    /// The same, and it has no value to serve: it goes before all others.
+    Nothing,
+}
 
 /// The entries of one key, in the order in which they go: those of each owner by themselves.
 pub(super) struct Ranking {
@@ -41,14 +49,19 @@ impl Ranking {
     }
 
     /// It was asked for so often. The first to ask for an entry of nobody becomes its owner.
-    pub(super) fn touch(&mut self, key: &KeyPath, by: Owner, times: u64) {
+    pub(super) fn touch(&mut self, key: &KeyPath, by: Option<u32>, times: u64) {
         if let Some((owner, rank)) = self.take(key) {
-            self.place(key.clone(), owner.or(by), rank, times);
+            let owner = match (owner, by) {
+                (Owner::Nobody | Owner::Nothing, Some(uid)) => Owner::User(uid),
+                (owner, _) => owner,
+            };
+            self.place(key.clone(), owner, rank, times);
         }
     }
 
-    pub(super) fn remove(&mut self, key: &KeyPath) {
-        self.take(key);
+    /// Whose it was.
+    pub(super) fn remove(&mut self, key: &KeyPath) -> Option<Owner> {
+        self.take(key).map(|(owner, _)| owner)
     }
 
     fn place(&mut self, key: KeyPath, owner: Owner, before: Rank, times: u64) {
@@ -79,8 +92,9 @@ impl Ranking {
         let own = self.places.get(new).map(|(owner, _)| *owner);
         let first = |ranks: &BTreeSet<(Rank, KeyPath)>| ranks.iter().find(|(_, key)| key != new).map(|(rank, _)| *rank);
         let losing = self.by_owner.iter().filter_map(|(owner, ranks)| Some((owner, ranks, first(ranks)?)));
-        let (_, ranks, _) = losing
-            .max_by_key(|(owner, ranks, first)| (ranks.len(), Some(**owner) == own, std::cmp::Reverse(*first)))?;
+        let (_, ranks, _) = losing.max_by_key(|(owner, ranks, first)| {
+            (**owner == Owner::Nothing, ranks.len(), Some(**owner) == own, Reverse(*first))
+        })?;
         let others = || ranks.iter().map(|(_, key)| key).filter(|key| *key != new);
         others().find(|key| !busy(key)).or_else(|| others().next()).cloned()
     }
@@ -98,7 +112,7 @@ mod tests {
 
     fn ranking(eviction: Eviction, entries: &[(&str, u32)]) -> Ranking {
         let mut ranking = Ranking::new(eviction);
-        entries.iter().for_each(|(name, owner)| ranking.insert(key(name), Some(*owner)));
+        entries.iter().for_each(|(name, owner)| ranking.insert(key(name), Owner::User(*owner)));
         ranking
     }
 
@@ -111,7 +125,7 @@ mod tests {
         let mut lru = ranking(Eviction::Lru, &[("a", 1), ("b", 1), ("c", 1)]);
         (0..9).for_each(|_| lru.touch(&key("b"), Some(1), 1));
         lru.touch(&key("a"), Some(1), 1);
-        lru.insert(key("new"), Some(1));
+        lru.insert(key("new"), Owner::User(1));
         assert_eq!(victim(&lru, "new"), "c");
         lru.remove(&key("c"));
         assert_eq!(victim(&lru, "new"), "b", "how often does not count");
@@ -124,7 +138,7 @@ mod tests {
         lfu.touch(&key("b"), Some(1), 1);
         lfu.touch(&key("c"), Some(1), 1);
         lfu.touch(&key("b"), Some(1), 1);
-        lfu.insert(key("new"), Some(1));
+        lfu.insert(key("new"), Owner::User(1));
         assert_eq!(victim(&lfu, "new"), "c");
         lfu.remove(&key("c"));
         assert_eq!(victim(&lfu, "new"), "b", "never the new one, though it was used least");
@@ -133,35 +147,38 @@ mod tests {
     #[test]
     fn whoever_has_the_most_loses_one() {
         let mut shared = ranking(Eviction::Lru, &[("b1", 2), ("a1", 1), ("a2", 1), ("a3", 1)]);
-        shared.insert(key("b2"), Some(2));
+        shared.insert(key("b2"), Owner::User(2));
         assert_eq!(victim(&shared, "b2"), "a1");
         shared.remove(&key("a1"));
-        shared.insert(key("b3"), Some(2));
+        shared.insert(key("b3"), Owner::User(2));
         assert_eq!(victim(&shared, "b3"), "b1", "the new one counts");
         shared.remove(&key("b1"));
         assert_eq!(victim(&shared, "b3"), "b2", "two each: the one who wants one more");
         let mut single = ranking(Eviction::Lru, &[("a", 1)]);
-        single.insert(key("b"), Some(2));
+        single.insert(key("b"), Owner::User(2));
         assert_eq!(victim(&single, "b"), "a");
     }
 
     #[test]
     fn what_is_nobodys_becomes_whoevers_asks_first() {
         let mut found = Ranking::new(Eviction::Lru);
-        ["x", "y", "z"].into_iter().for_each(|name| found.insert(key(name), None));
+        ["x", "y", "z"].into_iter().for_each(|name| found.insert(key(name), Owner::Nobody));
         found.touch(&key("x"), Some(1), 1);
         found.touch(&key("x"), Some(2), 1);
-        found.insert(key("new"), Some(3));
+        found.insert(key("new"), Owner::User(3));
         assert_eq!(victim(&found, "new"), "y");
         found.remove(&key("y"));
         found.remove(&key("z"));
-        assert_eq!(found.places[&key("x")].0, Some(1));
+        assert_eq!(found.places[&key("x")].0, Owner::User(1));
+        ["e", "f"].into_iter().for_each(|name| found.insert(key(name), Owner::Nothing));
+        found.touch(&key("e"), Some(9), 1);
+        assert_eq!(victim(&found, "new"), "f", "what has no value goes first, whoever has how many");
     }
 
     #[test]
     fn what_is_being_fetched_goes_last_of_its_owners() {
         let mut busy = ranking(Eviction::Lru, &[("a", 1), ("b", 1), ("c", 2)]);
-        busy.insert(key("new"), Some(1));
+        busy.insert(key("new"), Owner::User(1));
         let victim = |is_busy: fn(&KeyPath) -> bool| busy.victim(&key("new"), is_busy).unwrap();
         assert_eq!(victim(|key| key.as_str() == "/a"), key("b"));
         assert_eq!(victim(|_| true), key("a"), "but still of this owner's");
@@ -179,14 +196,14 @@ mod tests {
                     continue;
                 }
                 let before: HashMap<Owner, usize> = ranking.by_owner.iter().map(|(o, r)| (*o, r.len())).collect();
-                ranking.insert(key.clone(), Some(owner));
+                ranking.insert(key.clone(), Owner::User(owner));
                 if ranking.len() > MOST {
                     let victim = ranking.victim(&key, |_| false).unwrap();
                     prop_assert_ne!(&victim, &key);
                     let (loser, _) = ranking.places[&victim];
                     let most = before.values().max().unwrap();
                     let left = ranking.by_owner[&loser].len() - 1;
-                    prop_assert!(loser == Some(owner) || left + 1 == *most);
+                    prop_assert!(loser == Owner::User(owner) || left + 1 == *most);
                     ranking.remove(&victim);
                 }
                 prop_assert!(ranking.len() <= MOST);

@@ -219,10 +219,14 @@ impl Engine {
             }
             self.remove_empty_bundles().await;
         }
-        if !gone.is_empty() {
-            self.remove_files(gone).await;
+        if last {
+            self.remove_files(&gone).await;
         }
         self.scribe.written.send_replace(round);
+        // No answer waits for what is evicted.
+        if !last {
+            self.remove_files(&gone).await;
+        }
         if self.scribe.slow.replace(false) {
             tracing::info!("the disk answers again");
         }
@@ -233,15 +237,15 @@ impl Engine {
         }
     }
 
-    /// Removes what is sealed of these keys, also from bundles that hold nothing else.
-    async fn remove_files(&self, gone: BTreeSet<KeyPath>) {
+    /// Removes what is sealed of these keys, also bundles that hold nothing else.
+    async fn remove_files(&self, gone: &BTreeSet<KeyPath>) {
+        if gone.is_empty() {
+            return;
+        }
         self.remove_empty_bundles().await;
-        let removed = self.scribe.lane.run(move |store| {
-            let names = gone.iter().flat_map(|key| store.keys().file_names(key)).collect::<Vec<String>>();
-            store.remove(&names).into_iter().filter_map(|(_, removed)| removed.err()).last()
-        });
-        if let Some(Some(error)) = removed.await {
-            tracing::error!(%error, "a sealed file of an evicted value could not be removed; it is found at the next start");
+        let keys: Vec<KeyPath> = gone.iter().cloned().collect();
+        if let Some(Err(error)) = self.scribe.lane.run(move |store| store.remove_keys(&keys)).await {
+            tracing::error!(%error, "not all sealed files of evicted values are removed: the next start does");
         }
     }
 

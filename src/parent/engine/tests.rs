@@ -1,6 +1,7 @@
 //! The engine with a real directory and without an upstream: what it keeps, and what it does when the disk does not.
 
 mod bundles;
+mod expanded;
 mod memory;
 
 use std::cell::RefCell;
