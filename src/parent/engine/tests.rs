@@ -2,6 +2,7 @@
 
 mod bundles;
 mod memory;
+mod withheld;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
