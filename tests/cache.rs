@@ -38,6 +38,18 @@ fn confirmed(broker: &Broker) -> Instant {
     since
 }
 
+/// Both roles are gone, without having been asked to end.
+fn crash(broker: &mut Broker) {
+    let worker = broker.worker();
+    end_of(broker, worker);
+}
+
+fn end_of(broker: &mut Broker, worker: u32) {
+    broker.end("KILL");
+    let worker = format!("/proc/{worker}/exe");
+    wait_until("the worker ends", || !std::path::Path::new(&worker).exists());
+}
+
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
 fn a_confirmed_value_is_not_written_again_and_its_age_outlives_a_restart() {
@@ -62,7 +74,7 @@ fn after_a_crash_a_value_is_never_younger_and_at_most_a_minute_older() {
     let mut broker = Broker::new(upstream.port, "max-age = \"1h\"");
     let since = confirmed(&broker);
     let shown = age(&broker.curl(GRANTED, KEY, &[]));
-    broker.end("KILL");
+    crash(&mut broker);
     upstream.stop();
     broker.start();
     let answer = broker.curl(GRANTED, KEY, &[]);
@@ -228,7 +240,7 @@ fn what_was_answered_survives_a_crash_whenever_it_comes() {
         upstream.set_value(&value(2 * round));
         let answered = text(&broker.curl(GRANTED, "/a", &FRESH)).unwrap();
         upstream.set_value(&value(2 * round + 1));
-        let parent = broker.parent();
+        let (parent, worker) = (broker.parent(), broker.worker());
         let killer = std::thread::spawn(move || {
             std::thread::park_timeout(std::time::Duration::from_millis(round));
             send("KILL", parent);
@@ -236,7 +248,7 @@ fn what_was_answered_survives_a_crash_whenever_it_comes() {
         // Some of these get an answer before the end, some do not.
         let answered = text(&broker.curl(GRANTED, "/a", &FRESH)).unwrap_or(answered);
         killer.join().unwrap();
-        broker.end("KILL");
+        end_of(&mut broker, worker);
         upstream.behave("/good", "/status/503");
         broker.start();
         let found = text(&broker.curl(GRANTED, "/a", &[])).unwrap_or_else(|| panic!("round {round}: {}", broker.log()));
@@ -282,4 +294,23 @@ fn a_full_disk_costs_persistence_and_no_answer() {
         let listed = String::from_utf8(inside(list.clone()).stdout).unwrap();
         listed.contains(&format!("\"size\":{}", "{'value':'newer'}".len()))
     });
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn many_values_of_one_answer_survive_a_crash_before_each_has_its_file() {
+    const KEYS: usize = 300;
+    let names: Vec<&'static str> = (0..KEYS).map(|n| &*format!("k{n}").leak()).collect();
+    let keys = |upstream: &Process| names.iter().map(|name| (*name, at(upstream, "/good", ""), "")).collect();
+    let (upstream, mut broker) = serving(&keys);
+    assert!(broker.curl(GRANTED, "/k0", &[]).ends_with(support::serving::GOOD), "{}", broker.log());
+    crash(&mut broker);
+    assert!(files(&broker).len() < KEYS, "the answer did not wait for all of them");
+    upstream.behave("/good", "/status/503");
+    broker.start();
+    wait_until("each has its file", || files(&broker).len() > KEYS);
+    for name in names.iter().step_by(7) {
+        let answer = broker.curl(GRANTED, &format!("/{name}"), &[]);
+        assert!(answer.ends_with(support::serving::GOOD), "{name}: {answer}");
+    }
 }

@@ -23,6 +23,8 @@ use crate::sys::{clock, file};
 pub enum Standing {
     /// The last known good of its key.
     Good,
+    /// Not served before a token is accepted: the last one was refused.
+    Withheld,
     /// Of a key whose source is defined otherwise now: it does not serve.
     OtherDefinition,
     /// Of a key that is not in the configuration: kept for `forget-after`, unserved.
@@ -137,8 +139,9 @@ impl Inspection {
                 let state = match definition {
                     _ if overruled => Standing::Overruled,
                     None => Standing::Left,
-                    Some(definition) if *definition == label.definition => Standing::Good,
-                    Some(_) => Standing::OtherDefinition,
+                    Some(definition) if *definition != label.definition => Standing::OtherDefinition,
+                    Some(_) if self.ledger.is_withheld(key) => Standing::Withheld,
+                    Some(_) => Standing::Good,
                 };
                 let age = age(self.ledger.fetched_at(key, label.fetched_at));
                 Inspected { state, age, size: Some(label.size), ..blank }

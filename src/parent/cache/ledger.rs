@@ -26,6 +26,8 @@ struct Row {
     confirmed: Option<Confirmed>,
     /// What was fetched until then is given up.
     buried_at: Option<u64>,
+    /// The token was refused: not to be served before one is accepted.
+    withheld: bool,
     /// Since when the key is not in the configuration.
     left_at: Option<u64>,
     /// Where the label of the file says another time than the configuration did last.
@@ -93,6 +95,15 @@ impl Ledger {
     /// Nothing of this key is on disk any more.
     pub fn forget(&mut self, key: &KeyPath) {
         self.edit(key, |row| *row = Row::default());
+    }
+
+    /// Its token was refused, or (`false`) one is accepted.
+    pub fn withhold(&mut self, key: &KeyPath, withheld: bool) {
+        self.edit(key, |row| row.withheld = withheld);
+    }
+
+    pub fn is_withheld(&self, key: &KeyPath) -> bool {
+        self.rows.get(key).is_some_and(|row| row.withheld)
     }
 
     /// When the value was given up, if it is one that was fetched at `fetched_at`.

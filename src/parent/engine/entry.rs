@@ -215,6 +215,12 @@ impl Entry {
         changed
     }
 
+    /// As before the restart: there is a value, and it is not to be served.
+    pub(super) fn withhold(&mut self) {
+        self.held = None;
+        self.given_up = Some(GivenUp::Withheld);
+    }
+
     /// What was withheld serves again.
     pub(super) fn restore(&mut self, held: Option<Held>) {
         (self.given_up, self.refusals) = (None, None);

@@ -315,7 +315,10 @@ impl Engine {
         };
         match given_up {
             None => {}
-            Some(GivenUp::Withheld) => tracing::error!(%key, "the token is refused: the value is withheld"),
+            Some(GivenUp::Withheld) => {
+                tracing::error!(%key, "the token is refused: the value is withheld");
+                self.ledger.borrow_mut().withhold(key, true);
+            }
             Some(GivenUp::Shredded) => {
                 tracing::error!(%key, outcome = failure.class.name(), "revoked: the value is shredded");
                 self.bury(key).await;

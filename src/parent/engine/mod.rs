@@ -95,7 +95,12 @@ impl Engine {
         let entry = |key: &crate::config::Key| {
             let (held, definition) = (held.remove(&key.path), opened.definitions[&key.path]);
             let projection = key.source.projection.clone();
-            (key.path.clone(), Entry::new(of_key[&key.path], projection, definition, key.settings.clone(), held))
+            let withheld = held.is_some() && opened.ledger.is_withheld(&key.path);
+            let mut entry = Entry::new(of_key[&key.path], projection, definition, key.settings.clone(), held);
+            if withheld {
+                entry.withhold();
+            }
+            (key.path.clone(), entry)
         };
         let mut entries: HashMap<KeyPath, Entry> = config.keys.iter().map(entry).collect();
         let mut tables = expanded::tables(config);

@@ -33,6 +33,7 @@ impl Engine {
                 tracing::info!(%key, "answered again");
             }
             entry.status = status;
+            self.ledger.borrow_mut().withhold(&key, false);
             if entry.accept(held) || entry.leased_stale {
                 self.recall(&key, entry);
             }
@@ -78,6 +79,7 @@ impl Engine {
         for (key, definition) in withheld {
             let path = key.clone();
             let loaded = self.reader.run(move |store| store.load(&path, &definition)).await;
+            self.ledger.borrow_mut().withhold(&key, false);
             let ledger = self.ledger.borrow();
             let buried = |label: &ValueLabel| ledger.buried(&key, label.fetched_at).is_some();
             let loaded = loaded.and_then(Result::ok).flatten().filter(|loaded| !buried(&loaded.label));

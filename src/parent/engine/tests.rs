@@ -3,6 +3,7 @@
 mod bundles;
 mod expanded;
 mod memory;
+mod withheld;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

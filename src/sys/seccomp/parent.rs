@@ -102,6 +102,7 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_lseek, "files"),
     any(libc::SYS_pread64, "sources of type file; modules of the resolver"),
     any(libc::SYS_fsync, "what is sealed stays"),
+    any(libc::SYS_syncfs, "many sealed files stay"),
     any(libc::SYS_renameat, "a sealed file takes its name"),
     any(libc::SYS_renameat2, "a sealed file takes its name"),
     any(libc::SYS_unlinkat, "a sealed file goes"),
