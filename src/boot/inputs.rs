@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::{Ids, StartError, at};
 use crate::config::{Config, SecretFile, Server, TokenName};
@@ -180,7 +181,13 @@ pub(super) fn listener(path: &Path, mode: u32) -> Result<UnixListener, StartErro
         if !found.file_type().is_socket() {
             return Err(wrong(format!("{} is there and is no socket; it is left alone", at(path))));
         }
-        if peer::somebody_listens(path).map_err(failed)? {
+        // The worker of a broker that was killed goes on for up to a second.
+        let give_up = Instant::now() + Duration::from_millis(1500);
+        while peer::somebody_listens(path).map_err(failed)? {
+            if Instant::now() < give_up {
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            }
             return Err(wrong(format!("another broker is listening at {}; stop it first", at(path))));
         }
         fs::remove_file(path).map_err(failed)?;
