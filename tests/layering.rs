@@ -86,7 +86,8 @@ const WORDS: &[(&str, &[&str])] = &[
     ("unsafe", &["sys/"]),
     ("allow(unsafe_code)", &["sys/mod.rs"]),
     // Where the bytes of a secret come out of their type: tokens in the first, values in the second.
-    ("expose_secret", &["parent/vault.rs", "secret.rs"]),
+    ("guarded::Guarded", &["parent/vault.rs"]),
+    ("expose_secret", &["secret.rs"]),
     ("tokio::main", &[]),
 ];
 
@@ -235,6 +236,7 @@ fn the_rules_see_what_they_should() {
         ("parent/serve.rs", "fn f() { unsafe {} }"),
         ("parent/serve.rs", "#[allow(unsafe_code)] mod m {}"),
         ("parent/serve.rs", "fn f() { secret.expose_secret(); }"),
+        ("boot/inputs.rs", "use crate::sys::guarded::Guarded;"),
         ("parent/serve.rs", "#[tokio::main] async fn main() {}"),
         ("parent/serve.rs", "use hyper::server::conn::http1;"),
         ("parent/serve.rs", "fn f() { ::libc::getpid(); }"),

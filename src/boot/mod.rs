@@ -126,6 +126,7 @@ pub fn confine_parent(ids: Option<Ids>, config: &Config, store: &mut OwnedFd) ->
     })?;
     confinement.no_new_code();
     confinement.tell(layers::of_this_role(ids));
+    confinement.memory_of_tokens();
     confinement.narrow(&reach::of_parent(config, store.as_fd()))?;
     confinement.calls_of_parent()?;
     Ok(confinement.finish())

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod creds;
 pub mod environment;
 pub mod file;
+pub mod guarded;
 pub mod landlock;
 pub mod memfd;
 pub mod namespaces;

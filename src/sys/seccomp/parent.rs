@@ -116,6 +116,9 @@ pub const CALLS: &[Call] = &[
     ),
     any(libc::SYS_munmap, "malloc"),
     any(libc::SYS_mremap, "realloc"),
+    any(libc::SYS_memfd_secret, "pages for tokens"),
+    any(libc::SYS_ftruncate, "the length of those"),
+    any(libc::SYS_mlock, "the same pages, where the kernel has no secret ones"),
     any(libc::SYS_madvise, "malloc gives memory back; the stack of a thread that ends"),
     only(libc::SYS_mprotect, &[&[without(2, PROT_EXEC)]], "malloc, guard pages, modules of the resolver"),
     // Threads: the log, the disk, names. Never a process.
