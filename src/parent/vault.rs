@@ -141,6 +141,8 @@ mod tests {
 
     use super::*;
 
+    static_assertions::assert_not_impl_any!(ApiToken: fmt::Debug, fmt::Display, Clone, serde::Serialize, PartialEq);
+
     fn vault(content: &[u8]) -> Result<Vault, VaultError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();

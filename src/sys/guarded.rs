@@ -32,14 +32,21 @@ impl Kind {
     /// For a person.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Secret => "secret pages, out of reach for the kernel's own reads; guarded",
+            Self::Secret => "secret pages that not even the kernel reads; guarded",
             Self::Locked => "locked and guarded pages; memfd_secret is not to be had here",
             Self::Swappable => "guarded pages that may be swapped: RLIMIT_MEMLOCK is too low",
         }
     }
 }
 
-/// Bytes in pages of their own.
+/// Bytes in pages of their own. Neither printed nor copied by mistake:
+///
+/// ```compile_fail,E0277
+/// println!("{:?}", keyhatch::sys::guarded::Guarded::copy_of(b"x").unwrap());
+/// ```
+/// ```compile_fail,E0599
+/// keyhatch::sys::guarded::Guarded::copy_of(b"x").unwrap().clone();
+/// ```
 pub struct Guarded {
     /// The first of the readable pages; one guard page lies before it, one behind the last.
     pages: NonNull<u8>,

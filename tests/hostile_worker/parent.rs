@@ -15,7 +15,7 @@ use keyhatch::telemetry;
 
 fn main() -> ExitCode {
     let directory = PathBuf::from(std::env::args_os().nth(1).unwrap());
-    telemetry::start(false, false);
+    telemetry::start(false, tracing::Level::INFO, false);
     let path = directory.join("keyhatch.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let (worker_log, _writer) = spawn::log_pipe().unwrap();

@@ -140,6 +140,7 @@ async fn behave(
         _ => match path.split('/').collect::<Vec<_>>().as_slice() {
             ["", "status", code] => status(code.parse().unwrap()),
             ["", "redirect", how] => redirect(state, how),
+            ["", "reflect", code] => reflect(&request, code.parse().unwrap(), &value),
             ["", "apps", _, "config-vars"] => {
                 let vars = json!({ "DATABASE_URL": value, "OTHER": "x" });
                 authorized(&request, AUTHORIZATION.as_str(), &format!("Bearer {}", state.token), &vars)
@@ -159,6 +160,18 @@ async fn huge(sender: crate::answer::Sender) {
             return;
         }
     }
+}
+
+/// All that was asked, and the value, in every place that a log or an error could be made of.
+fn reflect(request: &Request<Incoming>, code: u16, value: &str) -> Answer {
+    let shown = request.headers().iter().filter_map(|(name, value)| Some(format!("{name}={}", value.to_str().ok()?)));
+    let shown = shown.chain([value.to_owned()]).collect::<Vec<_>>().join(" ").replace('"', "'");
+    let body = shown.clone();
+    let mut answer = whole(code, &format!("text/plain; of=\"{shown}\""), body);
+    for name in ["etag", "retry-after", "www-authenticate", "location", "server", "warning", "x-request-id"] {
+        set(&mut answer, name, &format!("\"{shown}\""));
+    }
+    answer
 }
 
 fn with_length(length: usize, mut answer: Answer) -> Answer {

@@ -100,6 +100,12 @@ impl HttpUpstream {
             let known = if redirects == 0 { known } else { &nothing };
             let exchange = self.exchange(document, &hop, known, vault).await?;
             let (status, headers) = (exchange.response.status(), exchange.response.headers());
+            tracing::debug!(
+                origin = document.url.origin(),
+                status = status.as_u16(),
+                redirects,
+                "the upstream answered"
+            );
             let now = SystemTime::now();
             *quota_spent = response::quota_spent(headers, now).max(*quota_spent);
             if let Some(next) = redirected(document, &hop, status, headers)? {
