@@ -10,7 +10,8 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::Answer;
-use super::body::{Collector, DocumentBody};
+use super::aside::parse_aside;
+use super::body::Collector;
 use crate::config::{FileDocument, Format};
 use crate::outcome::{Failure, Reason};
 use crate::parent::cache::Validators;
@@ -41,7 +42,8 @@ impl Files {
                 tracing::error!(%path, "the file was replaced by another: run `keyhatch reload` to open that one");
             }
         })?;
-        let body = DocumentBody::parse(if format == Format::Text { without_line_end(bytes) } else { bytes }, format)?;
+        let bytes = if format == Format::Text { without_line_end(bytes) } else { bytes };
+        let body = parse_aside(bytes, format).await?;
         Ok(Answer::Answered { body, validators: Validators::default(), status: None })
     }
 }

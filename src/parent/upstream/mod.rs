@@ -1,5 +1,6 @@
 //! Where documents come from. Borrows a token for one call and keeps nothing of it.
 
+mod aside;
 mod authorities;
 mod body;
 mod connect;
@@ -11,6 +12,7 @@ mod project;
 mod redirect;
 mod request;
 mod response;
+mod select;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,10 +26,10 @@ use crate::outcome::Failure;
 use crate::parent::cache::Validators;
 use crate::parent::vault::Vault;
 
+pub use aside::project_aside;
 pub use authorities::{Authorities, NoAuthorities};
 pub use body::DocumentBody;
 pub use http::TlsSetupError;
-pub use project::project;
 
 /// What sources need that only the root phase may open, each by its path.
 #[derive(Default)]
