@@ -136,6 +136,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
         tokio::task::spawn_local(engine.clone().tidy());
         tokio::task::spawn_local(engine.clone().forget_passing());
+        tokio::task::spawn_local(engine.clone().watch_clock());
         // The engine has what it needs of them, and ten thousand keys are ten megabytes.
         drop((std::mem::take(&mut inputs.config.keys), std::mem::take(&mut inputs.config.templates)));
         engine.refresh_ahead();
