@@ -14,6 +14,7 @@ pub mod namespaces;
 pub mod peer;
 pub mod process;
 pub mod random;
+pub mod replaced;
 pub mod seccomp;
 pub mod spawn;
 pub mod trusted;

@@ -35,13 +35,13 @@ fn main() -> std::process::ExitCode {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn clock_gettime(id: clockid_t, time: *mut timespec) -> c_int {
     // SAFETY: the caller's pointer, for the kernel to write to.
-    let done = unsafe { libc::syscall(libc::SYS_clock_gettime, id, time) };
+    let done = c_int::try_from(unsafe { libc::syscall(libc::SYS_clock_gettime, id, time) }).unwrap_or(-1);
     let which = match id {
         libc::CLOCK_REALTIME => 0,
         libc::CLOCK_BOOTTIME => 1,
-        _ => return done as c_int,
+        _ => return done,
     };
-    let (Some(ahead), 0) = (AHEAD.get(), done) else { return done as c_int };
+    let (Some(ahead), 0) = (AHEAD.get(), done) else { return done };
     // SAFETY: valid by the caller's promise, and the kernel has just written it.
     let time = unsafe { &mut *time };
     let nanos = time.tv_sec * 1_000_000_000 + time.tv_nsec + ahead[which].load(Ordering::Relaxed);

@@ -15,7 +15,6 @@ mod response;
 mod select;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use crate::parent::vault::Vault;
 pub use aside::project_aside;
 pub use authorities::{Authorities, NoAuthorities};
 pub use body::DocumentBody;
+pub use file::SourceFile;
 pub use http::TlsSetupError;
 
 /// What sources need that only the root phase may open, each by its path.
@@ -37,7 +37,7 @@ pub struct SourceInputs {
     /// Of every `ca-file`.
     pub authorities: BTreeMap<PathBuf, Authorities>,
     /// The sources of type `file` that are there, open for reading.
-    pub files: BTreeMap<PathBuf, File>,
+    pub files: BTreeMap<PathBuf, SourceFile>,
 }
 
 /// A good answer.
