@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use support::process::Process;
-use support::serving::{GOOD, at, configuration};
-use support::{Broker, GRANTED, wait_until};
+use support::serving::{GOOD, at, configuration, good};
+use support::{Broker, GRANTED, as_uid, wait_until};
 
 const PEERS: usize = 200;
 
@@ -152,3 +152,36 @@ fn ten_thousand_keys_of_one_long_document_hold_up_nobody() {
     }
     assert_eq!(upstream.requests_for("/m").len(), 1, "{}", broker.log());
 }
+
+/// As subordinate uids are (subuid(5)): each may connect for itself.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn who_has_many_uids_leaves_room_for_named_clients() {
+    let (upstream, mut broker) = serving(&|_| String::new());
+    broker.end("TERM");
+    let keys =
+        key("gate", &at(&upstream, "/gate", ""), "timeout = \"60s\"") + &key("good", &at(&upstream, "/good", ""), "");
+    let anyone = "[clients.anyone]\nanyone = true\nkeys = [\"/gate\"]\n";
+    broker.configure(&format!(
+        "{}{keys}{anyone}",
+        configuration(&[]).replace("[limits]\n", "[limits]\nconnections = 16\n")
+    ));
+    broker.start();
+    let ask = |uid| {
+        let mut curl = as_uid(uid, "curl");
+        curl.args(["--silent", "--max-time", "60", "--unix-socket"]).arg(broker.path("keyhatch.sock"));
+        curl.arg("http://keyhatch/gate").stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut asking: Vec<_> = (0..16).map(|n| ask(MANY + n)).collect();
+    wait_until("they have what they can have", || {
+        broker.curl(MANY + 16, "/-/whoami", &[]).starts_with("HTTP/1.1 503 ")
+    });
+    good(&broker, "/good");
+    upstream.set_gate(true);
+    let served = asking.iter_mut().filter_map(|curl| curl.wait().ok()).count();
+    assert_eq!(served, 16);
+    wait_until("there is room again", || broker.curl(MANY, "/gate", &[]).starts_with("HTTP/1.1 200 "));
+}
+
+/// The first of uids that belong together.
+const MANY: u32 = 61_100;
