@@ -20,14 +20,12 @@ fn wrong(message: String) -> StartError {
 /// after the drop, with its own rights.
 pub(super) fn cache_directory(path: &Path, parent: Option<Ids>) -> Result<OwnedFd, StartError> {
     let failed = |error: io::Error| wrong(format!("cache directory {}: {error}", at(path)));
-    if !path.exists() {
-        if let (Some(above), Some(name)) = (path.parent(), path.file_name()) {
-            let above = directories::make(above, 0o755).map_err(|error| wrong(format!("cache directory: {error}")))?;
-            fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
-            if let Some((uid, gid)) = parent {
-                let made = file::find_at(above.as_fd(), name).map_err(failed)?;
-                file::chown(made.as_fd(), uid, gid).map_err(failed)?;
-            }
+    if let (false, Some(above), Some(name)) = (path.exists(), path.parent(), path.file_name()) {
+        let above = directories::make(above, 0o755).map_err(|error| wrong(format!("cache directory: {error}")))?;
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
+        if let Some((uid, gid)) = parent {
+            let made = file::find_at(above.as_fd(), name).map_err(failed)?;
+            file::chown(made.as_fd(), uid, gid).map_err(failed)?;
         }
     }
     let directory = file::find_directory(path).map_err(failed)?;

@@ -153,7 +153,9 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         let acl = inputs.config.acl;
         let broker =
             Broker { engine: engine.clone(), outbox, acl, listeners: inputs.listeners, in_flight: InFlight::new(most) };
-        inputs.start.map(Unfinished::finished);
+        if let Some(start) = inputs.start {
+            start.finished();
+        }
         let served = broker.serve(&channel).await;
         engine.close().await;
         // What the worker said last: it may be why it ended.

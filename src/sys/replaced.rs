@@ -181,8 +181,7 @@ mod tests {
         let (place, watch) = scene();
         let at = |name: &str| place.path().join(name);
         fs::write(at("d/e/file"), "more").unwrap();
-        fs::set_permissions(at("d/e/file"), fs::Permissions::from(fs::metadata(at("link")).unwrap().permissions()))
-            .unwrap();
+        fs::set_permissions(at("d/e/file"), fs::metadata(at("link")).unwrap().permissions()).unwrap();
         fs::hard_link(at("d/e/file"), at("d/e/other")).unwrap();
         fs::rename(at("d/e/other"), at("d/e/another")).unwrap();
         fs::remove_file(at("d/e/another")).unwrap();

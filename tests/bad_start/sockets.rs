@@ -1,11 +1,9 @@
 //! Where the sockets are: in whose directories, after a crash, beside another broker, after a start that failed.
 
 use std::fs;
-use std::os::unix::fs::{chown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 
-use crate::scene::{Scene, chmod};
+use crate::scene::Scene;
 use crate::support::{self, wait_until};
 use crate::{GOOD, serve};
 
@@ -84,61 +82,6 @@ fn of_two_starts_at_once_one_serves() {
         let pid = scenes[winner].child.as_ref().unwrap().id();
         assert!(told.contains(&format!("another broker (pid {pid}) is listening")), "{told}");
         assert!(UnixStream::connect(&socket).is_ok(), "the one that serves is to be reached");
-    }
-}
-
-#[test]
-#[ignore = "needs root: the directories of others"]
-fn a_socket_is_only_where_nobody_else_can_put_another() {
-    type Case = (&'static str, fn(&Path), &'static str);
-    let cases: [Case; 5] = [
-        ("of another user", |at| chown(at.join("there"), Some(61_010), None).unwrap(), "belongs to uid 61010"),
-        ("open to all", |at| chmod(&at.join("there"), 0o777), "can be written by others (mode 0777)"),
-        ("below one that is open", |at| chmod(at, 0o777), "can be written by others (mode 0777)"),
-        (
-            "a link of another user",
-            |at| {
-                fs::remove_dir(at.join("there")).unwrap();
-                fs::create_dir(at.join("target")).unwrap();
-                chmod(at, 0o1777);
-                symlink("target", at.join("there")).unwrap();
-                std::os::unix::fs::lchown(at.join("there"), Some(61_010), None).unwrap();
-            },
-            "belongs to uid 61010",
-        ),
-        (
-            "a link in the place of the socket",
-            |at| {
-                fs::write(at.join("precious"), "precious").unwrap();
-                symlink(at.join("precious"), at.join("there/keyhatch.sock")).unwrap();
-            },
-            "is no socket; it is left alone",
-        ),
-    ];
-    for (name, arrange, told) in cases {
-        let mut scene = Scene::new(&GOOD.replace("@/keyhatch.sock", "@/outer/there/keyhatch.sock"));
-        let outer = scene.path().join("outer");
-        fs::create_dir_all(outer.join("there")).unwrap();
-        arrange(&outer);
-        let before = fs::symlink_metadata(outer.join("there")).map(|found| found.permissions()).unwrap();
-        let log = scene.refused(serve(), 78);
-        assert!(log.contains(told), "{name}: {log}");
-        assert_eq!(fs::symlink_metadata(outer.join("there")).unwrap().permissions(), before, "{name}");
-        assert!(!outer.join("precious").exists() || fs::read(outer.join("precious")).unwrap() == b"precious");
-    }
-    // The sticky bit keeps others from what is not theirs.
-    let mut scene = Scene::new(&GOOD.replace("@/keyhatch.sock", "@/outer/there/keyhatch.sock"));
-    let outer = scene.path().join("outer");
-    fs::create_dir_all(outer.join("there")).unwrap();
-    chmod(&outer.join("there"), 0o1777);
-    scene.serves(serve());
-    // Directories that are missing are made so that peers can pass.
-    let mut scene = Scene::new(&GOOD.replace("@/keyhatch.sock", "@/one/two/keyhatch.sock"));
-    scene.serves(serve());
-    for made in ["one", "one/two"] {
-        let mode =
-            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(scene.path().join(made)).unwrap().permissions());
-        assert_eq!(mode & 0o7777, 0o755, "{made}");
     }
 }
 
