@@ -14,6 +14,7 @@ use keyhatch::ipc::wire::{self, Layer, MAX_FRAME, PROTOCOL, Reply, RequestId, To
 use keyhatch::sys::spawn::channel_pair;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use support::wait_until;
 use worker::{CONNECTIONS, Worker, fetch, hello};
 
 fn encoded(message: &ToParent) -> Vec<u8> {
@@ -194,7 +195,8 @@ fn running_out_of_descriptors_is_no_ones_malice() {
     assert!(worker.send(&encoded(&ToParent::Survey { id: 2, request: RequestId(1) }), &[accepted.as_fd()]));
     let refused = matches!(worker.hear(), Some(ToWorker::SurveyRefused { id: 2, retry_after: None }));
     assert!(refused, "{}", worker.log());
-    assert!(worker.log().contains("out of file descriptors"), "{}", worker.log());
+    // Lines are written when there is time for them.
+    wait_until("the log says why", || worker.log().matches("out of file descriptors").count() == 2);
 }
 
 #[test]

@@ -4,10 +4,12 @@
 #![forbid(unsafe_code)]
 
 mod confine;
+mod directories;
 mod examine;
 mod inputs;
 mod layers;
 mod reach;
+mod sockets;
 mod sources;
 mod surroundings;
 mod worker;
@@ -25,7 +27,7 @@ use self::confine::Confinement;
 use crate::config::Config;
 use crate::ipc::wire::Layer;
 use crate::parent::{CacheInputs, ParentInputs};
-use crate::sys::{clock, creds, file, process, spawn};
+use crate::sys::{cleaner, clock, creds, file, process, spawn};
 
 /// Why there is no start. All but `System` are for whoever wrote the configuration.
 #[derive(Debug)]
@@ -87,8 +89,11 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     config.problems.extend(missing);
     let (sources, missing) = sources::open(&config)?;
     config.problems.extend(missing);
-    let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
-    let admin = inputs::admin_listener(&config.server, users.is_some())?;
+    let server = &config.server;
+    let mut start = cleaner::look_after(vec![server.socket.clone(), server.admin_socket.clone()])
+        .map_err(system("cannot start what cleans up"))?;
+    let listener = sockets::bind(&server.socket, server.socket_mode, None, &mut start)?;
+    let admin = sockets::admin(server, users.is_some(), &mut start)?;
 
     // The worker, before any token byte is in this process.
     let (channel, worker_channel) = spawn::channel_pair().map_err(system("cannot make the channel"))?;
@@ -109,7 +114,18 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
         (None, _) => {}
     }
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin, layers })
+    Ok(ParentInputs {
+        config,
+        channel,
+        worker_log,
+        cache,
+        tokens,
+        sources,
+        listeners,
+        admin,
+        layers,
+        start: Some(start),
+    })
 }
 
 /// A uid and a gid.

@@ -29,6 +29,7 @@ use crate::ipc::wire::{
     FetchRequest, Layer, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey, WorkerTemplate,
 };
 use crate::staleness::Settings;
+use crate::sys::cleaner::Unfinished;
 use crate::sys::clock::BootId;
 use crate::sys::{memfd, peer, process};
 
@@ -56,6 +57,8 @@ pub struct ParentInputs {
     pub admin: Option<std::os::unix::net::UnixListener>,
     /// What confines this process.
     pub layers: Vec<Layer>,
+    /// Removes what the root phase has made, if this does not come to serve.
+    pub start: Option<Unfinished>,
 }
 
 pub struct CacheInputs {
@@ -136,6 +139,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
         tokio::task::spawn_local(engine.clone().tidy());
         tokio::task::spawn_local(engine.clone().forget_passing());
+        tokio::task::spawn_local(engine.clone().watch_clock());
         // The engine has what it needs of them, and ten thousand keys are ten megabytes.
         drop((std::mem::take(&mut inputs.config.keys), std::mem::take(&mut inputs.config.templates)));
         engine.refresh_ahead();
@@ -149,6 +153,9 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         let acl = inputs.config.acl;
         let broker =
             Broker { engine: engine.clone(), outbox, acl, listeners: inputs.listeners, in_flight: InFlight::new(most) };
+        if let Some(start) = inputs.start {
+            start.finished();
+        }
         let served = broker.serve(&channel).await;
         engine.close().await;
         // What the worker said last: it may be why it ended.

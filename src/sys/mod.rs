@@ -4,6 +4,7 @@
 //! Knows nothing of the domain: ids, fds and bytes go in and come out.
 #![allow(unsafe_code)]
 
+pub mod cleaner;
 pub mod clock;
 pub mod creds;
 pub mod environment;
@@ -15,6 +16,7 @@ pub mod namespaces;
 pub mod peer;
 pub mod process;
 pub mod random;
+pub mod replaced;
 pub mod seccomp;
 pub mod spawn;
 pub mod trusted;

@@ -67,14 +67,16 @@ pub fn accepted_from(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     own.path().map(PathBuf::from)
 }
 
-/// Whether a process listens at this socket file. Does not wait for one that is too busy to accept.
-pub fn somebody_listens(path: &Path) -> io::Result<bool> {
+/// The process that listens at this socket file, as it was when it began to; `Some(None)` when it does not accept just now,
+/// which is not waited for.
+pub fn who_listens(path: &Path) -> io::Result<Option<Option<i32>>> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
-        // EAGAIN: its backlog is full.
-        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
-        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+        Ok(()) => Ok(Some(getsockopt(&client, sockopt::PeerCredentials).ok().map(|peer| peer.pid()))),
+        // Its backlog is full.
+        Err(Errno::EAGAIN) => Ok(Some(None)),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::held::Slot;
 use super::stream::Conversation;
-use crate::acl::{Acl, Peer};
+use crate::acl::{Acl, Client, Peer, Who};
 use crate::config::Limits;
 use crate::secret::KeyPath;
 
@@ -25,6 +25,8 @@ const LINGERING: usize = 32;
 #[derive(Default)]
 pub(super) struct Connections {
     all: Cell<u32>,
+    /// Of peers that no client names: strangers too.
+    unnamed: Cell<u32>,
     strangers: Cell<u32>,
     by_user: RefCell<HashMap<u32, u32>>,
     rights: RefCell<HashMap<Identity, Rc<Rights>>>,
@@ -39,9 +41,27 @@ type Identity = (u32, u32, Vec<u32>);
 /// What peers of one identity may read, judged once for each key of the configuration.
 pub(super) struct Rights {
     peer: Peer,
-    stranger: bool,
+    standing: Standing,
     /// By the number of the key.
     judged: RefCell<Vec<Judgement>>,
+}
+
+/// By which clients a peer is known. Who has many uids can be many peers of the lower two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// By none.
+    Stranger,
+    /// By those for anyone alone.
+    Anyone,
+    /// By its user or its groups.
+    Named,
+}
+
+impl Standing {
+    fn of(peer: &Peer, acl: &Acl) -> Self {
+        let of_client = |client: &Client| if client.who == Who::Anyone { Self::Anyone } else { Self::Named };
+        acl.matching(peer).map(of_client).max().unwrap_or(Self::Stranger)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -112,14 +132,16 @@ impl Connections {
         let of_user = self.by_user.borrow().get(&uid).copied().unwrap_or(0);
         let full = self.all.get() >= limits.connections
             || of_user >= limits.connections_per_user
-            || (rights.stranger && self.strangers.get() >= (limits.connections / 8).max(1));
+            || (rights.standing < Standing::Named && self.unnamed.get() >= (limits.connections / 2).max(1))
+            || (rights.standing < Standing::Anyone && self.strangers.get() >= (limits.connections / 8).max(1));
         if full {
             return None;
         }
         self.all.set(self.all.get() + 1);
-        self.strangers.set(self.strangers.get() + u32::from(rights.stranger));
+        self.unnamed.set(self.unnamed.get() + u32::from(rights.standing < Standing::Named));
+        self.strangers.set(self.strangers.get() + u32::from(rights.standing < Standing::Anyone));
         *self.by_user.borrow_mut().entry(uid).or_default() += 1;
-        let permit = Rc::new(Permit { uid, stranger: rights.stranger, counted: self.clone() });
+        let permit = Rc::new(Permit { uid, standing: rights.standing, counted: self.clone() });
         Some(Connection { rights, pid, told: RefCell::default(), last_told: Cell::new(usize::MAX), permit })
     }
 
@@ -133,8 +155,8 @@ impl Connections {
             rights.retain(|_, rights| Rc::strong_count(rights) > 1);
         }
         let peer = Peer { uid: identity.0, gid: identity.1, groups: identity.2.clone(), pid: 0 };
-        let stranger = acl.matching(&peer).next().is_none();
-        let new = Rc::new(Rights { peer, stranger, judged: RefCell::default() });
+        let standing = Standing::of(&peer, acl);
+        let new = Rc::new(Rights { peer, standing, judged: RefCell::default() });
         rights.insert(identity, new.clone());
         new
     }
@@ -153,7 +175,7 @@ pub(super) struct Connection {
 /// Counts as a connection of this user for as long as it lives.
 pub(super) struct Permit {
     uid: u32,
-    stranger: bool,
+    standing: Standing,
     counted: Rc<Connections>,
 }
 
@@ -198,7 +220,8 @@ impl Connection {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.counted.all.set(self.counted.all.get() - 1);
-        self.counted.strangers.set(self.counted.strangers.get() - u32::from(self.stranger));
+        self.counted.unnamed.set(self.counted.unnamed.get() - u32::from(self.standing < Standing::Named));
+        self.counted.strangers.set(self.counted.strangers.get() - u32::from(self.standing < Standing::Anyone));
         let mut by_user = self.counted.by_user.borrow_mut();
         if let Some(count) = by_user.get_mut(&self.uid) {
             *count -= 1;

@@ -3,6 +3,7 @@
 //! Must never outlive the channel: the parent's end of it is the worker's reason to run.
 #![forbid(unsafe_code)]
 
+mod alive;
 mod answer;
 mod body;
 mod connection;
@@ -185,6 +186,7 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
         return turn_away(&stream, &shared).await;
     };
     let conversation = Rc::new(Conversation::new(stream));
+    shared.alive.watch(&conversation);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.half_close(true).max_buf_size(usize::try_from(limits.header_size).unwrap_or(usize::MAX).max(8192));
     let service = hyper::service::service_fn(|request| {
@@ -196,6 +198,7 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
     });
     let mut serving = pin!(http.serve_connection(TokioIo::new(Watched(conversation.clone())), service));
     let mut draining = pin!(shared.ending());
+    let mut cut = pin!(conversation.when_cut());
     let mut drains = false;
     let end = loop {
         let left = deadline(&conversation, limits).saturating_sub(boot_nanos());
@@ -210,6 +213,7 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
                 drains = true;
                 serving.as_mut().graceful_shutdown();
             }
+            () = cut.as_mut() => break End::Cut,
             () = tokio::time::sleep(wait) => {
                 if deadline(&conversation, limits) <= boot_nanos() {
                     break End::Late;
@@ -234,6 +238,8 @@ enum End {
     /// Whether the last bytes were no request.
     Served(bool),
     Late,
+    /// It does not take its answer, and the memory is needed.
+    Cut,
 }
 
 /// When the connection ends if nothing more happens, in nanoseconds of `CLOCK_BOOTTIME`.

@@ -9,6 +9,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::watch;
 
+use super::alive::Alive;
 use super::answer::{self, Answer, Problem};
 use super::connection::{Connection, Connections};
 use super::expanded::Expansion;
@@ -28,6 +29,7 @@ pub(super) struct Shared {
     pub(super) config: WorkerConfig,
     pub(super) connections: Rc<Connections>,
     pub(super) slots: Slots,
+    pub(super) alive: Alive,
     pub(super) log: Log,
     pub(super) link: Rc<Link>,
     /// Becomes true when connections are to end after the request in hand.
@@ -43,6 +45,7 @@ impl Shared {
         Self {
             connections: Rc::default(),
             slots: Slots::new(&config.keys, config.templates.clone(), config.limits.memory),
+            alive: Alive::new(config.limits.memory),
             log: Log::new(config.log_requests),
             link,
             ending: watch::Sender::new(false),
@@ -223,9 +226,13 @@ impl<'a> Exchange<'a> {
         let replied = reply.ok_or_else(not_answering)?;
         match replied.reply {
             Reply::Value(value) => {
-                let (held, verdict) = Held::new(value).ok_or_else(not_answering)?;
+                let alive = &self.shared.alive;
+                let (held, verdict) = Held::new(value, slot, alive).ok_or_else(not_answering)?;
                 let held = Rc::new(held);
                 let now = BootInstant(clock::boot_nanos());
+                if !alive.fits(now.0).await {
+                    return Err(short_of_memory());
+                }
                 let recalled = replied.recalls != link.recalls();
                 if !recalled && held.lease().usable_until > now {
                     self.shared.slots.keep(slot, &held, now);
@@ -327,6 +334,12 @@ fn malformed() -> Problem {
 
 fn not_answering() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "keyhatch is not answering")
+}
+
+fn short_of_memory() -> Problem {
+    let detail = "too many answers wait for peers that do not read; try again later";
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
+    Problem { retry_after: Some(Duration::from_secs(1)), ..problem }
 }
 
 fn over_budget(retry_after: Duration) -> Problem {

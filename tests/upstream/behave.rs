@@ -72,6 +72,7 @@ async fn behave(
             query.get("status").map_or_else(|| json(&good), |code| status(code.parse().unwrap()))
         }
         "/text" => whole(200, "text/plain", value),
+        "/many" => many(query),
         "/null" => whole(200, "application/json", "null"),
         "/null-value" => json(&json!({ "value": null })),
         "/no-value" => json(&json!({ "other": 1 })),
@@ -172,6 +173,19 @@ fn reflect(request: &Request<Incoming>, code: u16, value: &str) -> Answer {
         set(&mut answer, name, &format!("\"{shown}\""));
     }
     answer
+}
+
+/// An object with this many members `k0`, `k1` and so on, each an object with a `value`, and of this size in all.
+fn many(query: &HashMap<&str, &str>) -> Answer {
+    use std::fmt::Write;
+    let (keys, size): (usize, usize) = (query["keys"].parse().unwrap(), query["size"].parse().unwrap());
+    let mut body = String::from("{");
+    let share = size / keys - 40;
+    for key in 0..keys {
+        write!(body, "\"k{key}\":{{\"value\":\"v{key}\",\"pad\":\"{}\"}},", "x".repeat(share)).unwrap();
+    }
+    body.push_str("\"end\":true}");
+    whole(200, "application/json", body)
 }
 
 fn with_length(length: usize, mut answer: Answer) -> Answer {

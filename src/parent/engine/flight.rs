@@ -11,11 +11,11 @@ use super::documents::{DocumentId, DocumentState};
 use super::entry::{Entry, GivenUp, Held};
 use super::pace::{Circumstances, Pace};
 use super::{Asker, Engine, Origin};
-use crate::config::Document;
+use crate::config::{Document, Projection};
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::Validators;
-use crate::parent::upstream::{Answer, Fetched, project};
+use crate::parent::upstream::{Answer, Fetched, project_aside};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::boot_nanos;
 
@@ -173,16 +173,16 @@ impl Engine {
         self.settle(id, ended);
         // Other paths may have come to need this document meanwhile.
         let keys = self.documents.borrow().get(id).map(|state| state.keys.clone()).unwrap_or_default();
+        let answered = answer.is_ok();
         let mut values = Vec::new();
-        for key in keys.iter() {
-            match self.value_of(key, &answer, &known) {
-                Some(Ok(fresh)) => values.push((key.clone(), fresh)),
-                Some(Err(failure)) => self.refuse(key, failure, answer.is_ok()).await,
-                None => {}
+        for (key, value) in self.values_of(&keys, answer, &known).await {
+            match value {
+                Ok(fresh) => values.push((key, fresh)),
+                Err(failure) => self.refuse(&key, failure, answered).await,
             }
         }
         self.accept(values).await;
-        if answer.is_ok() {
+        if answered {
             self.restore_withheld(&document).await;
         }
     }
@@ -198,27 +198,35 @@ impl Engine {
         if counting.all(of_one_answer) { first.validators.clone() } else { Validators::default() }
     }
 
-    /// The value of a key in an answer, with the status of that. `None` when there is no such key any more, or no
-    /// value that could be as it was.
-    fn value_of(
+    /// What an answer is to each of these keys that is still there: its value, with the status that came with it. A key
+    /// without a value that could be as it was is left out.
+    async fn values_of(
         &self,
-        key: &KeyPath,
-        answer: &Result<Answer, Failure>,
+        keys: &[KeyPath],
+        answer: Result<Answer, Failure>,
         known: &Validators,
-    ) -> Option<Result<Fresh, Failure>> {
-        let entries = self.entries.borrow();
-        let entry = entries.get(key)?;
-        match answer {
-            Err(failure) => Some(Err(*failure)),
+    ) -> Vec<(KeyPath, Result<Fresh, Failure>)> {
+        let of_entries = |take: &dyn Fn(&Entry) -> bool| -> Vec<KeyPath> {
+            let entries = self.entries.borrow();
+            keys.iter().filter(|key| entries.get(*key).is_some_and(take)).cloned().collect()
+        };
+        let (body, fresh) = match answer {
+            Err(failure) => return of_entries(&|_| true).into_iter().map(|key| (key, Err(failure))).collect(),
             Ok(Answer::NotModified) => {
-                entry.held.as_ref()?;
-                Some(Ok(Fresh { value: None, status: Some(304), validators: known.clone() }))
+                let fresh = || Fresh { value: None, status: Some(304), validators: known.clone() };
+                return of_entries(&|entry| entry.held.is_some()).into_iter().map(|key| (key, Ok(fresh()))).collect();
             }
             Ok(Answer::Answered { body, status, validators }) => {
-                let value = project(body, &entry.projection, self.value_size);
-                let fresh = |value| Fresh { value: Some(value), status: *status, validators: validators.clone() };
-                Some(value.map(fresh))
+                (body, move |value| Fresh { value: Some(value), status, validators: validators.clone() })
             }
+        };
+        let (keys, projections): (Vec<KeyPath>, Vec<Projection>) = {
+            let entries = self.entries.borrow();
+            keys.iter().filter_map(|key| Some((key.clone(), entries.get(key)?.projection.clone()))).unzip()
+        };
+        match project_aside(body, projections, self.value_size).await {
+            Ok(values) => keys.into_iter().zip(values).map(|(key, value)| (key, value.map(&fresh))).collect(),
+            Err(failure) => keys.into_iter().map(|key| (key, Err(failure))).collect(),
         }
     }
 

@@ -13,6 +13,7 @@ mod open;
 mod pace;
 mod ranking;
 mod scribe;
+mod steps;
 mod storage;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Response, StatusCode, Uri};
 use zeroize::Zeroizing;
 
+use super::aside::parse_aside;
 use super::authorities::Authorities;
 use super::body::{Collector, DocumentBody};
 use super::connect::{self, Client};
@@ -192,7 +193,7 @@ impl HttpUpstream {
             let verified = credentials.verify_payload(&hash, content_type.unwrap_or_default(), &bytes);
             verified.map_err(|_| Failure::unavailable(Reason::ReplyNotAuthentic))?;
         }
-        DocumentBody::parse(bytes, document.format)
+        parse_aside(bytes, document.format).await
     }
 }
 
