@@ -10,6 +10,7 @@ mod layers;
 mod reach;
 mod sources;
 mod surroundings;
+mod units;
 mod worker;
 
 pub use examine::{Examined, examine};
@@ -87,6 +88,10 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     config.problems.extend(missing);
     let (sources, missing) = sources::open(&config)?;
     config.problems.extend(missing);
+    let units = units::open(&config);
+    let hindrances = units::problems(&config, parent_ids.map(|(_, gid)| gid));
+    hindrances.iter().for_each(|problem| tracing::error!("{problem}"));
+    config.problems.extend(hindrances);
     let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
     let admin = inputs::admin_listener(&config.server, users.is_some())?;
 
@@ -109,7 +114,7 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
         (None, _) => {}
     }
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin, layers })
+    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, units, admin, layers })
 }
 
 /// A uid and a gid.

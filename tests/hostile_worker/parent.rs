@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         tokens: Vec::new(),
         sources: SourceInputs::default(),
         listeners: vec![directory.join("keyhatch.sock")],
+        units: None,
         admin: None,
         layers: Vec::new(),
     };
