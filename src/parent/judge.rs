@@ -5,8 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 
 use super::engine::Engine;
@@ -30,8 +31,7 @@ pub(super) struct Judge {
     listeners: Vec<PathBuf>,
     units: Rc<Units>,
     readable: RefCell<Readable>,
-    /// Whose turn it is to have all keys judged, for each uid.
-    turns: RefCell<HashMap<u32, Rc<Semaphore>>>,
+    turns: Rc<Turns>,
 }
 
 /// By identity (a peer without its pid): for each key of [`Judge::keys`], whether it may be read.
@@ -47,11 +47,23 @@ pub(super) struct Attested {
     cookie: Option<u64>,
 }
 
+/// Whose turn it is to have all keys judged: one at a time for each uid.
+#[derive(Default)]
+struct Turns {
+    of_user: RefCell<HashMap<u32, Arc<Semaphore>>>,
+}
+
+struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
+    uid: u32,
+    among: Rc<Turns>,
+}
+
 impl Judge {
     /// `listeners` are the paths that a peer may have come by.
     pub(super) fn new(acl: Acl, mut keys: Vec<KeyPath>, listeners: Vec<PathBuf>, units: Rc<Units>) -> Rc<Self> {
         keys.sort_unstable();
-        Rc::new(Self { acl, keys, listeners, units, readable: RefCell::default(), turns: RefCell::default() })
+        Rc::new(Self { acl, keys, listeners, units, readable: RefCell::default(), turns: Rc::default() })
     }
 
     /// Who the peer is by its own socket, which must be a connection to one of our listeners; closes it. `None` when there is
@@ -111,16 +123,9 @@ impl Judge {
     /// The states of all keys that the peer may read. One at a time for each uid, and others have their turn in between.
     /// `None` when the peer is not who it was any more.
     pub(super) async fn survey(&self, engine: &Engine, attested: &Attested) -> Option<Survey> {
-        let uid = attested.peer.uid;
-        let turn = self.turns.borrow_mut().entry(uid).or_insert_with(|| Rc::new(Semaphore::new(1))).clone();
-        let surveyed = match turn.acquire().await {
-            Ok(_turn) => self.look_at_all(engine, &attested.peer).await,
-            Err(_) => return None,
-        };
-        // Ours and the one in the map.
-        if Rc::strong_count(&turn) <= 2 {
-            self.turns.borrow_mut().remove(&uid);
-        }
+        let turn = self.turns.of(attested.peer.uid).await;
+        let surveyed = self.look_at_all(engine, &attested.peer).await;
+        drop(turn);
         self.is_current(attested).then_some(surveyed)
     }
 
@@ -167,5 +172,120 @@ impl Judge {
             readable.known.remove(&oldest);
         }
         judged
+    }
+}
+
+impl Turns {
+    async fn of(self: &Rc<Self>, uid: u32) -> Turn {
+        let new = || Arc::new(Semaphore::new(1));
+        let turn = self.of_user.borrow_mut().entry(uid).or_insert_with(new).clone();
+        // Nobody closes it.
+        Turn { _permit: turn.acquire_owned().await.ok(), uid, among: self.clone() }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut turns = self.among.of_user.borrow_mut();
+        // The one in the map and our own: nobody waits.
+        if turns.get(&self.uid).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
+            turns.remove(&self.uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::acl::{Client, Pattern, Users, Who};
+    use crate::config::Location;
+    use crate::ipc::channel::ParentEnd;
+    use crate::parent::outbox::Outbox;
+    use crate::sys::spawn::channel_pair;
+
+    const KEYS: usize = 10_000;
+
+    /// 64 patterns that are looked at in vain, and one.
+    fn judge() -> Rc<Judge> {
+        let client = |name: &str, pattern: &str| Client {
+            name: name.to_owned(),
+            who: Who::Ids { users: Some(Users { uids: vec![1, 2], dynamic: false }), groups: None, units: None },
+            keys: vec![Pattern::parse(pattern).unwrap()],
+            at: Location { file: "keyhatch.toml".into(), line: 1 },
+        };
+        let mut clients: Vec<Client> = (0..64).map(|n| client("vain", &format!("/**/x{n}*y/*"))).collect();
+        clients.push(client("some", "/k/*7"));
+        let keys = (0..KEYS).map(|n| KeyPath::parse(&format!("/k/{n}")).unwrap()).collect();
+        let outbox = Outbox::new(Rc::new(ParentEnd::new(channel_pair().unwrap().0).unwrap()), 1);
+        Judge::new(Acl { clients }, keys, Vec::new(), Units::new(None, 4, outbox))
+    }
+
+    fn peer(uid: u32) -> Peer {
+        Peer { uid, gid: 1, groups: Vec::new(), unit: None, pid: 9 }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, test);
+    }
+
+    #[test]
+    fn others_have_their_turn_while_all_keys_are_judged_and_it_is_remembered() {
+        run(async {
+            let judge = judge();
+            let turns = Rc::new(Cell::new(0_usize));
+            let counted = turns.clone();
+            let other = tokio::task::spawn_local(async move {
+                loop {
+                    counted.set(counted.get() + 1);
+                    yield_now().await;
+                }
+            });
+            let readable = judge.readable(&peer(1)).await;
+            assert_eq!(readable.iter().filter(|readable| **readable).count(), KEYS / 10);
+            assert!(turns.get() >= KEYS / SLICE, "{} turns", turns.get());
+            let before = turns.get();
+            assert!(Rc::ptr_eq(&readable, &judge.readable(&Peer { pid: 10, ..peer(1) }).await));
+            assert_eq!(turns.get(), before, "known already");
+            let others = judge.readable(&peer(3)).await;
+            assert!(!others.contains(&true), "another identity has its own");
+            other.abort();
+        });
+    }
+
+    #[test]
+    fn for_so_many_identities_it_is_remembered_and_for_no_more() {
+        run(async {
+            let judge = Judge { keys: Vec::new(), ..Rc::into_inner(judge()).unwrap() };
+            for uid in 0..1000 {
+                judge.readable(&peer(uid)).await;
+            }
+            let readable = judge.readable.borrow();
+            assert_eq!((readable.known.len(), readable.order.len()), (REMEMBERED, REMEMBERED));
+            assert!(readable.known.contains_key(&Peer { pid: 0, ..peer(999) }));
+        });
+    }
+
+    #[test]
+    fn a_user_has_one_turn_at_a_time() {
+        run(async {
+            let turns = Rc::new(Turns::default());
+            let first = turns.of(1).await;
+            let mut second = pin!(turns.of(1));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(second.as_mut().poll(&mut context).is_pending());
+            drop(turns.of(2).await);
+            drop(first);
+            let Poll::Ready(second) = second.as_mut().poll(&mut context) else { panic!("it is free") };
+            drop(second);
+            assert!(turns.of_user.borrow().is_empty());
+        });
     }
 }

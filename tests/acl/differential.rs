@@ -54,7 +54,7 @@ fn someone() -> impl Strategy<Value = Someone> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_rules_are_those_of_a_naive_model(
