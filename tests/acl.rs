@@ -134,4 +134,7 @@ fn ids_without_a_mapping_match_nobody() {
     let ids = Who::Ids { users: Some(Users { uids: vec![OVERFLOW_ID], dynamic: false }), groups: None, units: None };
     let acl = Acl { clients: vec![client("nobody", ids, "/**")] };
     assert!(acl.judge(&peer(OVERFLOW_ID, OVERFLOW_ID, &[]), &key("/a")).is_none());
+    let ids = Who::Ids { users: None, groups: Some(vec![OVERFLOW_ID]), units: None };
+    let acl = Acl { clients: vec![client("nogroup", ids, "/**")] };
+    assert!(acl.judge(&peer(1000, OVERFLOW_ID, &[OVERFLOW_ID]), &key("/a")).is_none());
 }

@@ -105,6 +105,8 @@ fn a_unit_is_the_parents_word_and_ends_with_its_process() {
     // The socket lives on, here.
     assert!(matches!(worker.hear_any(), Some(ToWorker::Unattested { fact }) if Some(fact) == told.fact));
     assert!(denied(4, &accepted));
+    // What was asked for while the process lived, and had to wait for longer.
+    assert!(matches!(worker.hear(), Some(ToWorker::Reply { id: 2, reply: Reply::Denied })));
     assert_eq!(attest(5, &accepted).unit, None);
     // Of a user manager.
     let session = Group::new(&format!("user.slice/{name}"));
