@@ -117,6 +117,7 @@ fn a_unit_is_what_systemd_made_of_a_process_and_lasts_as_long_as_it() {
         let said = lab.in_unit("one", &[&user, "KillMode=process"], &["perl", "-e", &hand_on, key]);
         assert_eq!(said, "first 200\nthen 403 and 200\n", "{key}");
     }
+    assert!(lab.log().contains("TLS roots, units of peers, TCP to"), "{}", lab.log());
     assert!(!lab.log().contains("panicked"), "{}", lab.log());
 }
 

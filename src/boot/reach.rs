@@ -43,12 +43,11 @@ pub fn of_parent<'a>(config: &Config, store: BorrowedFd<'a>) -> Reach<'a> {
     read.extend(RESOLVER.iter().map(PathBuf::from));
     let mut sockets: BTreeSet<PathBuf> = RESOLVER_SOCKETS.iter().map(PathBuf::from).collect();
     sockets.extend(notify.iter().filter(|path| path.is_absolute()).cloned());
-    // /proc/PID/cgroup; nobody gives a rule for that file of every process.
-    let units = config.acl.has_units().then(|| PathBuf::from("/proc"));
     Reach {
         store,
         read,
-        read_by_name: resolv_conf_directory().into_iter().chain(units).collect(),
+        read_by_name: resolv_conf_directory().into_iter().collect(),
+        proc: config.acl.has_units(),
         sockets,
         connect: ports(config),
         // A service manager in another namespace may be reached by an abstract socket alone (sd_notify(3)).

@@ -202,12 +202,17 @@ impl Connection {
     /// Lets the parent attest the unit, once, if that could matter or if it is `wanted` all the same. False when the parent
     /// does not answer.
     pub(super) async fn attest(&self, link: &Link, conversation: &Conversation, acl: &Acl, wanted: bool) -> bool {
-        if self.standing.is_known() || !(self.rights.depends_on_unit || (wanted && acl.has_units())) {
+        let wanted = self.rights.depends_on_unit || (wanted && acl.has_units());
+        // An answer may have come after its question was given up.
+        let settled = self.standing.is_known() && (self.in_unit.borrow().is_some() || !self.standing.has_unit());
+        if settled || !wanted {
             return true;
         }
-        let Ok(socket) = self.socket(conversation) else { return false };
-        if !link.attest(&self.standing, socket).await {
-            return false;
+        if !self.standing.is_known() {
+            let Ok(socket) = self.socket(conversation) else { return false };
+            if !link.attest(&self.standing, socket).await {
+                return false;
+            }
         }
         let connections = &self.permit.counted;
         let unit = self.standing.unit();
