@@ -72,7 +72,8 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0);
+        // And the slices that were made for it: those that others use cannot be removed.
+        let _ = self.0.ancestors().try_for_each(std::fs::remove_dir);
     }
 }
 
@@ -109,7 +110,7 @@ fn a_unit_is_the_parents_word_and_ends_with_its_process() {
     assert!(matches!(worker.hear(), Some(ToWorker::Reply { id: 2, reply: Reply::Denied })));
     assert_eq!(attest(5, &accepted).unit, None);
     // Of a user manager.
-    let session = Group::new(&format!("user.slice/{name}"));
+    let session = Group::new(&format!("keyhatch{}.slice/user.slice/{name}", std::process::id()));
     let (mut peer, accepted) = worker.peer_of(session.curl());
     assert_eq!(attest(6, &accepted).unit, None);
     peer.kill().unwrap();
