@@ -1,7 +1,7 @@
 //! What `keyhatch check` looks at beyond the configuration: users, files, owners and modes. Makes and changes nothing.
 
 use super::inputs::{self, OpenedToken, Refusal};
-use super::{service_users, sources};
+use super::{service_users, sources, units};
 use crate::config::Config;
 use crate::sys::creds;
 
@@ -36,6 +36,7 @@ pub fn examine(config: &Config) -> Examined {
         Ok((_, missing)) => errors.extend(missing),
         Err(error) => errors.push(error.to_string()),
     }
+    errors.extend(units::problems(config, parent.map(|(_, gid)| gid)));
     let knows_owner = parent.is_some() || !creds::is_root();
     if knows_owner && config.cache.directory.exists() {
         let found = inputs::cache_directory(&config.cache.directory, parent);

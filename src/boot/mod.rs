@@ -12,6 +12,7 @@ mod reach;
 mod sockets;
 mod sources;
 mod surroundings;
+mod units;
 mod worker;
 
 pub use examine::{Examined, examine};
@@ -89,6 +90,10 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     config.problems.extend(missing);
     let (sources, missing) = sources::open(&config)?;
     config.problems.extend(missing);
+    let units = units::open(&config);
+    let hindrances = units::problems(&config, parent_ids.map(|(_, gid)| gid));
+    hindrances.iter().for_each(|problem| tracing::error!("{problem}"));
+    config.problems.extend(hindrances);
     let server = &config.server;
     let mut start = cleaner::look_after(vec![server.socket.clone(), server.admin_socket.clone()])
         .map_err(system("cannot start what cleans up"))?;
@@ -122,6 +127,7 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
         tokens,
         sources,
         listeners,
+        units,
         admin,
         layers,
         start: Some(start),

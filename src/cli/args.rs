@@ -175,9 +175,12 @@ pub(super) struct Explain {
     /// A user, by name or uid, with the groups that the system gives it
     #[arg(long, required_unless_present = "pid", conflicts_with = "pid")]
     pub(super) user: Option<String>,
-    /// A running process, with its own ids
+    /// A running process, with its own ids and unit
     #[arg(long)]
     pub(super) pid: Option<u32>,
+    /// The systemd unit that the user is in, such as web@1.service
+    #[arg(long, conflicts_with = "pid")]
+    pub(super) unit: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -8,14 +8,17 @@ pub mod cache;
 mod clock;
 mod engine;
 mod in_flight;
+mod judge;
 mod outbox;
 mod relay;
 mod repeats;
 mod serve;
+mod units;
 pub mod upstream;
 mod vault;
 
 pub use relay::LogOptions;
 pub use serve::{CacheInputs, ParentError, ParentInputs, run};
+pub use units::UnitSource;
 pub use upstream::{Authorities, SourceInputs};
 pub use vault::{Vault, VaultError};

@@ -17,21 +17,24 @@ use super::admin;
 use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
 use super::in_flight::{InFlight, Open};
+use super::judge::{Attested, Judge};
 use super::outbox::Outbox;
 use super::relay::{self, LogOptions};
 use super::repeats;
+use super::units::{UnitSource, Units};
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
-use crate::acl::{Acl, Peer};
 use crate::config::{Config, KeyTemplate, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
 use crate::ipc::wire::{
-    FetchRequest, Layer, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey, WorkerTemplate,
+    FetchRequest, Layer, PROTOCOL, Recall, Reply, RequestId, ToParent, ToWorker, WorkerConfig, WorkerKey,
+    WorkerTemplate,
 };
+use crate::secret::KeyPath;
 use crate::staleness::Settings;
 use crate::sys::cleaner::Unfinished;
 use crate::sys::clock::BootId;
-use crate::sys::{memfd, peer, process};
+use crate::sys::{memfd, process};
 
 /// How long requests in flight may go on after the signal to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -53,6 +56,8 @@ pub struct ParentInputs {
     pub sources: SourceInputs,
     /// The paths of our listeners, as `getsockname` gives them for an accepted connection.
     pub listeners: Vec<PathBuf>,
+    /// What tells the units of peers, if some client has one.
+    pub units: Option<UnitSource>,
     /// The operator's socket.
     pub admin: Option<std::os::unix::net::UnixListener>,
     /// What confines this process.
@@ -140,6 +145,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         tokio::task::spawn_local(engine.clone().tidy());
         tokio::task::spawn_local(engine.clone().forget_passing());
         tokio::task::spawn_local(engine.clone().watch_clock());
+        let paths = inputs.config.keys.iter().map(|key| key.path.clone()).collect();
         // The engine has what it needs of them, and ten thousand keys are ten megabytes.
         drop((std::mem::take(&mut inputs.config.keys), std::mem::take(&mut inputs.config.templates)));
         engine.refresh_ahead();
@@ -150,9 +156,9 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group));
         }
         let most = inputs.config.limits.connections;
-        let acl = inputs.config.acl;
-        let broker =
-            Broker { engine: engine.clone(), outbox, acl, listeners: inputs.listeners, in_flight: InFlight::new(most) };
+        let units = Units::new(inputs.units, most, outbox.clone());
+        let judge = Judge::new(inputs.config.acl, paths, inputs.listeners, units.clone());
+        let broker = Broker { engine: engine.clone(), outbox, judge, units, in_flight: InFlight::new(most) };
         if let Some(start) = inputs.start {
             start.finished();
         }
@@ -222,8 +228,8 @@ fn tell_layers(of_parent: Vec<Layer>, of_worker: Vec<Layer>) -> Result<serde_jso
 struct Broker {
     engine: Rc<Engine>,
     outbox: Outbox,
-    acl: Acl,
-    listeners: Vec<PathBuf>,
+    judge: Rc<Judge>,
+    units: Rc<Units>,
     in_flight: Rc<InFlight>,
 }
 
@@ -255,8 +261,18 @@ impl Broker {
                 }
                 Some((ToParent::Survey { id, .. }, Passed::Lost)) => {
                     tracing::error!("out of file descriptors: a request is refused");
-                    self.refuse_survey(id, None, self.in_flight.open(id)?);
+                    refuse_survey(&self.outbox, id, None, self.in_flight.open(id)?);
                 }
+                Some((ToParent::Attest { id }, Passed::One(peer))) => {
+                    let open = self.in_flight.open(id)?;
+                    let attestation = self.judge.attest_unit(peer)?;
+                    self.outbox.say(ToWorker::Attested { id, attestation }, None, Some(open));
+                }
+                Some((ToParent::Attest { id }, Passed::Lost)) => {
+                    let open = self.in_flight.open(id)?;
+                    self.outbox.say(ToWorker::Attested { id, attestation: None }, None, Some(open));
+                }
+                Some((ToParent::Parted { fact }, Passed::Nothing)) => self.units.forget(fact)?,
                 Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
                 // One after another, and none that was not sent.
                 Some((ToParent::Recalled { serial }, Passed::Nothing))
@@ -281,62 +297,74 @@ impl Broker {
 
     /// Judges from the peer's own socket, closes it, then answers.
     fn fetch(&self, request: FetchRequest, socket: OwnedFd) -> Result<(), ParentError> {
-        let peer = self.attest(socket)?;
+        let attested = self.judge.attest(socket)?;
         let open = self.in_flight.open(request.id)?;
         let FetchRequest { id, request, key, revalidate } = request;
-        if self.acl.judge(&peer, &key).is_none() {
-            if self.engine.repeats().is_first(peer.uid, &key, "denied") {
-                tracing::warn!(uid = peer.uid, pid = peer.pid, %key, %request, "denied");
-            }
-            self.outbox.reply(id, Reply::Denied, open);
+        let Some(attested) = attested else {
+            tracing::error!("out of file descriptors: a request is refused");
+            self.outbox.reply(id, Reply::Busy, open);
+            return Ok(());
+        };
+        let (engine, outbox, judge) = (self.engine.clone(), self.outbox.clone(), self.judge.clone());
+        if !judge.grants(&attested, &key) {
+            self.deny(&attested, &key, request);
+            outbox.reply(id, Reply::Denied, open);
             return Ok(());
         }
-        let asker = Asker { uid: peer.uid, pid: peer.pid, request };
-        let (engine, outbox) = (self.engine.clone(), self.outbox.clone());
+        let asker = Asker { uid: attested.peer.uid, pid: attested.peer.pid, request };
         tokio::task::spawn_local(async move {
-            let reply = engine.ask(&key, asker, revalidate).await;
+            let mut reply = engine.ask(&key, asker, revalidate).await;
+            // It may have waited for long.
+            if !judge.grants(&attested, &key) {
+                reply = Reply::Denied;
+            }
             outbox.reply(id, reply, open);
         });
         Ok(())
     }
 
-    /// Who the peer is by its own socket, which must be a connection to one of our listeners; closes it.
-    fn attest(&self, socket: OwnedFd) -> Result<Peer, ParentError> {
-        let from = peer::accepted_from(socket.as_fd());
-        if !from.is_some_and(|path| self.listeners.contains(&path)) {
-            return Err(ParentError::Protocol("the fd beside a request is no connection of ours"));
+    fn deny(&self, attested: &Attested, key: &KeyPath, request: RequestId) {
+        let peer = &attested.peer;
+        if self.engine.repeats().is_first(peer.uid, key, "denied") {
+            tracing::warn!(uid = peer.uid, pid = peer.pid, %key, %request, "denied");
         }
-        let found =
-            peer::credentials(socket.as_fd()).map_err(|_| ParentError::Protocol("a peer without credentials"))?;
-        Ok(Peer { uid: found.uid, gid: found.gid, groups: found.groups, pid: found.pid })
     }
 
     /// The states of the keys that the peer may read.
     fn survey(&self, id: u64, socket: OwnedFd) -> Result<(), ParentError> {
-        let peer = self.attest(socket)?;
+        let attested = self.judge.attest(socket)?;
         let open = self.in_flight.open(id)?;
-        if let Err(wait) = self.engine.charge(peer.uid) {
-            self.refuse_survey(id, Some(wait), open);
+        let Some(attested) = attested else {
+            tracing::error!("out of file descriptors: a request is refused");
+            refuse_survey(&self.outbox, id, None, open);
+            return Ok(());
+        };
+        if let Err(wait) = self.engine.charge(attested.peer.uid) {
+            refuse_survey(&self.outbox, id, Some(wait), open);
             return Ok(());
         }
-        let survey = self.engine.survey(|key| self.acl.judge(&peer, key).is_some());
-        let bytes = postcard::to_stdvec(&survey).map_err(|_| ParentError::Protocol("a survey cannot be encoded"))?;
-        match memfd::sealed(&bytes) {
-            Ok(payload) => {
-                let said = ToWorker::SurveyReply { id, len: bytes.len() as u64 };
-                self.outbox.say(said, Some(payload), Some(open));
+        let (engine, outbox, judge) = (self.engine.clone(), self.outbox.clone(), self.judge.clone());
+        tokio::task::spawn_local(async move {
+            let survey = judge.survey(&engine, &attested).await;
+            let bytes = survey.and_then(|survey| postcard::to_stdvec(&survey).ok());
+            match bytes.as_ref().map(|bytes| (bytes.len(), memfd::sealed(bytes))) {
+                Some((len, Ok(payload))) => {
+                    let said = ToWorker::SurveyReply { id, len: len as u64 };
+                    outbox.say(said, Some(payload), Some(open));
+                }
+                Some((_, Err(error))) => {
+                    tracing::error!(%error, "no room for a survey: a request is refused");
+                    refuse_survey(&outbox, id, None, open);
+                }
+                None => refuse_survey(&outbox, id, None, open),
             }
-            Err(error) => {
-                tracing::error!(%error, "no room for a survey: a request is refused");
-                self.refuse_survey(id, None, open);
-            }
-        }
+        });
         Ok(())
     }
+}
 
-    fn refuse_survey(&self, id: u64, retry_after: Option<Duration>, open: Open) {
-        self.outbox.say(ToWorker::SurveyRefused { id, retry_after }, None, Some(open));
-    }
+fn refuse_survey(outbox: &Outbox, id: u64, retry_after: Option<Duration>, open: Open) {
+    outbox.say(ToWorker::SurveyRefused { id, retry_after }, None, Some(open));
 }
 
 async fn relay_recalls(outbox: Outbox, mut recalls: mpsc::UnboundedReceiver<Recall>) {

@@ -14,6 +14,7 @@ pub mod landlock;
 pub mod memfd;
 pub mod namespaces;
 pub mod peer;
+pub mod proc;
 pub mod process;
 pub mod random;
 pub mod replaced;

@@ -90,16 +90,18 @@ impl From<Errno> for OpenError {
 /// as, and nobody else can write there. Owner and mode of the file are the caller's to check, on the open file.
 pub fn open_secret(path: &Path) -> Result<File, OpenError> {
     let own = nix::unistd::geteuid().as_raw();
-    walk(path, &|stat| distrust(stat, own))
+    walk(path, &|stat| distrust(stat, &[own]))
 }
 
 /// A hold on a directory in which nobody but root, and the user that this runs as, can replace what is ours, all the way
 /// from the root. Links on the way are followed. Where others can write, the sticky bit keeps them from what is not theirs.
 pub fn find_directory(path: &Path) -> Result<OwnedFd, OpenError> {
     let own = nix::unistd::geteuid().as_raw();
+    // In a user namespace that does not know root, its directories have the overflow uid; nobody there can become root.
+    let of_root = if own == 0 { 0 } else { fstat(&Place::root()?.directory)?.st_uid };
     let distrust = |stat: &FileStat| {
         let sticky = stat.st_mode & libc::S_ISVTX != 0;
-        distrust(stat, own).filter(|why| !(sticky && matches!(why, Distrust::Writable(_))))
+        distrust(stat, &[own, of_root]).filter(|why| !(sticky && matches!(why, Distrust::Writable(_))))
     };
     let Reached { place, last, foreign_link, doubtful, .. } = reach(path, &distrust)?;
     let foreign = foreign_link.map(|(link, uid)| (link, Distrust::Owner(uid)));
@@ -110,9 +112,10 @@ pub fn find_directory(path: &Path) -> Result<OwnedFd, OpenError> {
     }
 }
 
-fn distrust(stat: &FileStat, own: u32) -> Option<Distrust> {
+/// Root is trusted, and so are these.
+fn distrust(stat: &FileStat, trusted: &[u32]) -> Option<Distrust> {
     let mode = stat.st_mode & 0o7777;
-    if stat.st_uid != 0 && stat.st_uid != own {
+    if stat.st_uid != 0 && !trusted.contains(&stat.st_uid) {
         return Some(Distrust::Owner(stat.st_uid));
     }
     (mode & 0o022 != 0).then_some(Distrust::Writable(mode))
@@ -308,7 +311,7 @@ mod tests {
             (0, 0o1777, Some(Distrust::Writable(0o1777))),
         ] {
             (stat.st_uid, stat.st_mode) = (uid, mode);
-            assert_eq!(distrust(&stat, 7), found, "{uid} {mode:o}");
+            assert_eq!(distrust(&stat, &[7]), found, "{uid} {mode:o}");
         }
     }
 }

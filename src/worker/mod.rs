@@ -14,6 +14,7 @@ mod log;
 mod own;
 mod request;
 mod service;
+mod standing;
 mod stream;
 mod wait;
 mod watch;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -35,6 +37,7 @@ use self::answer::Problem;
 use self::body::AnswerBody;
 use self::link::Link;
 use self::service::Shared;
+use self::standing::Facts;
 use self::stream::{Conversation, Phase, Watched};
 use crate::acl::Peer;
 use crate::config::Limits;
@@ -90,12 +93,14 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         let channel = Rc::new(WorkerEnd::new(channel)?);
         let config = introduce(&channel).await?;
         let most = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
-        let link = Rc::new(Link::new(channel.clone(), most));
+        let (facts, partings) = Facts::new();
+        let link = Rc::new(Link::new(channel.clone(), most, facts));
         let shared = Rc::new(Shared::new(config, link.clone()));
         channel.send(&ToParent::Ready { layers }, None).await?;
         let accepting = tokio::task::spawn_local(accept(listener, shared.clone()));
         let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
         let telling = tokio::task::spawn_local(tell(shared.clone()));
+        let parting = tokio::task::spawn_local(part(link.clone(), partings));
         let within = link.listen(&shared).await?;
         accepting.abort();
         shared.end_connections();
@@ -110,6 +115,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         timeout(within, finished).await.unwrap_or(Ok(()))?;
         sweeping.abort();
         telling.abort();
+        parting.abort();
         shared.log.flush(&shared.slots);
         channel.send(&ToParent::Drained, None).await?;
         Ok(())
@@ -149,6 +155,13 @@ async fn tell(shared: Rc<Shared>) {
     }
 }
 
+/// Tells the parent which connections have ended, of those whose unit it has attested.
+async fn part(link: Rc<Link>, mut partings: mpsc::UnboundedReceiver<u64>) {
+    while let Some(fact) = partings.recv().await {
+        link.part(fact).await;
+    }
+}
+
 async fn accept(listener: UnixListener, shared: Rc<Shared>) {
     loop {
         match listener.accept().await {
@@ -180,9 +193,10 @@ async fn turn_away(stream: &UnixStream, shared: &Shared) {
 /// One connection, to its end.
 async fn converse(stream: UnixStream, shared: Rc<Shared>) {
     let Ok(found) = peer::credentials(stream.as_fd()) else { return };
-    let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, pid: found.pid };
+    let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, unit: None, pid: found.pid };
     let limits = &shared.config.limits;
-    let Some(connection) = shared.connections.admit(found, &shared.config.acl, limits) else {
+    let standing = shared.link.facts.stand();
+    let Some(connection) = shared.connections.admit(found, standing, &shared.config.acl, limits) else {
         return turn_away(&stream, &shared).await;
     };
     let conversation = Rc::new(Conversation::new(stream));

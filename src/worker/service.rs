@@ -106,6 +106,11 @@ impl<'a> Exchange<'a> {
     /// `granted` becomes the client that grants.
     async fn answer(&self, granted: &mut Option<&'a str>) -> Result<Answer, Problem> {
         let uri = self.request.uri();
+        let wanted = uri.path() == request::WHOAMI;
+        let shared = self.shared;
+        if !self.connection.attest(&shared.link, self.conversation, &shared.config.acl, wanted).await {
+            return Err(not_answering());
+        }
         // What is a key of the configuration, letter by letter, is well-formed.
         let plain = uri.query().is_none() && uri.scheme().is_none() && uri.authority().is_none();
         let target = match if plain { self.shared.slots.known(uri.path()) } else { None } {
@@ -116,7 +121,7 @@ impl<'a> Exchange<'a> {
             },
         };
         if let Ok(slot) = &target {
-            *granted = Some(self.connection.rights.judge(&self.shared.config.acl, slot).ok_or_else(denied)?);
+            *granted = Some(self.connection.rights().judge(&self.shared.config.acl, slot).ok_or_else(denied)?);
         }
         if !matches!(*self.request.method(), Method::GET | Method::HEAD) {
             return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "malformed", "only GET and HEAD are served here"));
@@ -139,7 +144,7 @@ impl<'a> Exchange<'a> {
         match slots.expanded.read(key) {
             Expansion::Path(slot) => Ok(Rc::new(slot)),
             Expansion::Outside => {
-                self.connection.rights.covers(&self.shared.config.acl, key).ok_or_else(denied)?;
+                self.connection.rights().covers(&self.shared.config.acl, key).ok_or_else(denied)?;
                 Err(Problem::new(
                     StatusCode::BAD_REQUEST,
                     "malformed",

@@ -42,7 +42,7 @@ impl Exchange<'_> {
         let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs())).ok();
         let waited = self.news(slot, accepts, wait).await?;
         // What was granted when the wait began need not be granted now.
-        self.connection.rights.judge(&self.shared.config.acl, slot).ok_or_else(denied)?;
+        self.connection.rights().judge(&self.shared.config.acl, slot).ok_or_else(denied)?;
         let now = BootInstant(boot_nanos());
         let (mut answer, verdict) = match waited {
             Some((held, verdict)) => (self.represent(accepts, &held, &verdict, true, now)?, verdict),

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keyhatch::config::{SourceText, System, parse};
-use keyhatch::parent::{CacheInputs, LogOptions, ParentInputs, SourceInputs, run};
-use keyhatch::sys::{clock, file, spawn};
+use keyhatch::parent::{CacheInputs, LogOptions, ParentInputs, SourceInputs, UnitSource, run};
+use keyhatch::sys::{clock, file, peer, proc, spawn};
 use keyhatch::telemetry;
 
 fn main() -> ExitCode {
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         tokens: Vec::new(),
         sources: SourceInputs::default(),
         listeners: vec![directory.join("keyhatch.sock")],
+        units: Some(UnitSource { proc: proc::find().unwrap(), certain: peer::has_pidfd() }),
         admin: None,
         layers: Vec::new(),
         start: None,

@@ -61,6 +61,7 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_setsockopt, "TCP_NODELAY; the resolver's own"),
     any(libc::SYS_getsockname, "the listener that a peer came by"),
     any(libc::SYS_getpeername, "whether a peer is connected"),
+    any(libc::SYS_pidfd_open, "whose process a peer is, where the kernel has no SO_PEERPIDFD"),
     any(libc::SYS_shutdown, "the end of a connection"),
     any(libc::SYS_close, "the end of anything"),
     // Descriptors.
