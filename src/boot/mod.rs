@@ -109,7 +109,8 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
         (None, _) => {}
     }
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin, layers })
+    let started_as_root = users.is_some();
+    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin, layers, started_as_root })
 }
 
 /// A uid and a gid.

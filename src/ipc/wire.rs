@@ -15,7 +15,7 @@ use crate::secret::{KeyPath, WireBytes};
 use crate::template::Template;
 
 /// Raised with every change of a frame.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// The longest frame, in bytes. Larger payloads cross as a sealed memfd beside the frame.
 pub const MAX_FRAME: usize = 64 * 1024;
@@ -37,10 +37,81 @@ pub enum ToParent {
     /// How often values of keys with parameters were given from memory since the last time. Says which of them go first
     /// when there are too many, and nothing else.
     Used { uses: Vec<(KeyPath, u32)> },
+    /// What was answered since the last time, for the operator. Nothing else follows from it.
+    Counted(Counted),
     /// The values named by this recall are out of the worker's memory.
     Recalled { serial: u64 },
     /// Nothing is in flight any more; the worker is about to exit.
     Drained,
+}
+
+/// What the worker has answered. Names that the parent does not know are not counted.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// How many there are now.
+    pub connections: u32,
+    /// By the client that grants; `None` where none does.
+    pub requests: Vec<(Option<String>, Served, u32)>,
+    /// Answers with a value of each key.
+    pub serves: Vec<(KeyPath, u32)>,
+}
+
+/// How a request ended, for the operator's counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Served {
+    /// A value from memory, as fresh as is wanted.
+    Hit,
+    /// A value that the upstream gave or confirmed for this request.
+    Fetched,
+    /// A value with a `detail`.
+    Stale,
+    /// 403.
+    Denied,
+    /// 429.
+    OverBudget,
+    /// 502.
+    Refused,
+    /// 503.
+    Unavailable,
+    /// Any other status.
+    Malformed,
+}
+
+impl Served {
+    pub const ALL: [Self; 8] = [
+        Self::Hit,
+        Self::Fetched,
+        Self::Stale,
+        Self::Denied,
+        Self::OverBudget,
+        Self::Refused,
+        Self::Unavailable,
+        Self::Malformed,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Fetched => "fetched",
+            Self::Stale => "stale",
+            Self::Denied => "denied",
+            Self::OverBudget => "over-budget",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    /// Of an answer without a value.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            403 => Self::Denied,
+            429 => Self::OverBudget,
+            502 => Self::Refused,
+            503 => Self::Unavailable,
+            _ => Self::Malformed,
+        }
+    }
 }
 
 /// One layer of a role's confinement, and how far it reaches; for the log.
@@ -229,6 +300,8 @@ pub enum Detail {
     BreakerOpen,
     /// Stale, and the peer is over `fetches-per-user`.
     OverBudget,
+    /// A drill stands in for the upstream.
+    Drill,
 }
 
 impl Detail {
@@ -240,6 +313,7 @@ impl Detail {
             Self::StaleIfError => "stale-if-error",
             Self::BreakerOpen => "breaker-open",
             Self::OverBudget => "over-budget",
+            Self::Drill => "drill",
         }
     }
 }
@@ -257,6 +331,8 @@ pub struct FailureReply {
 #[derive(Serialize, Deserialize)]
 pub struct Survey {
     pub keys: Vec<KeyState>,
+    /// A drill covers one of them.
+    pub drill: bool,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -8,6 +8,7 @@ pub mod cache;
 mod clock;
 mod engine;
 mod in_flight;
+mod openmetrics;
 mod outbox;
 mod relay;
 mod repeats;

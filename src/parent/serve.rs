@@ -17,7 +17,7 @@ use super::admin;
 use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
 use super::in_flight::{InFlight, Open};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Recalling};
 use super::relay::{self, LogOptions};
 use super::repeats;
 use super::upstream::{SourceInputs, Sources};
@@ -26,7 +26,7 @@ use crate::acl::{Acl, Peer};
 use crate::config::{Config, KeyTemplate, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
 use crate::ipc::wire::{
-    FetchRequest, Layer, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey, WorkerTemplate,
+    FetchRequest, Layer, PROTOCOL, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey, WorkerTemplate,
 };
 use crate::staleness::Settings;
 use crate::sys::clock::BootId;
@@ -56,6 +56,8 @@ pub struct ParentInputs {
     pub admin: Option<std::os::unix::net::UnixListener>,
     /// What confines this process.
     pub layers: Vec<Layer>,
+    /// Then only root may change anything by the operator's socket; else also the user that this runs as.
+    pub started_as_root: bool,
 }
 
 pub struct CacheInputs {
@@ -119,6 +121,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
     let ended = local.block_on(&runtime, async move {
         let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
         let worker_log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
+        let dropped_lines = log.dropped.clone();
         let relayed = tokio::task::spawn_local(relay::relay(worker_log, log.dropped));
         let outbox = Outbox::new(channel.clone(), inputs.config.limits.memory);
         tokio::task::spawn_local(relay_recalls(outbox.clone(), recalled));
@@ -133,7 +136,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
                 return Err(error);
             }
         };
-        let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
+        let layers = tell_layers(inputs.layers, of_worker)?;
         tokio::task::spawn_local(engine.clone().tidy());
         tokio::task::spawn_local(engine.clone().forget_passing());
         // The engine has what it needs of them, and ten thousand keys are ten megabytes.
@@ -143,7 +146,9 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             admin.set_nonblocking(true).map_err(ParentError::Io)?;
             let listener = tokio::net::UnixListener::from_std(admin).map_err(ParentError::Io)?;
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
-            tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group));
+            let who = admin::Who::new(group, inputs.started_as_root);
+            let desk = admin::Desk { engine: engine.clone(), layers, dropped_lines };
+            tokio::task::spawn_local(admin::serve(listener, Rc::new(desk), who));
         }
         let most = inputs.config.limits.connections;
         let acl = inputs.config.acl;
@@ -251,11 +256,13 @@ impl Broker {
                     self.refuse_survey(id, None, self.in_flight.open(id)?);
                 }
                 Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
+                Some((ToParent::Counted(counted), Passed::Nothing)) => self.engine.count_served(&counted),
                 // One after another, and none that was not sent.
                 Some((ToParent::Recalled { serial }, Passed::Nothing))
                     if serial == recalled + 1 && serial <= self.outbox.recalls() =>
                 {
                     recalled = serial;
+                    self.outbox.recalled(serial);
                 }
                 Some((ToParent::Drained, Passed::Nothing)) if end.is_some() => return Ok(()),
                 Some(_) => return Err(ParentError::Protocol("a message out of order")),
@@ -277,17 +284,22 @@ impl Broker {
         let peer = self.attest(socket)?;
         let open = self.in_flight.open(request.id)?;
         let FetchRequest { id, request, key, revalidate } = request;
-        if self.acl.judge(&peer, &key).is_none() {
+        let Some(grant) = self.acl.judge(&peer, &key) else {
             if self.engine.repeats().is_first(peer.uid, &key, "denied") {
                 tracing::warn!(uid = peer.uid, pid = peer.pid, %key, %request, "denied");
             }
             self.outbox.reply(id, Reply::Denied, open);
             return Ok(());
-        }
+        };
+        // For the report of a drill alone.
+        let client = self.engine.has_drill().then(|| grant.client.name.clone());
         let asker = Asker { uid: peer.uid, pid: peer.pid, request };
         let (engine, outbox) = (self.engine.clone(), self.outbox.clone());
         tokio::task::spawn_local(async move {
             let reply = engine.ask(&key, asker, revalidate).await;
+            if let Some(client) = client {
+                engine.note_drilled(asker.uid, &client, &key, &reply);
+            }
             outbox.reply(id, reply, open);
         });
         Ok(())
@@ -332,9 +344,9 @@ impl Broker {
     }
 }
 
-async fn relay_recalls(outbox: Outbox, mut recalls: mpsc::UnboundedReceiver<Recall>) {
-    while let Some(keys) = recalls.recv().await {
-        outbox.recall(keys);
+async fn relay_recalls(outbox: Outbox, mut recalls: mpsc::UnboundedReceiver<Recalling>) {
+    while let Some(recalling) = recalls.recv().await {
+        outbox.recall(recalling);
     }
 }
 

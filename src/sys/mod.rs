@@ -16,5 +16,6 @@ pub mod process;
 pub mod random;
 pub mod seccomp;
 pub mod spawn;
+pub mod terminal;
 pub mod trusted;
 pub mod users;

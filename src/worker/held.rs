@@ -41,6 +41,8 @@ pub(super) struct Slot {
     pub(super) hits: Hits,
     /// Of a path: answers from memory that the parent does not know of.
     pub(super) uses: Cell<u32>,
+    /// Answers that the parent does not know of.
+    pub(super) serves: Cell<u32>,
     pub(super) held: RefCell<Option<Rc<Held>>>,
     /// If peers have waited for it to change.
     watch: RefCell<Option<Box<Watch>>>,
@@ -161,6 +163,7 @@ impl Slot {
             patience,
             hits: Hits::default(),
             uses: Cell::new(0),
+            serves: Cell::new(0),
             held: RefCell::default(),
             watch: RefCell::default(),
         }

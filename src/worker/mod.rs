@@ -14,6 +14,7 @@ mod own;
 mod request;
 mod service;
 mod stream;
+mod tally;
 mod wait;
 mod watch;
 
@@ -95,6 +96,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         let accepting = tokio::task::spawn_local(accept(listener, shared.clone()));
         let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
         let telling = tokio::task::spawn_local(tell(shared.clone()));
+        let counting = tokio::task::spawn_local(tell_counts(shared.clone()));
         let within = link.listen(&shared).await?;
         accepting.abort();
         shared.end_connections();
@@ -109,6 +111,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         timeout(within, finished).await.unwrap_or(Ok(()))?;
         sweeping.abort();
         telling.abort();
+        counting.abort();
         shared.log.flush(&shared.slots);
         channel.send(&ToParent::Drained, None).await?;
         Ok(())
@@ -145,6 +148,16 @@ async fn tell(shared: Rc<Shared>) {
     loop {
         tick.tick().await;
         shared.log.flush(&shared.slots);
+    }
+}
+
+/// Tells the parent once a second what was answered, if anything was.
+async fn tell_counts(shared: Rc<Shared>) {
+    let mut tick = tokio::time::interval(tally::INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        shared.link.tell_counts(&shared.tally, shared.connections.count()).await;
     }
 }
 

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         listeners: vec![directory.join("keyhatch.sock")],
         admin: None,
         layers: Vec::new(),
+        started_as_root: false,
     };
     std::thread::spawn(move || starve(&directory));
     let (_guard, dropped) = telemetry::detach();
