@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::args::{self, Bad};
+use super::client::Answer;
 use super::table::{Table, duration, or_dash};
 use super::{client, operate, show, tell};
 use crate::exit::Exit;
@@ -136,7 +137,15 @@ pub(super) fn status(asked: &args::Status) -> Exit {
 
 /// The status, and its JSON; if there is none, that has been told.
 pub(super) fn ask(socket: &Path) -> Result<(Status, String), Exit> {
-    let body = operate::told(client::ask(socket, "/status", &[]), socket)?;
+    read(client::ask(socket, "/status", &[]), socket)
+}
+
+/// The same from an answer that has come.
+pub(super) fn read(
+    answer: Result<Answer, Box<dyn std::error::Error>>,
+    socket: &Path,
+) -> Result<(Status, String), Exit> {
+    let body = operate::told(answer, socket)?;
     let status = serde_json::from_str(&body).map_err(|error| {
         tell(&format_args!("the status cannot be read: {error}"));
         Exit::Other

@@ -6,9 +6,9 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use super::status::{Line, Status, ask, told_drill};
+use super::status::{Line, Status, ask, read, told_drill};
 use super::table::{Table, duration, or_dash};
-use super::{show, tell};
+use super::{client, show, tell};
 use crate::exit::Exit;
 use crate::sys::terminal::{Screen, Wake};
 
@@ -58,7 +58,7 @@ enum Trouble {
 
 fn watch(socket: &Path, mut status: Status) -> Result<(), Trouble> {
     // Dropped on every way out, before anything else is told.
-    let screen = Screen::enter().map_err(Trouble::Terminal)?;
+    let mut screen = Screen::enter().map_err(Trouble::Terminal)?;
     let mut before = HashMap::new();
     loop {
         let (width, height) = screen.size();
@@ -67,9 +67,14 @@ fn watch(socket: &Path, mut status: Status) -> Result<(), Trouble> {
             return Ok(());
         }
         before = status.keys.iter().map(|line| (line.key.clone(), line.serves)).collect();
-        match ask(socket) {
-            Ok((next, _)) => status = next,
-            Err(exit) => return Err(Trouble::Broker(exit)),
+        let answer = client::ask(socket, "/status", &[]);
+        let good = answer.as_ref().is_ok_and(|answer| answer.status == 200);
+        // What is wrong is told on the screen that stays.
+        let screen_kept = good.then_some(screen);
+        match (read(answer, socket), screen_kept) {
+            (Ok((next, _)), Some(kept)) => (status, screen) = (next, kept),
+            (Ok(_), None) => return Err(Trouble::Broker(Exit::Other)),
+            (Err(exit), _) => return Err(Trouble::Broker(exit)),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use super::counts::{Counted, Served};
 use crate::acl::Acl;
 use crate::config::Limits;
 use crate::outcome::{Class, Reason};
@@ -43,75 +44,6 @@ pub enum ToParent {
     Recalled { serial: u64 },
     /// Nothing is in flight any more; the worker is about to exit.
     Drained,
-}
-
-/// What the worker has answered. Names that the parent does not know are not counted.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counted {
-    /// How many there are now.
-    pub connections: u32,
-    /// By the client that grants; `None` where none does.
-    pub requests: Vec<(Option<String>, Served, u32)>,
-    /// Answers with a value of each key.
-    pub serves: Vec<(KeyPath, u32)>,
-}
-
-/// How a request ended, for the operator's counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Served {
-    /// A value from memory, as fresh as is wanted.
-    Hit,
-    /// A value that the upstream gave or confirmed for this request.
-    Fetched,
-    /// A value with a `detail`.
-    Stale,
-    /// 403.
-    Denied,
-    /// 429.
-    OverBudget,
-    /// 502.
-    Refused,
-    /// 503.
-    Unavailable,
-    /// Any other status.
-    Malformed,
-}
-
-impl Served {
-    pub const ALL: [Self; 8] = [
-        Self::Hit,
-        Self::Fetched,
-        Self::Stale,
-        Self::Denied,
-        Self::OverBudget,
-        Self::Refused,
-        Self::Unavailable,
-        Self::Malformed,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Fetched => "fetched",
-            Self::Stale => "stale",
-            Self::Denied => "denied",
-            Self::OverBudget => "over-budget",
-            Self::Refused => "refused",
-            Self::Unavailable => "unavailable",
-            Self::Malformed => "malformed",
-        }
-    }
-
-    /// Of an answer without a value.
-    pub fn of_status(status: u16) -> Self {
-        match status {
-            403 => Self::Denied,
-            429 => Self::OverBudget,
-            502 => Self::Refused,
-            503 => Self::Unavailable,
-            _ => Self::Malformed,
-        }
-    }
 }
 
 /// One layer of a role's confinement, and how far it reaches; for the log.

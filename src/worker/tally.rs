@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::held::Slot;
-use crate::ipc::wire::{Counted, Forward, Served, Verdict};
+use crate::ipc::wire::{Counted, Detail, Forward, Served, Verdict};
 
 /// How often the parent is told.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -55,6 +55,7 @@ impl Tally {
         self.count(
             client,
             match (verdict.detail, verdict.forward) {
+                (Some(Detail::Drill), _) => Served::Drill,
                 (Some(_), _) => Served::Stale,
                 (None, Forward::Hit) => Served::Hit,
                 (None, _) => Served::Fetched,

@@ -13,8 +13,9 @@ fn seconds_since(at: Instant) -> u64 {
     at.elapsed().as_secs()
 }
 
+/// Rounded up: 0 is now.
 fn seconds_until(at: Instant) -> u64 {
-    at.saturating_duration_since(Instant::now()).as_secs()
+    u64::try_from(at.saturating_duration_since(Instant::now()).as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 impl Engine {
