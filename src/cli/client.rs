@@ -1,6 +1,7 @@
 //! One request to a broker's socket.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -8,6 +9,9 @@ use hyper::{HeaderMap, Request};
 use hyper_util::client::legacy::Client;
 use hyperlocal::{UnixClientExt, UnixConnector};
 use zeroize::Zeroizing;
+
+/// How long a drill's end may take to be taken note of.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -84,7 +88,11 @@ pub(super) fn follow(
                         break;
                     }
                     let end = Request::delete(hyper::Uri::from(hyperlocal::Uri::new(socket, path)));
-                    client().request(end.body(Full::default())?).await?;
+                    // If it does not answer either, another Ctrl-C is the way out.
+                    let asked = client().request(end.body(Full::default())?);
+                    if let Ok(failed) = tokio::time::timeout(PATIENCE, asked).await {
+                        failed?;
+                    }
                 }
             }
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
