@@ -83,8 +83,8 @@ pub(super) enum Command {
     #[command(after_help = "Example: keyhatch status --fail-on failing")]
     Status(Status),
     /// Watch the keys in this terminal, the worst first; q or Ctrl-C ends it
-    #[command(after_help = "Example: keyhatch top\nNot on a terminal it prints one frame; with --json it goes on, \
-        an object a second.")]
+    #[command(after_help = "Not on a terminal it prints one frame; with --json it goes on, \
+        an object a second.\n\nExample: keyhatch top")]
     Top {
         #[command(flatten)]
         operator: Operator,
@@ -102,8 +102,9 @@ pub(super) enum Command {
         json: bool,
     },
     /// Fetch keys now, whatever back-off says, and tell how that ended; as root
-    #[command(after_help = "Example: keyhatch refresh /billing/database-url '/geo/*'\nExit codes: 0 all answered, \
-        69 one is unavailable, 76 one is refused, gone or misconfigured, 1 none was asked because of a drill")]
+    #[command(after_help = "Exit codes: 0 all answered, \
+        69 one is unavailable, 76 one is refused, gone or misconfigured, 1 none was asked because of a drill\n\n\
+        Example: keyhatch refresh /billing/database-url '/geo/*'")]
     Refresh {
         /// Keys, or patterns of keys that have a value or are in the configuration
         #[arg(required = true, value_name = "KEY")]
@@ -115,16 +116,14 @@ pub(super) enum Command {
         json: bool,
     },
     /// Forget the values of keys: out of memory and off the disk; as root
-    #[command(
-        after_help = "Example: keyhatch purge /billing/database-url\nThe next request fetches. While the upstream \
-        is down there is then nothing to serve."
-    )]
+    #[command(after_help = "The next request fetches. While the upstream is down there is then nothing to serve.\n\n\
+        Example: keyhatch purge /billing/database-url")]
     Purge(Purge),
     /// Let fetches fail for a while without asking the upstream, and tell who was served what; as root
     #[command(
-        after_help = "Example: keyhatch drill --key '/billing/*' --fail timeout --for 60s\nThe command stays in the \
-        foreground. Ctrl-C ends the drill and prints the report; if the command is killed, its connection goes away and \
-        that ends the drill, too. Nothing that happens in a drill counts for revocation or back-off, or changes the disk."
+        after_help = "The command stays in the foreground. Ctrl-C ends the drill and prints the report; if the command is killed, its \
+        connection goes away and that ends the drill, too. Nothing that happens in a drill counts for revocation or back-off, or changes the disk.\n\n\
+        Example: keyhatch drill --key '/billing/*' --fail timeout --for 60s"
     )]
     Drill(Drill),
     /// Tell what is sealed on disk, as root: names, ages and sizes, never values
