@@ -12,7 +12,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use keyhatch::ipc::wire::{self, Layer, MAX_FRAME, PROTOCOL, Reply, RequestId, ToParent, ToWorker};
+use keyhatch::ipc::wire::{self, Counted, Layer, MAX_FRAME, PROTOCOL, Reply, RequestId, Served, ToParent, ToWorker};
+use keyhatch::secret::KeyPath;
 use keyhatch::sys::spawn::channel_pair;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -171,6 +172,19 @@ fn the_requests_in_flight_are_bounded() {
     let sent = (0..100_000).take_while(|id| worker.ask(*id, "/closed", &[accepted.as_fd()])).count();
     assert!(sent < 10_000, "{sent} frames were taken");
     worker.expect_end("a deaf worker", "more requests in flight than connections");
+}
+
+/// What is counted is names of the configuration; what else it says is nothing.
+#[test]
+fn lies_about_counts_change_nothing() {
+    let worker = Worker::greeted();
+    for n in 0..2000 {
+        let requests = (0..100).map(|m| (Some(format!("client-{n}-{m}")), Served::Hit, u32::MAX)).collect();
+        let serves = vec![(KeyPath::parse(&format!("/nothing/{n}")).unwrap(), u32::MAX)];
+        worker.say(&ToParent::Counted(Counted { connections: u32::MAX, requests, serves }));
+    }
+    assert!(worker.ask_honestly(0, "/closed"));
+    assert!(matches!(worker.hear(), Some(ToWorker::Reply { id: 0, reply: Reply::Denied })), "{}", worker.log());
 }
 
 #[test]

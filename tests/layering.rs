@@ -59,6 +59,7 @@ const USES: &[(&str, &[&str])] = &[
             "secret::KeyPath",
             "sys::creds",
             "sys::peer",
+            "sys::terminal",
             "sys::users",
             "telemetry",
             "worker",
@@ -77,7 +78,7 @@ const ONLY: &[(&[&str], &[&str])] = &[
         &["sys/", "config/open.rs", "config/resolve.rs", "config/server.rs", "config/clients.rs", "config/model.rs"],
     ),
     // HTTP is served to applications by the worker and to the operator by the parent.
-    (&["hyper::server"], &["worker/mod.rs", "parent/admin.rs"]),
+    (&["hyper::server"], &["worker/mod.rs", "parent/admin/mod.rs"]),
     // Asked are upstreams, by the parent, and the broker's own sockets, by commands.
     (&["hyper_util::client", "hyper_rustls", "rustls"], &["parent/upstream/", "cli/client.rs"]),
     (&["hyperlocal"], &["cli/client.rs"]),

@@ -131,6 +131,7 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
         admin,
         layers,
         start: Some(start),
+        started_as_root: users.is_some(),
     })
 }
 

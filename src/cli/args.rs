@@ -103,16 +103,53 @@ pub(super) enum Command {
     /// Tell which client grants a key to a user or process, at which file and line, or why none does
     #[command(after_help = "Example: keyhatch explain --user billing /billing/database-url")]
     Explain(Explain),
-    /// Tell the state of every key, as root or a member of admin-group
-    #[command(after_help = "Example: keyhatch status --json")]
-    Status {
-        /// The operator's socket
-        #[arg(long, default_value = "/run/keyhatch/admin.sock", value_name = "PATH")]
-        admin_socket: PathBuf,
+    /// Tell the state of every key, origin, token and sandbox layer, as root or a member of admin-group
+    #[command(after_help = "Example: keyhatch status --fail-on failing")]
+    Status(Status),
+    /// Watch the keys in this terminal, the worst first; q or Ctrl-C ends it
+    #[command(after_help = "Not on a terminal it prints one frame; with --json it goes on, \
+        an object a second.\n\nExample: keyhatch top")]
+    Top {
+        #[command(flatten)]
+        operator: Operator,
+        /// Print one JSON object a second, as `status --json` does
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print OpenMetrics text, as root or a member of admin-group
+    #[command(after_help = "Example: keyhatch metrics > /var/lib/node_exporter/keyhatch.prom")]
+    Metrics {
+        #[command(flatten)]
+        operator: Operator,
+        /// Print one JSON object that has the text as `metrics`
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch keys now, whatever back-off says, and tell how that ended; as root
+    #[command(after_help = "Exit codes: 0 all answered, \
+        69 one is unavailable, 76 one is refused, gone or misconfigured, 1 none was asked because of a drill\n\n\
+        Example: keyhatch refresh /billing/database-url '/geo/*'")]
+    Refresh {
+        /// Keys, or patterns of keys that have a value or are in the configuration
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+        #[command(flatten)]
+        operator: Operator,
         /// Print JSON, times in seconds
         #[arg(long)]
         json: bool,
     },
+    /// Forget the values of keys: out of memory and off the disk; as root
+    #[command(after_help = "The next request fetches. While the upstream is down there is then nothing to serve.\n\n\
+        Example: keyhatch purge /billing/database-url")]
+    Purge(Purge),
+    /// Let fetches fail for a while without asking the upstream, and tell who was served what; as root
+    #[command(
+        after_help = "The command stays in the foreground. Ctrl-C ends the drill and prints the report; if the command is killed, its \
+        connection goes away and that ends the drill, too. Nothing that happens in a drill counts for revocation or back-off, or changes the disk.\n\n\
+        Example: keyhatch drill --key '/billing/*' --fail timeout --for 60s"
+    )]
+    Drill(Drill),
     /// Tell what is sealed on disk, as root: names, ages and sizes, never values
     #[command(after_help = "Example: keyhatch cache ls")]
     Cache {
@@ -186,4 +223,99 @@ pub(super) struct Explain {
     pub(super) json: bool,
     /// The key, such as /billing/database-url
     pub(super) key: String,
+}
+
+/// Where the operator's commands ask.
+#[derive(Args)]
+pub(super) struct Operator {
+    /// The operator's socket
+    #[arg(long, default_value = "/run/keyhatch/admin.sock", value_name = "PATH")]
+    pub(super) admin_socket: PathBuf,
+}
+
+#[derive(Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) operator: Operator,
+    /// Print JSON, times in seconds
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Exit with 1 if a key is in this state, or in a worse one
+    #[arg(long, value_enum, value_name = "STATE")]
+    pub(super) fail_on: Option<Bad>,
+}
+
+/// From less to more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(super) enum Bad {
+    Stale,
+    Failing,
+    Revoked,
+}
+
+#[derive(Args)]
+pub(super) struct Purge {
+    /// Keys, or patterns of keys that have a value or are in the configuration
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "KEY")]
+    pub(super) keys: Vec<String>,
+    /// All keys, and what is sealed of keys that are not in the configuration
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Do not ask before --all
+    #[arg(long)]
+    pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) operator: Operator,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("covers").required(true))]
+pub(super) struct Drill {
+    /// What the keys match that are to fail
+    #[arg(long, group = "covers", value_name = "PATTERN")]
+    pub(super) key: Option<String>,
+    /// The token, by its name in the configuration, that the keys need which are to fail
+    #[arg(long, group = "covers", value_name = "NAME")]
+    pub(super) token: Option<String>,
+    /// The origin, such as https://api.example.com:443, of the keys that are to fail
+    #[arg(long, group = "covers", value_name = "URL")]
+    pub(super) origin: Option<String>,
+    /// How: a refused connection, no answer in time, or this status
+    #[arg(long, value_enum)]
+    pub(super) fail: Fail,
+    /// For how long, such as 60s; at most an hour
+    #[arg(long = "for", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(super) length: Duration,
+    #[command(flatten)]
+    pub(super) operator: Operator,
+    /// Print the report as JSON, times in seconds
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Fail {
+    Connect,
+    Timeout,
+    #[value(name = "503")]
+    Unavailable,
+    #[value(name = "401")]
+    TokenRefused,
+    #[value(name = "403")]
+    Refused,
+}
+
+impl Fail {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "503",
+            Self::TokenRefused => "401",
+            Self::Refused => "403",
+        }
+    }
 }

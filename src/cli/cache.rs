@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::args::Cache;
-use super::status::duration;
+use super::table::duration;
 use super::{show, tell, trust};
 use crate::boot;
 use crate::config::{self, Config};

@@ -1,6 +1,7 @@
 //! One request to a broker's socket.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -9,28 +10,96 @@ use hyper_util::client::legacy::Client;
 use hyperlocal::{UnixClientExt, UnixConnector};
 use zeroize::Zeroizing;
 
+/// How long a drill's end may take to be taken note of.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
+type Error = Box<dyn std::error::Error>;
+
 /// GET, with these headers beside those that HTTP wants.
-pub(super) fn ask(
+pub(super) fn ask(socket: &Path, path: &str, headers: &[(&'static str, &str)]) -> Result<Answer, Error> {
+    let mut request = Request::get(hyper::Uri::from(hyperlocal::Uri::new(socket, path)));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    whole(request.body(Full::default())?)
+}
+
+/// POST of a JSON body.
+pub(super) fn post(socket: &Path, path: &str, body: &serde_json::Value) -> Result<Answer, Error> {
+    whole(posting(socket, path, body)?)
+}
+
+fn posting(socket: &Path, path: &str, body: &serde_json::Value) -> Result<Request<Full<Bytes>>, Error> {
+    let request = Request::post(hyper::Uri::from(hyperlocal::Uri::new(socket, path)));
+    Ok(request.header("content-type", "application/json").body(Full::from(body.to_string()))?)
+}
+
+fn client() -> Client<UnixConnector, Full<Bytes>> {
+    Client::unix()
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn whole(request: Request<Full<Bytes>>) -> Result<Answer, Error> {
+    runtime()?.block_on(async { collect(client().request(request).await?).await })
+}
+
+async fn collect(response: hyper::Response<hyper::body::Incoming>) -> Result<Answer, Error> {
+    let (head, body) = response.into_parts();
+    let body = Zeroizing::new(body.collect().await?.to_bytes().to_vec());
+    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+}
+
+/// POST whose answer comes line by line; `line` gets each when it is there. On the first Ctrl-C, a DELETE of the same path
+/// asks for the end; what comes after that is still told. Gives an answer without a body, or the problem.
+pub(super) fn follow(
     socket: &Path,
     path: &str,
-    headers: &[(&'static str, &str)],
-) -> Result<Answer, Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let client: Client<UnixConnector, Full<Bytes>> = Client::unix();
-        let mut request = Request::get(hyper::Uri::from(hyperlocal::Uri::new(socket, path)));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+    body: &serde_json::Value,
+    mut line: impl FnMut(&str),
+) -> Result<Answer, Error> {
+    let request = posting(socket, path, body)?;
+    runtime()?.block_on(async {
+        let response = client().request(request).await?;
+        if !response.status().is_success() {
+            return collect(response).await;
         }
-        let response = client.request(request.body(Full::default())?).await?;
-        let (head, body) = response.into_parts();
-        let body = Zeroizing::new(body.collect().await?.to_bytes().to_vec());
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+        let (head, mut body) = response.into_parts();
+        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut interrupted = false;
+        let mut text = Vec::new();
+        loop {
+            tokio::select! {
+                frame = body.frame() => match frame {
+                    Some(frame) => text.extend_from_slice(frame?.data_ref().map_or(&[][..], |data| data)),
+                    None => break,
+                },
+                _ = interrupt.recv() => {
+                    if std::mem::replace(&mut interrupted, true) {
+                        // It does not answer any more: the end of this connection is enough.
+                        break;
+                    }
+                    let end = Request::delete(hyper::Uri::from(hyperlocal::Uri::new(socket, path)));
+                    // If it does not answer either, another Ctrl-C is the way out.
+                    let asked = client().request(end.body(Full::default())?);
+                    if let Ok(failed) = tokio::time::timeout(PATIENCE, asked).await {
+                        failed?;
+                    }
+                }
+            }
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let whole: Vec<u8> = text.drain(..=end).collect();
+                line(String::from_utf8_lossy(&whole).trim_end());
+            }
+        }
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: Zeroizing::default() })
     })
 }

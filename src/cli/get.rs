@@ -108,8 +108,9 @@ fn print(key: &str, answer: &Answer, line: bool) -> Exit {
     let verdict = answer.headers.get("cache-status").and_then(|value| value.to_str().ok()).unwrap_or_default();
     if verdict.contains("detail=") {
         let age = answer.headers.get("age").and_then(|age| age.to_str().ok()?.parse().ok());
-        let age = age.map_or_else(|| "?".to_owned(), super::status::duration);
-        tell(&format_args!("{key}: stale, {age} old ({verdict})"));
+        let age = age.map_or_else(|| "?".to_owned(), super::table::duration);
+        let word = if verdict.contains("detail=drill") { "in a drill" } else { "stale" };
+        tell(&format_args!("{key}: {word}, {age} old ({verdict})"));
     }
     let mut out = std::io::stdout().lock();
     let newline: &[u8] = if line { b"\n" } else { b"" };

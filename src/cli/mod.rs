@@ -4,9 +4,13 @@
 mod args;
 mod cache;
 mod client;
+mod drill;
 mod explain;
 mod get;
+mod operate;
 mod status;
+mod table;
+mod top;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -52,7 +56,12 @@ pub fn run() -> Exit {
         Command::Check { file } => check(file.as_deref().unwrap_or(&global.config)),
         Command::Cache { command } => cache::run(&global.config, &command),
         Command::Explain(asked) => explain::run(&global.config, &asked),
-        Command::Status { admin_socket, json } => status::status(&admin_socket, json),
+        Command::Status(asked) => status::status(&asked),
+        Command::Top { operator, json } => top::run(&operator.admin_socket, json),
+        Command::Metrics { operator, json } => operate::metrics(&operator.admin_socket, json),
+        Command::Refresh { keys, operator, json } => operate::refresh(&operator.admin_socket, &keys, json),
+        Command::Purge(asked) => operate::purge(&asked),
+        Command::Drill(asked) => drill::run(&asked),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Worker { arguments } => work(&arguments),

@@ -1,22 +1,54 @@
 //! `keyhatch status` and `keyhatch list`: how keys are, for the operator and for a peer.
 
-use std::fmt::Write as _;
-use std::io::Write;
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{client, tell};
+use super::args::{self, Bad};
+use super::client::Answer;
+use super::table::{Table, duration, or_dash};
+use super::{client, operate, show, tell};
 use crate::exit::Exit;
+
+/// What the operator's socket says.
+#[derive(Deserialize)]
+pub(super) struct Status {
+    pub(super) version: String,
+    pub(super) uptime: u64,
+    pub(super) keys: Vec<Line>,
+    templates: Vec<Template>,
+    origins: Vec<Origin>,
+    tokens: Vec<Token>,
+    pub(super) drill: Option<Drill>,
+    layers: Vec<Layer>,
+}
 
 #[derive(Deserialize)]
 struct Listing {
     keys: Vec<Line>,
-    /// These are of the operator's status alone.
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Line {
+    pub(super) key: String,
+    pub(super) state: String,
+    /// Seconds.
+    pub(super) age: Option<u64>,
+    /// What follows is of the operator's status alone.
     #[serde(default)]
-    templates: Vec<Template>,
+    pub(super) serves: u64,
+    last_outcome: Option<Outcome>,
+    next_attempt_in: Option<u64>,
     #[serde(default)]
-    layers: Vec<Layer>,
+    drill: bool,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    class: String,
+    reason: Option<String>,
+    ago: u64,
 }
 
 /// A key with parameters.
@@ -29,6 +61,31 @@ struct Template {
     eviction: String,
     /// Paths without a value whose failure is remembered.
     failing: u64,
+    serves: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Origin {
+    origin: String,
+    token: Option<String>,
+    failures: u64,
+    back_off: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+    state: String,
+    ago: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Drill {
+    pub(super) covers: String,
+    pub(super) fail: String,
+    pub(super) ends_in: u64,
 }
 
 /// What confines a role.
@@ -40,91 +97,117 @@ struct Layer {
     holds: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Line {
-    key: String,
-    state: String,
-    /// Seconds.
-    age: Option<u64>,
-    last_failure: Option<String>,
-    next_attempt_in: Option<u64>,
+impl Line {
+    /// How the last fetch ended, and when the next may be made.
+    pub(super) fn note(&self) -> String {
+        let mut note = self.last_outcome.as_ref().map_or_else(String::new, |Outcome { class, reason, ago }| {
+            let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+            format!("{class}{reason} {} ago", duration(*ago))
+        });
+        if let Some(seconds) = self.next_attempt_in {
+            note.push_str(&format!(", next attempt in {}", duration(seconds)));
+        }
+        if self.drill {
+            note.push_str(", in a drill");
+        }
+        note.trim_start_matches(", ").to_owned()
+    }
+
+    fn is(&self, bad: Bad) -> bool {
+        let state = match self.state.as_str() {
+            "stale" => Bad::Stale,
+            "failing" => Bad::Failing,
+            "revoked" => Bad::Revoked,
+            _ => return false,
+        };
+        state >= bad
+    }
 }
 
 /// Every key, by the operator's socket.
-pub(super) fn status(socket: &Path, json: bool) -> Exit {
-    show(socket, "/status", json)
+pub(super) fn status(asked: &args::Status) -> Exit {
+    let (status, text) = match ask(&asked.operator.admin_socket) {
+        Ok(found) => found,
+        Err(exit) => return exit,
+    };
+    let shown = if asked.json { show(&text) } else { show(table(&status).trim_end()) };
+    let bad = |line: &&Line| asked.fail_on.is_some_and(|bad| line.is(bad));
+    if status.keys.iter().any(|line| bad(&line)) { Exit::Other } else { shown }
+}
+
+/// The status, and its JSON; if there is none, that has been told.
+pub(super) fn ask(socket: &Path) -> Result<(Status, String), Exit> {
+    read(client::ask(socket, "/status", &[]), socket)
+}
+
+/// The same from an answer that has come.
+pub(super) fn read(
+    answer: Result<Answer, Box<dyn std::error::Error>>,
+    socket: &Path,
+) -> Result<(Status, String), Exit> {
+    let body = operate::told(answer, socket)?;
+    let status = serde_json::from_str(&body).map_err(|error| {
+        tell(&format_args!("the status cannot be read: {error}"));
+        Exit::Other
+    })?;
+    Ok((status, body))
 }
 
 /// The keys that the caller may read, by the socket of the applications.
 pub(super) fn list(socket: &Path, json: bool) -> Exit {
-    show(socket, "/-/keys", json)
-}
-
-fn show(socket: &Path, path: &str, json: bool) -> Exit {
-    let answer = match client::ask(socket, path, &[("accept", "application/json")]) {
-        Ok(answer) => answer,
+    let answer = client::ask(socket, "/-/keys", &[("accept", "application/json")]);
+    let body = match operate::told(answer, socket) {
+        Ok(body) => body,
+        Err(exit) => return exit,
+    };
+    if json {
+        return show(&body);
+    }
+    match serde_json::from_str(&body) {
+        Ok(Listing { keys }) => {
+            let mut table = Table::new(&["KEY", "STATE", "AGE"], &[2]);
+            keys.into_iter().for_each(|line| table.row([line.key, line.state, or_dash(line.age.map(duration))]));
+            show(table.text().trim_end())
+        }
         Err(error) => {
-            tell(&format_args!("no broker answers at {}: {error}", socket.display()));
-            return Exit::Unavailable;
+            tell(&format_args!("the answer cannot be read: {error}"));
+            Exit::Other
         }
-    };
-    let exit = Exit::of_status(answer.status);
-    if exit != Exit::Ok {
-        tell(&format_args!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body).escape_debug()));
-        return exit;
     }
-    let mut out = std::io::stdout().lock();
-    let written = if json {
-        out.write_all(&answer.body).and_then(|()| out.write_all(b"\n"))
-    } else {
-        match serde_json::from_slice(&answer.body) {
-            Ok(listing) => out.write_all(table(&listing).as_bytes()),
-            Err(error) => Err(error.into()),
-        }
-    };
-    if written.and_then(|()| out.flush()).is_ok() { Exit::Ok } else { Exit::Other }
 }
 
-fn table(listing: &Listing) -> String {
-    let width = listing.keys.iter().map(|line| line.key.len()).max().unwrap_or(0).max("KEY".len());
-    let mut text = format!("{:width$}  {:13}  {:>8}  NOTE\n", "KEY", "STATE", "AGE");
-    for line in &listing.keys {
-        let age = line.age.map_or("-".into(), duration);
-        // Writing to a String does not fail.
-        let _ = write!(text, "{:width$}  {:13}  {age:>8}", line.key, line.state);
-        if let Some(failure) = &line.last_failure {
-            let _ = write!(text, "  {failure}");
-        }
-        if let Some(seconds) = line.next_attempt_in {
-            let _ = write!(text, ", next attempt in {}", duration(seconds));
-        }
-        text.push('\n');
+fn table(status: &Status) -> String {
+    let mut keys = Table::new(&["KEY", "STATE", "AGE", "SERVES", "LAST FETCH"], &[2, 3]);
+    for line in &status.keys {
+        let age = or_dash(line.age.map(duration));
+        keys.row([line.key.clone(), line.state.clone(), age, line.serves.to_string(), line.note()]);
     }
-    if !listing.templates.is_empty() {
-        let width = listing.templates.iter().map(|line| line.key.len()).max().unwrap_or(0).max("PARAMETERS".len());
-        let _ = writeln!(text, "\n{:width$}  {:>13}  EVICTION  FAILING", "PARAMETERS", "ENTRIES");
-        for Template { key, entries, max_entries, eviction, failing } in &listing.templates {
-            let entries = format!("{entries} of {max_entries}");
-            let _ = writeln!(text, "{key:width$}  {entries:>13}  {eviction:8}  {failing}");
-        }
+    let mut templates = Table::new(&["PARAMETERS", "ENTRIES", "EVICTION", "FAILING", "SERVES"], &[1, 3, 4]);
+    for Template { key, entries, max_entries, eviction, failing, serves } in &status.templates {
+        let entries = format!("{entries} of {max_entries}");
+        templates.row([key.clone(), entries, eviction.clone(), failing.to_string(), serves.to_string()]);
     }
-    if !listing.layers.is_empty() {
-        text.push_str("\nROLE    LAYER         HOLDS  LEVEL\n");
+    let mut origins = Table::new(&["ORIGIN", "TOKEN", "FAILURES", "BACK-OFF"], &[2]);
+    for Origin { origin, token, failures, back_off } in &status.origins {
+        let token = or_dash(token.clone());
+        origins.row([origin.clone(), token, failures.to_string(), or_dash(back_off.map(duration))]);
     }
-    for Layer { role, name, level, holds } in &listing.layers {
-        let _ = writeln!(text, "{role:6}  {name:12}  {:5}  {level}", if *holds { "yes" } else { "NO" });
+    let mut tokens = Table::new(&["TOKEN", "STATE", "SINCE"], &[]);
+    for Token { token, state, ago } in &status.tokens {
+        tokens.row([token.clone(), state.clone(), or_dash(ago.map(|ago| format!("{} ago", duration(ago))))]);
     }
-    text
+    let mut layers = Table::new(&["ROLE", "LAYER", "HOLDS", "LEVEL"], &[]);
+    for Layer { role, name, level, holds } in &status.layers {
+        layers.row([role.clone(), name.clone(), if *holds { "yes" } else { "NO" }.to_owned(), level.clone()]);
+    }
+    let drill = status.drill.as_ref().map(told_drill).map_or_else(String::new, |line| format!("{line}\n\n"));
+    let tables = [keys, templates, origins, tokens, layers].map(|table| table.text());
+    // Of those after the first, a heading alone says nothing.
+    let (first, others) = tables.split_at(1);
+    let others = others.iter().filter(|text| text.lines().count() > 1).map(|text| format!("\n{text}"));
+    drill + &first.concat() + &others.collect::<String>()
 }
 
-/// The two largest units, as in `2h 5m`.
-pub(super) fn duration(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
-        (0, _, _) => format!("{hours}h {minutes}m"),
-        _ => format!("{days}d {hours}h"),
-    }
+pub(super) fn told_drill(drill: &Drill) -> String {
+    format!("A DRILL IS ON: {} fails with {}, for another {}", drill.covers, drill.fail, duration(drill.ends_in))
 }

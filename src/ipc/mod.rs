@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+mod counts;
 pub mod record;
 pub mod wire;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use super::counts::{Counted, Served};
 use crate::acl::{Acl, Unit};
 use crate::config::Limits;
 use crate::outcome::{Class, Reason};
@@ -15,7 +16,7 @@ use crate::secret::{KeyPath, WireBytes};
 use crate::template::Template;
 
 /// Raised with every change of a frame.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
 /// The longest frame, in bytes. Larger payloads cross as a sealed memfd beside the frame.
 pub const MAX_FRAME: usize = 64 * 1024;
@@ -41,6 +42,8 @@ pub enum ToParent {
     /// How often values of keys with parameters were given from memory since the last time. Says which of them go first
     /// when there are too many, and nothing else.
     Used { uses: Vec<(KeyPath, u32)> },
+    /// What was answered since the last time, for the operator. Nothing else follows from it.
+    Counted(Counted),
     /// The values named by this recall are out of the worker's memory.
     Recalled { serial: u64 },
     /// Nothing is in flight any more; the worker is about to exit.
@@ -245,6 +248,8 @@ pub enum Detail {
     BreakerOpen,
     /// Stale, and the peer is over `fetches-per-user`.
     OverBudget,
+    /// A drill stands in for the upstream.
+    Drill,
 }
 
 impl Detail {
@@ -256,6 +261,7 @@ impl Detail {
             Self::StaleIfError => "stale-if-error",
             Self::BreakerOpen => "breaker-open",
             Self::OverBudget => "over-budget",
+            Self::Drill => "drill",
         }
     }
 }
@@ -273,6 +279,8 @@ pub struct FailureReply {
 #[derive(Serialize, Deserialize)]
 pub struct Survey {
     pub keys: Vec<KeyState>,
+    /// A drill covers one of them.
+    pub drill: bool,
 }
 
 #[derive(Serialize, Deserialize)]

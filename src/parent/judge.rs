@@ -106,13 +106,15 @@ impl Judge {
         }
     }
 
-    /// Whether the peer may read this key, as things are now.
-    pub(super) fn grants(&self, attested: &Attested, key: &KeyPath) -> bool {
+    /// The name of the client that lets the peer read this key, as things are now.
+    pub(super) fn granted_by(&self, attested: &Attested, key: &KeyPath) -> Option<&str> {
         let peer = &attested.peer;
-        if self.is_current(attested) {
-            return self.acl.judge(peer, key).is_some();
-        }
-        self.acl.judge(&Peer { unit: None, ..peer.clone() }, key).is_some()
+        let grant = if self.is_current(attested) {
+            self.acl.judge(peer, key)
+        } else {
+            self.acl.judge(&Peer { unit: None, ..peer.clone() }, key)
+        };
+        grant.map(|grant| grant.client.name.as_str())
     }
 
     /// Whether the process still lives whose unit was attested.
@@ -148,7 +150,8 @@ impl Judge {
             }
         }
         keys.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Survey { keys }
+        let drill = keys.iter().any(|one| engine.is_drilled(&one.key));
+        Survey { keys, drill }
     }
 
     async fn readable(&self, peer: &Peer) -> Rc<[bool]> {

@@ -9,6 +9,7 @@ mod clock;
 mod engine;
 mod in_flight;
 mod judge;
+mod openmetrics;
 mod outbox;
 mod relay;
 mod repeats;

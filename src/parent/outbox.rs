@@ -1,10 +1,11 @@
 //! Everything that goes to the worker, in the order in which it was said: a value that is recalled must not arrive after its recall.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::in_flight::Open;
 use crate::ipc::channel::ParentEnd;
@@ -19,6 +20,16 @@ pub(super) struct Outbox {
     waiting: Rc<Cell<u64>>,
     most: u64,
     recalls: Rc<Cell<u64>>,
+    /// Who waits for the worker to have forgotten, by the number of the recall, in its order.
+    awaited: Rc<RefCell<VecDeque<Awaited>>>,
+}
+
+type Awaited = (u64, oneshot::Sender<()>);
+
+/// What the worker is to forget, and who wants to know when it has.
+pub(super) struct Recalling {
+    pub(super) keys: Recall,
+    pub(super) done: Option<oneshot::Sender<()>>,
 }
 
 struct Outgoing {
@@ -46,7 +57,7 @@ impl Outbox {
                 drop(next.open);
             }
         });
-        Self { queue, waiting, most, recalls: Rc::default() }
+        Self { queue, waiting, most, recalls: Rc::default(), awaited: Rc::default() }
     }
 
     /// How many recalls were said.
@@ -58,9 +69,19 @@ impl Outbox {
         self.put(Outgoing { message, fd, open, size: 0 });
     }
 
-    pub(super) fn recall(&self, keys: Recall) {
+    /// The worker has forgotten what this recall and those before it named.
+    pub(super) fn recalled(&self, serial: u64) {
+        let mut awaited = self.awaited.borrow_mut();
+        while let Some((_, done)) = awaited.pop_front_if(|(of, _)| *of <= serial) {
+            // Who waited may be gone.
+            let _ = done.send(());
+        }
+    }
+
+    pub(super) fn recall(&self, Recalling { keys, done }: Recalling) {
         let serial = self.recalls.get() + 1;
         self.recalls.set(serial);
+        self.awaited.borrow_mut().extend(done.map(|done| (serial, done)));
         self.say(ToWorker::Recall { serial, keys }, None, None);
     }
 

@@ -18,7 +18,7 @@ use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
 use super::in_flight::{InFlight, Open};
 use super::judge::{Attested, Judge};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Recalling};
 use super::relay::{self, LogOptions};
 use super::repeats;
 use super::units::{UnitSource, Units};
@@ -27,8 +27,7 @@ use super::vault::Vault;
 use crate::config::{Config, KeyTemplate, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
 use crate::ipc::wire::{
-    FetchRequest, Layer, PROTOCOL, Recall, Reply, RequestId, ToParent, ToWorker, WorkerConfig, WorkerKey,
-    WorkerTemplate,
+    FetchRequest, Layer, PROTOCOL, Reply, RequestId, ToParent, ToWorker, WorkerConfig, WorkerKey, WorkerTemplate,
 };
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
@@ -64,6 +63,8 @@ pub struct ParentInputs {
     pub layers: Vec<Layer>,
     /// Removes what the root phase has made, if this does not come to serve.
     pub start: Option<Unfinished>,
+    /// Then only root may change anything by the operator's socket; else also the user that this runs as.
+    pub started_as_root: bool,
 }
 
 pub struct CacheInputs {
@@ -127,6 +128,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
     let ended = local.block_on(&runtime, async move {
         let channel = Rc::new(ParentEnd::new(inputs.channel).map_err(ParentError::Io)?);
         let worker_log = pipe::Receiver::from_owned_fd(inputs.worker_log).map_err(ParentError::Io)?;
+        let dropped_lines = log.dropped.clone();
         let relayed = tokio::task::spawn_local(relay::relay(worker_log, log.dropped));
         let outbox = Outbox::new(channel.clone(), inputs.config.limits.memory);
         tokio::task::spawn_local(relay_recalls(outbox.clone(), recalled));
@@ -141,7 +143,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
                 return Err(error);
             }
         };
-        let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
+        let layers = tell_layers(inputs.layers, of_worker)?;
         tokio::task::spawn_local(engine.clone().tidy());
         tokio::task::spawn_local(engine.clone().forget_passing());
         tokio::task::spawn_local(engine.clone().watch_clock());
@@ -153,7 +155,9 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             admin.set_nonblocking(true).map_err(ParentError::Io)?;
             let listener = tokio::net::UnixListener::from_std(admin).map_err(ParentError::Io)?;
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
-            tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group));
+            let who = admin::Who::new(group, inputs.started_as_root);
+            let desk = admin::Desk { engine: engine.clone(), layers, dropped_lines };
+            tokio::task::spawn_local(admin::serve(listener, Rc::new(desk), who));
         }
         let most = inputs.config.limits.connections;
         let units = Units::new(inputs.units, most, outbox.clone());
@@ -274,11 +278,13 @@ impl Broker {
                 }
                 Some((ToParent::Parted { fact }, Passed::Nothing)) => self.units.forget(fact)?,
                 Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
+                Some((ToParent::Counted(counted), Passed::Nothing)) => self.engine.count_served(&counted),
                 // One after another, and none that was not sent.
                 Some((ToParent::Recalled { serial }, Passed::Nothing))
                     if serial == recalled + 1 && serial <= self.outbox.recalls() =>
                 {
                     recalled = serial;
+                    self.outbox.recalled(serial);
                 }
                 Some((ToParent::Drained, Passed::Nothing)) if end.is_some() => return Ok(()),
                 Some(_) => return Err(ParentError::Protocol("a message out of order")),
@@ -306,17 +312,22 @@ impl Broker {
             return Ok(());
         };
         let (engine, outbox, judge) = (self.engine.clone(), self.outbox.clone(), self.judge.clone());
-        if !judge.grants(&attested, &key) {
+        let Some(client) = judge.granted_by(&attested, &key) else {
             self.deny(&attested, &key, request);
             outbox.reply(id, Reply::Denied, open);
             return Ok(());
-        }
+        };
+        // For the report of a drill alone.
+        let client = engine.has_drill().then(|| client.to_owned());
         let asker = Asker { uid: attested.peer.uid, pid: attested.peer.pid, request };
         tokio::task::spawn_local(async move {
             let mut reply = engine.ask(&key, asker, revalidate).await;
             // It may have waited for long.
-            if !judge.grants(&attested, &key) {
+            if judge.granted_by(&attested, &key).is_none() {
                 reply = Reply::Denied;
+            }
+            if let Some(client) = client {
+                engine.note_drilled(asker.uid, &client, &key, &reply);
             }
             outbox.reply(id, reply, open);
         });
@@ -367,9 +378,9 @@ fn refuse_survey(outbox: &Outbox, id: u64, retry_after: Option<Duration>, open: 
     outbox.say(ToWorker::SurveyRefused { id, retry_after }, None, Some(open));
 }
 
-async fn relay_recalls(outbox: Outbox, mut recalls: mpsc::UnboundedReceiver<Recall>) {
-    while let Some(keys) = recalls.recv().await {
-        outbox.recall(keys);
+async fn relay_recalls(outbox: Outbox, mut recalls: mpsc::UnboundedReceiver<Recalling>) {
+    while let Some(recalling) = recalls.recv().await {
+        outbox.recall(recalling);
     }
 }
 

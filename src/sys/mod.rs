@@ -20,5 +20,6 @@ pub mod random;
 pub mod replaced;
 pub mod seccomp;
 pub mod spawn;
+pub mod terminal;
 pub mod trusted;
 pub mod users;

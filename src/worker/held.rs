@@ -42,6 +42,8 @@ pub(super) struct Slot {
     pub(super) hits: Hits,
     /// Of a path: answers from memory that the parent does not know of.
     pub(super) uses: Cell<u32>,
+    /// Answers that the parent does not know of.
+    pub(super) serves: Cell<u32>,
     pub(super) held: RefCell<Option<Rc<Held>>>,
     /// What came last, as long as it is held or on its way: what is the same need not be there twice.
     recent: RefCell<Option<(Tag, Weak<Value>)>>,
@@ -172,6 +174,7 @@ impl Slot {
             patience,
             hits: Hits::default(),
             uses: Cell::new(0),
+            serves: Cell::new(0),
             held: RefCell::default(),
             recent: RefCell::default(),
             watch: RefCell::default(),

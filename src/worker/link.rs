@@ -13,6 +13,7 @@ use super::WorkerError;
 use super::connection::{PeerSocket, Permit};
 use super::service::Shared;
 use super::standing::{Facts, Standing};
+use super::tally::Tally;
 use super::watch::Watch;
 use crate::ipc::channel::{Passed, WorkerEnd};
 use crate::ipc::wire::{Body, FetchRequest, Recall, Reply, RequestId, Survey, ToParent, ToWorker, decode_payload};
@@ -105,6 +106,16 @@ impl Link {
         if !uses.is_empty() {
             // A parent that is gone ends this process soon.
             let _ = self.channel.send(&ToParent::Used { uses }, None).await;
+        }
+    }
+
+    /// Tells what was answered, in as many frames as that takes.
+    pub(super) async fn tell_counts(&self, tally: &Tally, connections: u32) {
+        while let Some(counted) = tally.take(connections) {
+            // A parent that is gone ends this process soon.
+            if self.channel.send(&ToParent::Counted(counted), None).await.is_err() {
+                return;
+            }
         }
     }
 

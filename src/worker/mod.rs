@@ -16,6 +16,7 @@ mod request;
 mod service;
 mod standing;
 mod stream;
+mod tally;
 mod wait;
 mod watch;
 
@@ -101,6 +102,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
         let telling = tokio::task::spawn_local(tell(shared.clone()));
         let parting = tokio::task::spawn_local(part(link.clone(), partings));
+        let counting = tokio::task::spawn_local(tell_counts(shared.clone()));
         let within = link.listen(&shared).await?;
         accepting.abort();
         shared.end_connections();
@@ -116,6 +118,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         sweeping.abort();
         telling.abort();
         parting.abort();
+        counting.abort();
         shared.log.flush(&shared.slots);
         channel.send(&ToParent::Drained, None).await?;
         Ok(())
@@ -159,6 +162,16 @@ async fn tell(shared: Rc<Shared>) {
 async fn part(link: Rc<Link>, mut partings: mpsc::UnboundedReceiver<u64>) {
     while let Some(fact) = partings.recv().await {
         link.part(fact).await;
+    }
+}
+
+/// Tells the parent once a second what was answered, if anything was.
+async fn tell_counts(shared: Rc<Shared>) {
+    let mut tick = tokio::time::interval(tally::INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        shared.link.tell_counts(&shared.tally, shared.connections.count()).await;
     }
 }
 

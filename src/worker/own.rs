@@ -17,6 +17,7 @@ pub(super) fn health(degraded: bool, survey: &Survey) -> serde_json::Value {
             "revoked": count(State::Revoked),
             "never-fetched": count(State::NeverFetched),
         },
+        "drill": survey.drill,
     })
 }
 

@@ -19,8 +19,9 @@ use super::log::{Log, Told};
 use super::own;
 use super::request::{self, Accepts, Target};
 use super::stream::{Conversation, Phase};
+use super::tally::Tally;
 use crate::ipc::record::Event;
-use crate::ipc::wire::{BootInstant, Forward, Reply, RequestId, Verdict, WorkerConfig};
+use crate::ipc::wire::{BootInstant, Forward, Reply, RequestId, Served, Verdict, WorkerConfig};
 use crate::secret::KeyPath;
 use crate::sys::{clock, random};
 
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub(super) slots: Slots,
     pub(super) alive: Alive,
     pub(super) log: Log,
+    pub(super) tally: Tally,
     pub(super) link: Rc<Link>,
     /// Becomes true when connections are to end after the request in hand.
     ending: watch::Sender<bool>,
@@ -47,6 +49,7 @@ impl Shared {
             slots: Slots::new(&config.keys, config.templates.clone(), config.limits.memory),
             alive: Alive::new(config.limits.memory),
             log: Log::new(config.log_requests),
+            tally: Tally::default(),
             link,
             ending: watch::Sender::new(false),
             requests: Cell::new(u64::from_le_bytes(start)),
@@ -263,7 +266,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn tell_answer(&self, status: StatusCode, slot: &Slot, client: Option<&str>, verdict: &Verdict, asked: bool) {
+    fn tell_answer(&self, status: StatusCode, slot: &Rc<Slot>, client: Option<&str>, verdict: &Verdict, asked: bool) {
+        self.shared.tally.count_value(slot, client, verdict);
         let first = self.connection.is_first_answer(slot, asked);
         let log = &self.shared.log;
         if !(first && log.has_room(Event::Answer, self.connection.uid())) && log.only_counts() {
@@ -287,6 +291,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn tell_refusal(&self, problem: &Problem, client: Option<&str>) {
+        self.shared.tally.count(client, Served::of_status(problem.status.as_u16()));
         let denied = problem.status == StatusCode::FORBIDDEN;
         // The target is the peer's own text, and only well-formed keys are told.
         let asked = match request::target(self.request.uri()) {
@@ -309,6 +314,7 @@ impl<'a> Exchange<'a> {
 
 /// Tells of bytes that were no request.
 pub(super) fn tell_unparsed(shared: &Shared, connection: &Connection, status: StatusCode, request: RequestId) {
+    shared.tally.count(None, Served::Malformed);
     let told = Told {
         connection,
         event: Event::Refused,

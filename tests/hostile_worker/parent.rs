@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         admin: None,
         layers: Vec::new(),
         start: None,
+        started_as_root: false,
     };
     std::thread::spawn(move || starve(&directory));
     let (_guard, dropped) = telemetry::detach();

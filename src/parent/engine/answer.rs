@@ -31,28 +31,6 @@ impl Engine {
         entries.iter().filter(|(_, entry)| entry.is_lasting()).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Every key for the operator: state, age, and when the next attempt may be made. Times in seconds.
-    pub(in crate::parent) fn status(&self) -> serde_json::Value {
-        let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
-        let (now, instant) = (self.clock.now(), Instant::now());
-        let mut keys: Vec<_> = entries.iter().filter(|(_, entry)| entry.is_listed()).collect();
-        keys.sort_unstable_by_key(|(key, _)| *key);
-        let line = |(key, entry): &(&KeyPath, &Entry)| {
-            let due = self.next_attempt(entry, documents.get(entry.document));
-            serde_json::json!({
-                "key": key,
-                "state": entry.state(now),
-                "age": entry.age(now).map(|age| age.as_secs()),
-                "last-failure": entry.failure.map(|failure| format!("{} ({})", failure.class.name(), failure.reason)),
-                "next-attempt-in": due.map(|due| due.saturating_duration_since(instant).as_secs()),
-            })
-        };
-        serde_json::json!({
-            "keys": keys.iter().map(line).collect::<Vec<_>>(),
-            "templates": self.status_of_templates(),
-        })
-    }
-
     /// The value if it may be served, else this failure.
     pub(super) fn fall_back(&self, key: &KeyPath, failure: Failure, verdict: Verdict) -> Reply {
         let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
@@ -96,6 +74,7 @@ impl Engine {
             Span::Finite(length) => born.saturating_add(nanos(length)),
             Span::Forever => i64::MAX,
         };
+        let drilled = verdict.detail == Some(Detail::Drill);
         let fresh_until = end(entry.settings.max_age);
         let legal_until = end(entry.settings.max_age.plus(entry.settings.stale_if_error));
         let pause = match verdict.detail {
@@ -107,8 +86,8 @@ impl Engine {
         Lease {
             born: BootInstant(born),
             fresh_until: BootInstant(fresh_until),
-            // What is evicted nobody keeps.
-            usable_until: BootInstant(if entry.is_listed() { usable_until } else { now }),
+            // What is evicted nobody keeps; and whoever asks during a drill is to be seen in its report.
+            usable_until: BootInstant(if entry.is_listed() && !drilled { usable_until } else { now }),
             stale_detail: match verdict.detail {
                 Some(detail @ (Detail::FailoverTimeout | Detail::Revalidating)) => detail,
                 _ => Detail::BreakerOpen,

@@ -39,6 +39,12 @@ pub(super) struct Entry {
     pub(super) leased_until: i64,
     /// What it was leased as: a value that is past its `max-age`.
     pub(super) leased_stale: bool,
+    /// When the last fetch ended.
+    pub(super) ended: Option<Instant>,
+    /// When it was purged: what was asked for before is not kept.
+    pub(super) purged: Option<Instant>,
+    /// Answers with its value since the start, as the worker says.
+    pub(super) serves: u64,
     refusals: Option<Refusals>,
     given_up: Option<GivenUp>,
 }
@@ -155,6 +161,9 @@ impl Entry {
             negative_until: None,
             leased_until: 0,
             leased_stale: false,
+            ended: None,
+            purged: None,
+            serves: 0,
             refusals: None,
             given_up: None,
         }
@@ -218,6 +227,14 @@ impl Entry {
         self.pace.succeed();
         self.held = Some(held);
         changed
+    }
+
+    /// As if it had never been fetched.
+    pub(super) fn purge(&mut self, now: Instant) {
+        (self.held, self.failure, self.status, self.ended) = (None, None, None, None);
+        (self.refusals, self.given_up, self.negative_until) = (None, None, None);
+        self.pace.succeed();
+        self.purged = Some(now);
     }
 
     /// As before the restart: there is a value, and it is not to be served.

@@ -30,13 +30,13 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// One key with parameters, and what there is of its paths.
 pub(super) struct Table {
-    key: KeyTemplate,
-    lasting: Ranking,
+    pub(super) key: KeyTemplate,
+    pub(super) lasting: Ranking,
     /// In the order in which they came.
-    passing: Vec<Passing>,
+    pub(super) passing: Vec<Passing>,
 }
 
-struct Passing {
+pub(super) struct Passing {
     key: KeyPath,
     uid: u32,
     asked: Instant,
@@ -265,7 +265,7 @@ impl Engine {
     }
 
     /// Out of both memories and off the disk. Who is being answered still gets the value, and it is not kept.
-    fn evict(&self, key: &KeyPath) {
+    pub(super) fn evict(&self, key: &KeyPath) {
         tracing::debug!(%key, "evicted");
         if let Some(entry) = self.entries.borrow_mut().get_mut(key)
             && let Standing::Lasting(template) = entry.standing
@@ -333,19 +333,5 @@ impl Engine {
             };
             over.iter().filter(|key| !self.is_busy(key)).for_each(|key| self.drop_entry(key));
         }
-    }
-
-    /// Keys with parameters for the operator.
-    pub(super) fn status_of_templates(&self) -> Vec<serde_json::Value> {
-        let line = |table: &Table| {
-            serde_json::json!({
-                "key": table.key.template.to_string(),
-                "entries": table.lasting.len(),
-                "max-entries": table.key.max_entries,
-                "eviction": table.key.eviction.name(),
-                "failing": table.passing.len(),
-            })
-        };
-        self.expanded.borrow().iter().map(line).collect()
     }
 }

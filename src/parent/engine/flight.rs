@@ -15,6 +15,7 @@ use crate::config::{Document, Projection};
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::Validators;
+use crate::parent::outbox::Recalling;
 use crate::parent::upstream::{Answer, Fetched, project_aside};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::boot_nanos;
@@ -137,6 +138,7 @@ impl Engine {
             let now = Instant::now();
             let origins = self.origins.borrow();
             let of_origin = origins.get(&state.origin).is_none_or(|pace| pace.permits(now));
+            let of_origin = of_origin && !state.keys.iter().all(|key| self.is_covered(key, &state.document));
             (state.refresh?, of_origin && state.pace.permits(now))
         };
         if now && permitted {
@@ -169,6 +171,7 @@ impl Engine {
             fetched.unwrap_or_else(|_| Err(Failure::unavailable(Reason::Timeout)).into());
         let answer = answer.map_err(|failure| self.classify(id, failure));
         log_fetch(&document, &keys, asker, started, &answer);
+        self.counters.count_fetch(&document, &answer);
         let ended = Ended { began: started, late, failure: answer.as_ref().err().copied(), quota_spent };
         self.settle(id, ended);
         // Other paths may have come to need this document meanwhile.
@@ -176,6 +179,9 @@ impl Engine {
         let answered = answer.is_ok();
         let mut values = Vec::new();
         for (key, value) in self.values_of(&keys, answer, &known).await {
+            if self.entries.borrow().get(&key).is_some_and(|entry| entry.purged.is_some_and(|at| at >= started)) {
+                continue;
+            }
             match value {
                 Ok(fresh) => values.push((key, fresh)),
                 Err(failure) => self.refuse(&key, failure, answered).await,
@@ -314,6 +320,7 @@ impl Engine {
                 entry.pace.fail(self.circumstances(None));
             }
             entry.negative_until = Some(Instant::now() + entry.settings.negative_max_age);
+            entry.ended = Some(Instant::now());
             let given_up = entry.refuse(failure, Instant::now());
             // A lease that was given until this fetch landed ends, too: the next attempt may be due before that.
             if given_up.is_some() || entry.leased_stale {
@@ -338,7 +345,8 @@ impl Engine {
     pub(super) fn recall(&self, key: &KeyPath, entry: &mut Entry) {
         if entry.leased_until > boot_nanos() {
             // A closed queue means that the worker is gone, and its values with it.
-            let _ = self.recalls.send(Recall::Keys(vec![key.clone()]));
+            let _ = self.recalls.send(Recalling { keys: Recall::Keys(vec![key.clone()]), done: None });
+            self.counters.count_recall();
         }
         entry.leased_until = 0;
     }

@@ -2,17 +2,22 @@
 //!
 //! Never judges who may read: whoever calls has done so. Never fetches faster than back-off allows.
 
+mod actions;
 mod answer;
 mod budget;
+mod counters;
 mod documents;
+mod drill;
 mod entry;
 mod expanded;
 mod flight;
 mod memory;
+mod metrics;
 mod open;
 mod pace;
 mod ranking;
 mod scribe;
+mod status;
 mod steps;
 mod storage;
 #[cfg(test)]
@@ -28,8 +33,12 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
+pub(super) use self::actions::{PurgeError, Refreshed, Unselectable};
 use self::budget::Budget;
+use self::counters::Counters;
 use self::documents::{DocumentId, Documents, Origin};
+use self::drill::Drill;
+pub(super) use self::drill::{Covers, Fail, LONGEST as LONGEST_DRILL, NoDrill, Over, Running as RunningDrill};
 use self::entry::Entry;
 use self::expanded::Table;
 use self::flight::Origins;
@@ -37,11 +46,12 @@ use self::memory::Memory;
 use self::scribe::{Scribe, Wanted};
 use super::cache::{Lane, Ledger, Sealed, Store};
 use super::clock::Clock;
+use super::outbox::Recalling;
 use super::repeats::Repeats;
 use super::upstream::Sources;
 use super::vault::Vault;
 use crate::config::Config;
-use crate::ipc::wire::{Detail, Forward, Recall, Reply, RequestId, Verdict};
+use crate::ipc::wire::{Detail, Forward, Reply, RequestId, Verdict};
 use crate::outcome::{Failure, Reason};
 use crate::secret::KeyPath;
 use crate::staleness::{Decision, View, decide};
@@ -72,7 +82,9 @@ pub(super) struct Engine {
     vault: Vault,
     value_size: u64,
     repeats: Repeats,
-    recalls: mpsc::UnboundedSender<Recall>,
+    recalls: mpsc::UnboundedSender<Recalling>,
+    counters: Counters,
+    drill: RefCell<Option<Drill>>,
 }
 
 /// So often a request begins anew because the fetch that it joined was no use to it.
@@ -86,7 +98,7 @@ impl Engine {
         boot: Option<BootId>,
         sources: Sources,
         vault: Vault,
-        recalls: mpsc::UnboundedSender<Recall>,
+        recalls: mpsc::UnboundedSender<Recalling>,
     ) -> std::io::Result<Self> {
         let (mut documents, of_key) = Documents::of(config);
         let store = Arc::new(store);
@@ -133,6 +145,8 @@ impl Engine {
             value_size: config.limits.value_size,
             repeats: Repeats::default(),
             recalls,
+            counters: Counters::new(config),
+            drill: RefCell::default(),
         })
     }
 
@@ -165,6 +179,9 @@ impl Engine {
     /// sake of other keys, says nothing of one without a value.
     async fn try_to_ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Option<Reply> {
         self.recollect(key).await;
+        if let Some(reply) = self.ask_drilled(key, revalidate).await {
+            return Some(reply);
+        }
         let considered = self.consider(key, revalidate)?;
         let hit = |detail| Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail };
         let starts = matches!(considered.decision, Decision::Wait { .. } | Decision::StaleAndRefresh);

@@ -39,6 +39,11 @@ impl Pace {
         !self.probing && self.due.is_none_or(|due| due <= now)
     }
 
+    /// In a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// When the next attempt is due; `None` when one may be made at once.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due

@@ -32,24 +32,26 @@ const PLACED_AT_ONCE: usize = 8;
 
 pub(super) struct Scribe {
     pub(super) lane: Lane,
-    pending: RefCell<Pending>,
+    pub(super) pending: RefCell<Pending>,
     wake: Notify,
     /// The number of the round that was written last.
     written: watch::Sender<u64>,
     /// The round under way has lasted too long: nobody waits for it any more.
     slow: Cell<bool>,
     last_bundle: Cell<u64>,
+    /// The state is to be written in the next round.
+    pub(super) state_wanted: Cell<bool>,
 }
 
 #[derive(Default)]
-struct Pending {
+pub(super) struct Pending {
     files: BTreeMap<KeyPath, Wanted>,
     /// Whose files are to be removed.
     gone: BTreeSet<KeyPath>,
     /// What is on disk, but only in the bundle of this number.
     bundled: BTreeMap<KeyPath, (u64, Wanted)>,
     /// The bundles in the directory.
-    bundles: BTreeSet<u64>,
+    pub(super) bundles: BTreeSet<u64>,
     /// Nothing comes after: the state is written as it is now.
     last: bool,
     rounds_taken: u64,
@@ -96,6 +98,7 @@ impl Scribe {
             written: watch::Sender::new(0),
             slow: Cell::new(false),
             last_bundle: Cell::new(0),
+            state_wanted: Cell::new(false),
         })
     }
 
@@ -129,7 +132,7 @@ impl Scribe {
     }
 
     /// Whether all that is pending now was written, or tried, within this time.
-    async fn next_round(&self, within: Duration) -> bool {
+    pub(super) async fn next_round(&self, within: Duration) -> bool {
         let round = self.pending.borrow().rounds_taken + 1;
         self.wake.notify_one();
         timeout(within, self.written.subscribe().wait_for(|written| *written >= round)).await.is_ok()
@@ -208,7 +211,7 @@ impl Engine {
         let buries = files.values().any(|wanted| matches!(wanted, Wanted::Tombstone(_)));
         let mut all = self.bundled(files);
         let mut items: Vec<Item> = all.iter().filter_map(Written::item).collect();
-        if state || last || buries {
+        if state || last || buries || self.scribe.state_wanted.take() {
             self.add_state(last, &mut items, &mut all);
         }
         let mut good = true;

@@ -7,6 +7,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Engine;
 use crate::ipc::wire::Recall;
+use crate::parent::outbox::Recalling;
 
 /// How often the clocks are compared: one look at each.
 const EVERY: Duration = Duration::from_secs(1);
@@ -20,14 +21,15 @@ impl Engine {
             tick.tick().await;
             if self.clock.was_set_forward() {
                 tracing::warn!("the clock was set forward: values are older than they were");
-                self.recall_all();
+                self.recall_everything();
             }
         }
     }
 
-    fn recall_all(&self) {
+    fn recall_everything(&self) {
         self.entries.borrow_mut().values_mut().for_each(|entry| entry.leased_until = 0);
+        self.counters.count_recall();
         // A closed queue means that the worker is gone, and its values with it.
-        let _ = self.recalls.send(Recall::All);
+        let _ = self.recalls.send(Recalling { keys: Recall::All, done: None });
     }
 }

@@ -1,5 +1,7 @@
 //! What of the engine concerns the sealed cache: what is accepted, given up and restored.
 
+use tokio::time::Instant;
+
 use super::Engine;
 use super::entry::{Entry, Held};
 use super::flight::Fresh;
@@ -23,12 +25,18 @@ impl Engine {
             } else if let Some(record) = held.record(&key, entry) {
                 wanted.push((key.clone(), Wanted::Value(record, held.on_disk.clone())));
             }
-            accepted.push((key, held, status));
+            accepted.push((key, held, status, entry.purged));
         }
         self.scribe.write(wanted).await;
-        for (key, held, status) in accepted {
+        for (key, held, status, purged) in accepted {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(&key) else { continue };
+            if entry.purged != purged {
+                // Meanwhile.
+                self.scribe.remove_behind(key);
+                continue;
+            }
+            entry.ended = Some(Instant::now());
             if entry.failure.is_some() {
                 tracing::info!(%key, "answered again");
             }

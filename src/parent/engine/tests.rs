@@ -3,6 +3,7 @@
 mod bundles;
 mod expanded;
 mod memory;
+mod operator;
 mod withheld;
 
 use std::cell::RefCell;

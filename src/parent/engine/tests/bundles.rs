@@ -5,7 +5,7 @@ use crate::outcome::{Class, Failure, Reason};
 use crate::parent::engine::Engine;
 
 /// A configuration of five keys that are given up at the first refusal, and their paths.
-fn five(place: &Place) -> Vec<String> {
+pub(super) fn five(place: &Place) -> Vec<String> {
     let paths: Vec<String> = (0..5).map(|n| format!("/k{n}")).collect();
     let key = |path: &String| {
         format!("[keys.\"{path}\"]\nsource = {{ type = \"http\", url = \"https://a.example{path}\" }}\n")
@@ -15,11 +15,11 @@ fn five(place: &Place) -> Vec<String> {
     paths
 }
 
-async fn accept(engine: &Engine, paths: &[String], text: &str) {
+pub(super) async fn accept(engine: &Engine, paths: &[String], text: &str) {
     engine.accept(paths.iter().map(|path| value(path, text)).collect()).await;
 }
 
-fn texts(engine: &Engine, paths: &[String]) -> Vec<Option<String>> {
+pub(super) fn texts(engine: &Engine, paths: &[String]) -> Vec<Option<String>> {
     paths.iter().map(|path| held(engine, path).map(|(text, _)| text)).collect()
 }
 

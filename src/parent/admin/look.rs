@@ -1,0 +1,16 @@
+//! What can be looked at.
+
+use super::answer::{Answer, Problem, json, text};
+use super::request::Call;
+use crate::parent::openmetrics::MEDIA_TYPE;
+
+pub(super) async fn status(call: Call) -> Result<Answer, Problem> {
+    let mut status = call.desk.engine.status();
+    status["layers"] = call.desk.layers.clone();
+    Ok(json(&status))
+}
+
+pub(super) async fn metrics(call: Call) -> Result<Answer, Problem> {
+    let dropped = u64::try_from(call.desk.dropped_lines.dropped_lines()).unwrap_or(u64::MAX);
+    Ok(text(call.desk.engine.metrics(dropped), MEDIA_TYPE))
+}

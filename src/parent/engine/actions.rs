@@ -1,0 +1,233 @@
+//! What an operator does to keys: fetch them now, or have them forgotten.
+//!
+//! Whoever calls has made sure that it is an operator.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Engine;
+use super::entry::{Entry, Standing};
+use crate::acl::Pattern;
+use crate::config::expand;
+use crate::ipc::wire::{Recall, Tag};
+use crate::parent::cache::{Label, Sealed, Store};
+use crate::parent::outbox::Recalling;
+use crate::secret::KeyPath;
+use crate::sys::clock::boot_nanos;
+
+/// How long the worker, and then the disk, may take to forget.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether a bundle is gone.
+const LOOK: Duration = Duration::from_millis(20);
+/// How much longer than the call itself an operator waits for its end.
+const LATER: Duration = Duration::from_secs(2);
+/// Recalls that name more bytes of keys than this are of everything.
+const NAMED: usize = 32 << 10;
+
+/// Why a text selects no key.
+#[derive(Debug)]
+pub(in crate::parent) enum Unselectable {
+    Malformed(String),
+    Unknown,
+}
+
+/// How a refresh ended.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::parent) struct Refreshed {
+    pub(in crate::parent) key: KeyPath,
+    /// `answered`, a class of failure, `timeout` while the call goes on, `drill` when none was made.
+    pub(in crate::parent) outcome: &'static str,
+    pub(in crate::parent) reason: Option<String>,
+    /// The value is another one than before.
+    pub(in crate::parent) changed: bool,
+    /// Of the value that there is now, in seconds.
+    pub(in crate::parent) age: Option<u64>,
+    pub(in crate::parent) millis: u64,
+}
+
+/// What a purge has left undone.
+#[derive(Debug)]
+pub(in crate::parent) enum PurgeError {
+    /// The worker has not said that it forgot.
+    Worker,
+    Disk(String),
+}
+
+impl Engine {
+    /// The keys that a path or a pattern is about: those of the configuration, paths of keys with parameters that have a
+    /// value, and a path of such a key that has none if it is given as it is.
+    ///
+    /// # Errors
+    /// The text is neither, or there is no such key.
+    pub(in crate::parent) fn select(&self, text: &str) -> Result<Vec<KeyPath>, Unselectable> {
+        if text.contains('*') {
+            let pattern = Pattern::parse(text).map_err(|error| Unselectable::Malformed(error.to_string()))?;
+            let entries = self.entries.borrow();
+            let listed = entries.iter().filter(|(key, entry)| entry.is_listed() && pattern.matches(key));
+            let mut keys: Vec<KeyPath> = listed.map(|(key, _)| key.clone()).collect();
+            keys.sort_unstable();
+            return if keys.is_empty() { Err(Unselectable::Unknown) } else { Ok(keys) };
+        }
+        let key = KeyPath::parse(text).map_err(|error| Unselectable::Malformed(error.to_string()))?;
+        let is_path = || expand(self.expanded.borrow().iter().map(|table| &table.key), &key).is_some();
+        if self.entries.borrow().contains_key(&key) || is_path() { Ok(vec![key]) } else { Err(Unselectable::Unknown) }
+    }
+
+    /// Fetches a key now, whatever back-off says, or joins the fetch under way; waits for its end.
+    pub(in crate::parent) async fn refresh(self: &Rc<Self>, key: KeyPath) -> Refreshed {
+        let began = Instant::now();
+        let told = |outcome, reason: Option<String>| Refreshed {
+            key: key.clone(),
+            outcome,
+            reason,
+            changed: false,
+            age: self.entries.borrow().get(&key).and_then(|entry| entry.age(self.clock.now())).map(|age| age.as_secs()),
+            millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        if self.enter(&key, 0).is_err() {
+            return told(
+                "misconfigured",
+                Some("too many paths of its key are being fetched for the first time".into()),
+            );
+        }
+        let done = if self.is_drilled(&key) {
+            told("drill", Some("a drill covers it: nothing was asked".into()))
+        } else {
+            let (before, refreshed) = (self.tag(&key), self.fetch_now(&key).await);
+            match refreshed {
+                None => told("timeout", Some("the call goes on; what it brings is stored".into())),
+                Some(Ok(())) => {
+                    Refreshed { changed: before.is_some() && before != self.tag(&key), ..told("answered", None) }
+                }
+                Some(Err((class, reason))) => told(class, Some(reason)),
+            }
+        };
+        self.leave(&key);
+        done
+    }
+
+    fn tag(&self, key: &KeyPath) -> Option<Tag> {
+        self.entries.borrow().get(key).and_then(|entry| entry.held.as_ref()).map(|held| held.tag)
+    }
+
+    /// `None` when it does not end in time.
+    async fn fetch_now(self: &Rc<Self>, key: &KeyPath) -> Option<Result<(), (&'static str, String)>> {
+        let document = self.entries.borrow().get(key)?.document;
+        let longest = self.documents.borrow().get(document)?.fetch_timeout + LATER;
+        let (mut flight, _) = self.join(document, Some(key), None)?;
+        // The sender ends with the flight.
+        let _ = timeout(longest, flight.landed.wait_for(|landed| *landed)).await.ok()?;
+        let failure = self.entries.borrow().get(key)?.failure;
+        Some(failure.map_or(Ok(()), |failure| Err((failure.class.name(), failure.reason.to_string()))))
+    }
+
+    /// Out of both memories and off the disk; what is being fetched now is not kept. Gives how many of them had a value.
+    ///
+    /// # Errors
+    /// The worker or the disk does not do it; what could be done is done.
+    pub(in crate::parent) async fn purge(&self, keys: &[KeyPath]) -> Result<usize, PurgeError> {
+        let now = self.clock.now();
+        let mut had = 0;
+        for key in keys {
+            let mut entries = self.entries.borrow_mut();
+            let Some(entry) = entries.get_mut(key) else { continue };
+            had += usize::from(entry.held.is_some() || entry.is_withheld());
+            // Of what a backup brings back, nothing until then counts. Not this very instant: the next value may be of it.
+            let until = entry.held.as_ref().map_or(0, |held| held.fetched_at).max(now.saturating_sub(1));
+            entry.purge(Instant::now());
+            let standing = entry.standing;
+            drop(entries);
+            self.ledger.borrow_mut().forget(key);
+            match standing {
+                Standing::Fixed => self.ledger.borrow_mut().bury(key, until),
+                Standing::Lasting(_) => self.evict(key),
+                Standing::Passing(_) | Standing::Leaving(..) => self.let_go(key),
+            }
+            self.scribe.remove_behind(key.clone());
+        }
+        let forgotten = self.recall_all(keys);
+        let files = self.remove_sealed(keys.to_vec()).await;
+        if timeout(PATIENCE, forgotten).await.is_err() {
+            return Err(PurgeError::Worker);
+        }
+        files.map(|()| had)
+    }
+
+    /// All keys, and what is sealed of keys that are not in the configuration.
+    ///
+    /// # Errors
+    /// As [`purge`](Self::purge).
+    pub(in crate::parent) async fn purge_all(&self) -> Result<usize, PurgeError> {
+        let keys: Vec<KeyPath> = self.entries.borrow().keys().cloned().collect();
+        let had = self.purge(&keys).await?;
+        let known: BTreeSet<KeyPath> = keys.into_iter().collect();
+        let removed = self.scribe.lane.run(move |store| {
+            let listing = store.list().map_err(|error| error.to_string())?;
+            let is_left = |sealed: &&Sealed| match &sealed.label {
+                Label::Value(label) => !known.contains(&label.key),
+                _ => false,
+            };
+            let names: Vec<String> = listing.sealed.iter().filter(is_left).map(|sealed| sealed.name.clone()).collect();
+            let failed = store.remove(&names).into_iter().find_map(|(_, removed)| removed.err());
+            failed.map_or(Ok(names.len()), |error| Err(error.to_string()))
+        });
+        match removed.await {
+            Some(Ok(left)) => Ok(had + left),
+            Some(Err(error)) => Err(PurgeError::Disk(error)),
+            None => Err(PurgeError::Disk("nothing is written any more".into())),
+        }
+    }
+
+    /// Returns when no file, and no bundle, holds anything of these keys.
+    async fn remove_sealed(&self, keys: Vec<KeyPath>) -> Result<(), PurgeError> {
+        self.scribe.state_wanted.set(true);
+        let placed = async {
+            // What was pending is written now, and what these keys had in a bundle is not placed any more.
+            self.scribe.next_round(PATIENCE).await;
+            while !self.scribe.pending.borrow().bundles.is_empty() {
+                sleep(LOOK).await;
+            }
+        };
+        let slow = || PurgeError::Disk("the disk is slow: it goes on behind".into());
+        timeout(PATIENCE, placed).await.map_err(|_| slow())?;
+        let removed = self.scribe.lane.run(move |store: &Store| store.remove_keys(&keys));
+        match timeout(PATIENCE, removed).await {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(error))) => Err(PurgeError::Disk(error.to_string())),
+            Ok(None) | Err(_) => Err(slow()),
+        }
+    }
+
+    /// Takes back what leases there are of these keys, and waits until the worker has forgotten: not for ever.
+    pub(super) async fn forget_leases(&self, keys: &[KeyPath]) {
+        let leased: Vec<KeyPath> = {
+            let entries = self.entries.borrow();
+            let is_leased = |entry: &Entry| entry.leased_until > boot_nanos();
+            keys.iter().filter(|key| entries.get(*key).is_some_and(is_leased)).cloned().collect()
+        };
+        if !leased.is_empty() && timeout(PATIENCE, self.recall_all(&leased)).await.is_err() {
+            tracing::error!("the worker does not say that it has forgotten");
+        }
+    }
+
+    /// Recalls these keys, leased or not. Resolves when the worker has forgotten them.
+    pub(super) fn recall_all(&self, keys: &[KeyPath]) -> oneshot::Receiver<()> {
+        for key in keys {
+            if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
+                entry.leased_until = 0;
+            }
+        }
+        let named: usize = keys.iter().map(|key| key.as_str().len() + 8).sum();
+        let recall = if named > NAMED { Recall::All } else { Recall::Keys(keys.to_vec()) };
+        let (done, forgotten) = oneshot::channel();
+        self.counters.count_recall();
+        // A closed queue means that the worker is gone, and its values with it.
+        let _ = self.recalls.send(Recalling { keys: recall, done: Some(done) });
+        forgotten
+    }
+}

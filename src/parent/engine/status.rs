@@ -1,0 +1,112 @@
+//! What the operator is told of the broker, as JSON. Never a value, never a byte of a token.
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::Engine;
+use super::entry::Entry;
+use super::expanded::Table;
+use crate::config::TokenName;
+use crate::secret::KeyPath;
+
+fn seconds_since(at: Instant) -> u64 {
+    at.elapsed().as_secs()
+}
+
+/// Rounded up: 0 is now.
+fn seconds_until(at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(Instant::now()).as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+impl Engine {
+    /// Keys, keys with parameters, origins, tokens, the drill. Times in seconds.
+    pub(in crate::parent) fn status(&self) -> Value {
+        let entries = self.entries.borrow();
+        let mut keys: Vec<_> = entries.iter().filter(|(_, entry)| entry.is_listed()).collect();
+        keys.sort_unstable_by_key(|(key, _)| *key);
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime": seconds_since(self.counters.started),
+            "keys": keys.into_iter().map(|(key, entry)| self.status_of_key(key, entry)).collect::<Vec<_>>(),
+            "templates": self.status_of_templates(),
+            "origins": self.status_of_origins(),
+            "tokens": self.status_of_tokens(),
+            "drill": self.status_of_drill(),
+        })
+    }
+
+    fn status_of_key(&self, key: &KeyPath, entry: &Entry) -> Value {
+        let documents = self.documents.borrow();
+        let document = documents.get(entry.document);
+        let failure = entry.failure;
+        let outcome = entry.ended.map(|at| {
+            json!({
+                "class": failure.map_or("answered", |failure| failure.class.name()),
+                "reason": failure.map(|failure| failure.reason.to_string()),
+                "status": failure.map_or(entry.status, |failure| failure.status()),
+                "ago": seconds_since(at),
+            })
+        });
+        let due = self.next_attempt(entry, document).filter(|due| *due > Instant::now());
+        json!({
+            "key": key,
+            "state": entry.state(self.clock.now()),
+            "age": entry.age(self.clock.now()).map(|age| age.as_secs()),
+            "last-outcome": outcome,
+            "next-attempt-in": due.map(seconds_until),
+            "serves": entry.serves,
+            "origin": document.map(|state| state.origin.0.as_str()),
+            "token": document.and_then(|state| state.origin.1.as_ref()).map(|token| token.0.as_str()),
+            "fetching": document.is_some_and(|state| state.flight.is_some()),
+            "drill": document.is_some_and(|state| self.is_covered(key, &state.document)),
+        })
+    }
+
+    fn status_of_templates(&self) -> Vec<Value> {
+        let serves = self.counters.of_templates.borrow();
+        let line = |(number, table): (usize, &Table)| {
+            json!({
+                "key": table.key.template.to_string(),
+                "entries": table.lasting.len(),
+                "max-entries": table.key.max_entries,
+                "eviction": table.key.eviction.name(),
+                "failing": table.passing.len(),
+                "serves": serves.get(number),
+            })
+        };
+        self.expanded.borrow().iter().enumerate().map(line).collect()
+    }
+
+    fn status_of_origins(&self) -> Vec<Value> {
+        let paces = self.origins.borrow();
+        let lines = self.counters.origins().iter().map(|origin| {
+            let pace = paces.get(origin).copied().unwrap_or_default();
+            let due = pace.due().filter(|due| *due > Instant::now());
+            json!({
+                "origin": origin.0,
+                "token": origin.1.as_ref().map(|token| token.0.as_str()),
+                "failures": pace.failures(),
+                "back-off": due.map(seconds_until),
+            })
+        });
+        lines.collect()
+    }
+
+    fn status_of_tokens(&self) -> Vec<Value> {
+        let mut lines = Vec::new();
+        self.counters.for_each_token(|name, proof| {
+            let state = match proof {
+                _ if self.vault.get(name).is_none() => "missing",
+                None => "unproven",
+                Some(proof) if proof.accepted => "proven",
+                Some(_) => "refused",
+            };
+            lines.push(json!({ "token": name.0, "state": state, "ago": proof.map(|proof| seconds_since(proof.at)) }));
+        });
+        lines
+    }
+
+    pub(in crate::parent) fn has_token(&self, name: &TokenName) -> bool {
+        self.counters.has_token(name)
+    }
+}

@@ -1,0 +1,79 @@
+//! Purges at awkward moments, and counts that a worker lies about.
+
+use super::bundles::{accept, five, texts};
+use super::{Place, key};
+use crate::ipc::wire::{Counted, Served};
+
+#[test]
+fn a_purged_value_is_out_of_its_bundle_too() {
+    let place = Place::new();
+    let paths = five(&place);
+    place.run(async |engine| {
+        accept(&engine, &paths, "one").await;
+        assert_eq!(engine.purge(&[key(&paths[1])]).await.unwrap(), 1);
+        let listed = engine.store.list().unwrap();
+        let of_key =
+            listed.sealed.iter().filter(|sealed| sealed.label.of_key().is_some_and(|(of, _)| *of == key(&paths[1])));
+        assert_eq!(of_key.count(), 0);
+        assert!(engine.scribe.pending.borrow().bundles.is_empty(), "no bundle holds it any more");
+    });
+    place.run(async |engine| {
+        let one = || Some("one".to_owned());
+        assert_eq!(texts(&engine, &paths), [one(), None, one(), one(), one()]);
+    });
+}
+
+#[test]
+fn what_is_being_sealed_when_it_is_purged_is_not_kept() {
+    let place = Place::new();
+    let paths = five(&place);
+    for count in [1, 5] {
+        place.run(async |engine| {
+            let keys: Vec<_> = paths.iter().map(|path| key(path)).collect();
+            let (_, purged) = tokio::join!(accept(&engine, &paths[..count], "one"), engine.purge(&keys));
+            purged.unwrap();
+            assert_eq!(texts(&engine, &paths), vec![None; 5]);
+            engine.close().await;
+        });
+        place.run(async |engine| assert_eq!(texts(&engine, &paths), vec![None; 5]));
+    }
+}
+
+#[test]
+fn a_purge_of_all_takes_what_has_left_the_configuration() {
+    let place = Place::new();
+    let paths = five(&place);
+    place.run(async |engine| {
+        accept(&engine, &paths, "one").await;
+        engine.close().await;
+    });
+    *place.config.borrow_mut() =
+        "[keys.\"/k0\"]\nsource = { type = \"http\", url = \"https://a.example/k0\" }\n".to_owned();
+    place.run(async |engine| assert_eq!(engine.purge_all().await.unwrap(), 5));
+    five(&place);
+    place.run(async |engine| assert_eq!(texts(&engine, &paths), vec![None; 5]));
+}
+
+#[test]
+fn names_that_are_not_in_the_configuration_are_not_counted() {
+    let place = Place::new();
+    place.config.borrow_mut().push_str("[clients.all]\nanyone = true\nkeys = [\"/a\"]\n");
+    place.run(async |engine| {
+        let lines = engine.metrics(0).lines().count();
+        for n in 0..1000 {
+            engine.count_served(&Counted {
+                connections: u32::MAX,
+                requests: vec![
+                    (Some(format!("client-{n}")), Served::Hit, 1),
+                    (Some("all".into()), Served::Hit, u32::MAX),
+                ],
+                serves: vec![(key(&format!("/x{n}")), u32::MAX), (key("/a"), 1)],
+            });
+        }
+        let told = engine.metrics(0);
+        assert_eq!(told.lines().count(), lines, "{told}");
+        let all = u64::from(u32::MAX) * 1000;
+        assert!(told.contains(&format!("keyhatch_requests_total{{client=\"all\",verdict=\"hit\"}} {all}\n")), "{told}");
+        assert!(told.contains("keyhatch_key_serves_total{key=\"/a\"} 1000\n"), "{told}");
+    });
+}
