@@ -94,6 +94,7 @@ fn root_changes_the_group_looks_and_others_get_nothing() {
     assert_eq!(upstream.requests_for("/good").len(), 1, "nothing has happened");
     logs(&broker, &format!("denied on the admin socket uid={STRANGER}"));
     assert_eq!(operate(&broker, &["refresh", "/one"]).status.code(), Some(0));
+    logs(&broker, "refresh uid=0");
     assert_eq!(broker.log().matches("refresh uid=0").count(), 1, "{}", broker.log());
 }
 
