@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+#[cfg(test)]
+mod fuzz;
 pub mod record;
 pub mod wire;

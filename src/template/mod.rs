@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod constraint;
+#[cfg(test)]
+mod fuzz;
 mod overlap;
 mod shape;
 

@@ -93,6 +93,11 @@ impl Connections {
         (Rc::strong_count(&self.turned_away) <= LINGERING).then(|| self.turned_away.clone())
     }
 
+    #[cfg(test)]
+    pub(super) fn count(&self) -> u32 {
+        self.all.get()
+    }
+
     /// Resolves when no connection is left.
     pub(super) async fn drained(&self) {
         loop {
