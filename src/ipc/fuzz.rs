@@ -143,7 +143,7 @@ fn what_is_sent_is_what_is_read() {
 fn channel() {
     let words = &["/a", "/a/b", "\x01", "\x7f", "\u{80}", "[a-z]+", "{\"event\":\"answer\"}"];
     fuzz::run("channel", Start { seeds: seeds(), words }, |input| {
-        let Some((kind, bytes)) = input.split_first() else { return None };
+        let (kind, bytes) = input.split_first()?;
         let course = |course: usize| Some((*kind, course));
         match kind {
             b'0' => course(1 + variant(round::<ToParent>(bytes).map(|_| bytes))),

@@ -56,22 +56,23 @@ fn template() {
         let mut rest = lines.clone();
         let second = if lines.peek().is_some_and(|line| line.contains('{')) { parsed(&mut rest) } else { None };
         let overlap = second.as_ref().map(|(second, _)| first.overlap(second));
-        if let (Some(Overlap::Certain { example: Some(example) }), Some((second, of_second))) = (&overlap, &second) {
-            if let Ok(path) = KeyPath::parse(example) {
-                assert!(inside(&first, &of_first, &path) && inside(second, of_second, &path), "{example}");
-            }
+        if let (Some(Overlap::Certain { example: Some(example) }), Some((second, of_second))) = (&overlap, &second)
+            && let Ok(path) = KeyPath::parse(example)
+        {
+            assert!(inside(&first, &of_first, &path) && inside(second, of_second, &path), "{example}");
         }
         let mut saw = vec![(first.parameters().len(), overlap.as_ref().map_or(0, course), false)];
         for line in rest.take(16) {
             // A path, or values for one.
             let values: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            if values.len() == of_first.len() && of_first.iter().zip(&values).all(|(of, value)| of.admits(value)) {
-                if let Ok(path) = KeyPath::parse(&filled(&first, &values)) {
-                    assert!(inside(&first, &of_first, &path), "{first} does not know its own {path}");
-                    let alone = !first.shape.segments().iter().any(|segment| segment.0.len() > 2);
-                    assert!(!alone || first.read(&path) == Reading::Inside(values), "{path}");
-                    saw.push((first.parameters().len(), 10, alone));
-                }
+            if values.len() == of_first.len()
+                && of_first.iter().zip(&values).all(|(of, value)| of.admits(value))
+                && let Ok(path) = KeyPath::parse(&filled(&first, &values))
+            {
+                assert!(inside(&first, &of_first, &path), "{first} does not know its own {path}");
+                let alone = !first.shape.segments().iter().any(|segment| segment.0.len() > 2);
+                assert!(!alone || first.read(&path) == Reading::Inside(values), "{path}");
+                saw.push((first.parameters().len(), 10, alone));
             }
             let Ok(path) = KeyPath::parse(line) else { continue };
             let in_first = inside(&first, &of_first, &path);

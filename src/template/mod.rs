@@ -269,7 +269,7 @@ mod tests {
         let any = Constraint::matching(".*").unwrap();
         assert!(arrives("/{a}-{b}", &[any.clone(), any.clone()]));
         assert!(!arrives("/{a}{b}", &[any.clone(), any.clone()]), "nothing between");
-        assert!(!arrives("/{a}-{b}", &[any.clone()]), "a parameter that may be anything");
+        assert!(!arrives("/{a}-{b}", std::slice::from_ref(&any)), "a parameter that may be anything");
         assert!(!arrives("/{a}", &[any.clone(), any]));
     }
 

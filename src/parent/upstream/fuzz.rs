@@ -309,7 +309,7 @@ fn head() {
         let text = String::from_utf8_lossy(input);
         let mut lines = text.lines();
         let status = lines.next().and_then(|line| line.parse().ok()).and_then(|code| StatusCode::from_u16(code).ok());
-        let Some(status) = status else { return None };
+        let status = status?;
         let mut headers = HeaderMap::new();
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
             if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value.trim())) {
