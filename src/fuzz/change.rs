@@ -65,7 +65,7 @@ fn once(input: &mut Vec<u8>, other: &[u8], words: &[&str], rng: &mut Rng) {
         let most = if rng.below(4) == 0 { len - from } else { (len - from).min(8) };
         from + rng.below(most + 1)
     };
-    match rng.below(11) {
+    match rng.below(12) {
         0 if at < input.len() => input[at] ^= 1 << rng.below(8),
         1 if at < input.len() => input[at] = rng.byte(),
         2 => {
@@ -102,6 +102,11 @@ fn once(input: &mut Vec<u8>, other: &[u8], words: &[&str], rng: &mut Rng) {
             let Some(from) = input[at..].iter().position(u8::is_ascii_digit).map(|digit| at + digit) else { return };
             let digits = input[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
             input.splice(from..from + digits, ODD[rng.below(9)].bytes());
+        }
+        // The end of another one, from the same place on.
+        9 => {
+            input.truncate(at);
+            input.extend(other.iter().skip(at));
         }
         _ if !words.is_empty() => {
             let word = words[rng.below(words.len())].as_bytes();
