@@ -1,17 +1,20 @@
 //! Keys with parameters. Input: lines; the text of a template, of each parameter `=words` or `~expression`, then another
 //! template or paths.
 
+use regex::bytes::RegexBuilder;
+
 use super::{Constraint, Found, Overlap, Reading, Shape, Template, check_value, find};
 use crate::acl::Pattern;
 use crate::fuzz::{self, Start};
 use crate::secret::KeyPath;
 
-/// A template, its text and its constraints, and the lines after it.
-fn parsed<'a>(lines: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>) -> Option<(Template, Vec<Constraint>)> {
+/// A template and the texts of its constraints, from the lines.
+fn parsed<'a>(lines: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>) -> Option<(Template, Vec<&'a str>)> {
     let shape = Shape::parse(lines.next()?).ok()?;
-    let mut constraints = Vec::new();
+    let (mut constraints, mut texts) = (Vec::new(), Vec::new());
     while constraints.len() < shape.parameters().len() {
         let line = lines.next()?;
+        texts.push(line);
         constraints.push(match line.strip_prefix('~') {
             Some(pattern) if pattern.len() < 64 => Constraint::matching(pattern).ok()?,
             Some(_) => return None,
@@ -23,7 +26,7 @@ fn parsed<'a>(lines: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>) ->
             }
         });
     }
-    Some((Template::new(shape, constraints.clone())?, constraints))
+    Some((Template::new(shape, constraints)?, texts))
 }
 
 /// The path with these values: by the text of the template, not by its parts.
@@ -32,13 +35,25 @@ fn filled(template: &Template, values: &[String]) -> String {
     names.zip(values).fold(template.to_string(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
 }
 
-fn inside(template: &Template, constraints: &[Constraint], path: &KeyPath) -> bool {
+/// Whether a constraint has this value, from its text alone.
+fn allows(constraint: &str, value: &str) -> bool {
+    match constraint.strip_prefix('~') {
+        // With flags an expression is not what it is alone.
+        Some(pattern) if pattern.contains("(?") => Constraint::matching(pattern).is_ok_and(|it| it.admits(value)),
+        Some(pattern) => {
+            RegexBuilder::new(&format!("^(?:{pattern})$")).unicode(false).build().unwrap().is_match(value.as_bytes())
+        }
+        None => constraint[1..].split(' ').any(|word| word == value),
+    }
+}
+
+fn inside(template: &Template, constraints: &[&str], path: &KeyPath) -> bool {
     let Reading::Inside(values) = template.read(path) else { return false };
     assert_eq!(values.len(), constraints.len());
     assert_eq!(filled(template, &values), path.as_str(), "{template}: {values:?}");
     for (value, constraint) in values.iter().zip(constraints) {
         assert!(check_value(value).is_ok() && !value.contains('/') && value != "..", "{template}: {value:?}");
-        assert!(constraint.admits(value), "{template}: {value:?} is against {constraint:?}");
+        assert!(allows(constraint, value), "{template}: {value:?} is against {constraint:?}");
     }
     let covered = template.as_patterns().iter().any(|pattern| Pattern::parse(pattern).unwrap().matches(path));
     assert!(covered, "{path} is in none of {:?}", template.as_patterns());
@@ -66,7 +81,7 @@ fn template() {
             // A path, or values for one.
             let values: Vec<String> = line.split(' ').map(str::to_owned).collect();
             if values.len() == of_first.len()
-                && of_first.iter().zip(&values).all(|(of, value)| of.admits(value))
+                && of_first.iter().zip(&values).all(|(of, value)| check_value(value).is_ok() && allows(of, value))
                 && let Ok(path) = KeyPath::parse(&filled(&first, &values))
             {
                 assert!(inside(&first, &of_first, &path), "{first} does not know its own {path}");

@@ -36,8 +36,8 @@ fn sealed(keys: &KeyRing) -> Vec<Vec<u8>> {
     let tombstone = Tombstone { key: key.clone(), definition, buried_at: 9, forget_after: 7 };
     let contents = [
         value("\"one\"", 1, None),
-        value("\"two\"", 2, Some("\"x\"")),
-        value("{\"three\": 3}", 3, None),
+        value("\"two\"", 2, None),
+        value("{\"three\": 3}", 3, Some("\"x\"")),
         (Label::Tombstone(tombstone), Vec::new()),
         (Label::State(State::Ledger), b"ledger".to_vec()),
         (Label::State(State::Clock), Vec::new()),
@@ -72,7 +72,7 @@ fn sealed_file() {
             (Err(why), Some(_)) => panic!("{why} though nothing was changed"),
             (Err(_), None) => {}
         }
-        Some(format!("{:?}", opened.err()))
+        Some(opened.err().as_ref().map(std::mem::discriminant))
     });
 }
 
