@@ -217,7 +217,7 @@ impl LoadError {
     /// All errors for a person to read, each with the line it is about. Ends without a newline.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let shown: Vec<String> = self.files.iter().map(|file| mask::masked(&file.text)).collect();
+        let shown: Vec<String> = self.files.iter().map(|file| visible(&mask::masked(&file.text))).collect();
         let mut texts: Vec<String> = self
             .errors
             .iter()
@@ -248,6 +248,11 @@ impl fmt::Debug for LoadError {
 }
 
 impl std::error::Error for LoadError {}
+
+/// Without the control characters that the renderer lets through (C1, which some terminals obey), each of two bytes.
+fn visible(text: &str) -> String {
+    text.replace(|c| ('\u{80}'..='\u{9f}').contains(&c), "·")
+}
 
 /// A path for a person: whatever could move the terminal is escaped.
 fn shown_path(path: &Path) -> String {

@@ -10,6 +10,8 @@ mod definition;
 mod diagnostic;
 mod expand;
 mod explain;
+#[cfg(test)]
+mod fuzz;
 mod headers;
 mod keys;
 mod limits;

@@ -8,6 +8,8 @@ mod answer;
 mod body;
 mod connection;
 mod expanded;
+#[cfg(test)]
+mod fuzz;
 mod held;
 mod link;
 mod log;

@@ -6,6 +6,8 @@ mod body;
 mod connect;
 mod file;
 mod formats;
+#[cfg(test)]
+mod fuzz;
 mod hawk;
 mod http;
 mod project;
