@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::held::Slot;
 use super::stream::Conversation;
 use crate::acl::{Acl, Peer};
-use crate::config::Limits;
+use crate::ipc::wire::WorkerConfig;
 use crate::secret::KeyPath;
 
 /// Above this many identities, those without a connection are forgotten.
@@ -39,7 +39,9 @@ type Identity = (u32, u32, Vec<u32>);
 /// What peers of one identity may read, judged once for each key of the configuration.
 pub(super) struct Rights {
     peer: Peer,
-    stranger: bool,
+    /// What is judged here is so by the configuration of this generation.
+    generation: Cell<u64>,
+    stranger: Cell<bool>,
     /// By the number of the key.
     judged: RefCell<Vec<Judgement>>,
 }
@@ -54,7 +56,9 @@ enum Judgement {
 
 impl Rights {
     /// The name of the client that grants, if one does.
-    pub(super) fn judge<'a>(&self, acl: &'a Acl, slot: &Slot) -> Option<&'a str> {
+    pub(super) fn judge<'a>(&self, config: &'a WorkerConfig, slot: &Slot) -> Option<&'a str> {
+        self.renew(config);
+        let acl = &config.acl;
         let mut judged = self.judged.borrow_mut();
         if judged.len() <= slot.number {
             if slot.is_expanded() {
@@ -81,6 +85,14 @@ impl Rights {
 }
 
 impl Rights {
+    /// Forgets what another configuration made of this identity.
+    fn renew(&self, config: &WorkerConfig) {
+        if self.generation.replace(config.generation) != config.generation {
+            self.judged.borrow_mut().clear();
+            self.stranger.set(config.acl.matching(&self.peer).next().is_none());
+        }
+    }
+
     /// The name of a client that would grant this path, whatever it is.
     pub(super) fn covers<'a>(&self, acl: &'a Acl, path: &KeyPath) -> Option<&'a str> {
         acl.judge(&self.peer, path).map(|grant| grant.client.name.as_str())
@@ -105,36 +117,46 @@ impl Connections {
     }
 
     /// `None` when a limit of connections is reached.
-    pub(super) fn admit(self: &Rc<Self>, peer: Peer, acl: &Acl, limits: &Limits) -> Option<Connection> {
-        let pid = peer.pid;
-        let rights = self.rights_of(peer, acl);
+    pub(super) fn admit(self: &Rc<Self>, peer: Peer, config: &WorkerConfig) -> Option<Connection> {
+        let (pid, limits) = (peer.pid, &config.limits);
+        let rights = self.rights_of(peer, config);
+        let stranger = rights.stranger.get();
         let uid = rights.peer.uid;
         let of_user = self.by_user.borrow().get(&uid).copied().unwrap_or(0);
         let full = self.all.get() >= limits.connections
             || of_user >= limits.connections_per_user
-            || (rights.stranger && self.strangers.get() >= (limits.connections / 8).max(1));
+            || (stranger && self.strangers.get() >= (limits.connections / 8).max(1));
         if full {
             return None;
         }
         self.all.set(self.all.get() + 1);
-        self.strangers.set(self.strangers.get() + u32::from(rights.stranger));
+        self.strangers.set(self.strangers.get() + u32::from(stranger));
         *self.by_user.borrow_mut().entry(uid).or_default() += 1;
-        let permit = Rc::new(Permit { uid, stranger: rights.stranger, counted: self.clone() });
-        Some(Connection { rights, pid, told: RefCell::default(), last_told: Cell::new(usize::MAX), permit })
+        let permit = Rc::new(Permit { uid, stranger, counted: self.clone() });
+        Some(Connection {
+            rights,
+            pid,
+            told_of: Cell::default(),
+            told: RefCell::default(),
+            last_told: Cell::new(usize::MAX),
+            permit,
+        })
     }
 
-    fn rights_of(&self, peer: Peer, acl: &Acl) -> Rc<Rights> {
+    fn rights_of(&self, peer: Peer, config: &WorkerConfig) -> Rc<Rights> {
         let mut rights = self.rights.borrow_mut();
         let identity = (peer.uid, peer.gid, peer.groups);
         if let Some(known) = rights.get(&identity) {
+            known.renew(config);
             return known.clone();
         }
         if rights.len() >= REMEMBERED {
             rights.retain(|_, rights| Rc::strong_count(rights) > 1);
         }
         let peer = Peer { uid: identity.0, gid: identity.1, groups: identity.2.clone(), pid: 0 };
-        let stranger = acl.matching(&peer).next().is_none();
-        let new = Rc::new(Rights { peer, stranger, judged: RefCell::default() });
+        let stranger = Cell::new(config.acl.matching(&peer).next().is_none());
+        let generation = Cell::new(config.generation);
+        let new = Rc::new(Rights { peer, generation, stranger, judged: RefCell::default() });
         rights.insert(identity, new.clone());
         new
     }
@@ -144,8 +166,9 @@ impl Connections {
 pub(super) struct Connection {
     pub(super) rights: Rc<Rights>,
     pid: i32,
-    /// Keys whose first answer is in the log.
+    /// Keys whose first answer is in the log, and the generation that their numbers are of.
     told: RefCell<HashSet<usize>>,
+    told_of: Cell<u64>,
     last_told: Cell<usize>,
     permit: Rc<Permit>,
 }
@@ -186,6 +209,11 @@ impl Connection {
         // A path has a new number each time that nobody holds its value: not worth remembering.
         if asked && slot.is_expanded() {
             return true;
+        }
+        let generation = self.rights.generation.get();
+        if self.told_of.replace(generation) != generation {
+            self.last_told.set(usize::MAX);
+            self.told.borrow_mut().clear();
         }
         if self.last_told.replace(slot.number) == slot.number {
             return false;
