@@ -11,6 +11,7 @@ pub mod file;
 pub mod landlock;
 pub mod memfd;
 pub mod namespaces;
+pub mod pass;
 pub mod peer;
 pub mod process;
 pub mod random;
