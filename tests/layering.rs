@@ -36,6 +36,7 @@ const USES: &[(&str, &[&str])] = &[
             "parent::SourceInputs",
             "parent::Authorities",
             "parent::cache::new_seal_key_text",
+            "parent::reload::Origin",
         ],
     ),
     ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness", "telemetry"]),
@@ -55,6 +56,10 @@ const USES: &[(&str, &[&str])] = &[
             "parent",
             "secret::KeyPath",
             "sys::creds",
+            // A reload hands open files over, to nobody but a broker of root's or of the caller's.
+            "sys::memfd",
+            "sys::pass",
+            "sys::peer",
             "sys::users",
             "telemetry",
             "worker",

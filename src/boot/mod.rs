@@ -12,18 +12,19 @@ mod sources;
 mod surroundings;
 mod worker;
 
-pub use examine::{Examined, examine};
+pub use examine::{Credentials, Examined, examine};
 pub use inputs::OpenedToken;
 pub use reach::of_parent as reach;
 pub use worker::{confine as confine_worker, enter};
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use self::confine::Confinement;
 use crate::config::Config;
 use crate::ipc::wire::Layer;
+use crate::parent::reload::Origin;
 use crate::parent::{CacheInputs, ParentInputs};
 use crate::sys::{clock, creds, file, process, spawn};
 
@@ -65,9 +66,10 @@ fn harden() -> Result<(), StartError> {
     process::no_dump().map_err(|errno| StartError::System(format!("cannot forbid core dumps: {errno}")))
 }
 
-/// The root phase, in the only order that is right.
-pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
+/// The root phase, in the only order that is right. The configuration was read from `path`.
+pub fn start(mut config: Config, path: &Path) -> Result<ParentInputs, StartError> {
     surroundings::refuse_half_a_root()?;
+    let path = std::path::absolute(path).map_err(system("cannot tell where we are"))?;
     surroundings::make_room(&config)?;
     let users = if creds::is_root() { Some(service_users(&config)?) } else { None };
     let parent_ids = users.map(|(parent, _)| parent);
@@ -85,8 +87,9 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
     let missing =
         tokens.iter().filter_map(|(name, _, opened)| Some(format!("token `{name}`: {}", opened.as_ref().err()?)));
     config.problems.extend(missing);
-    let (sources, missing) = sources::open(&config)?;
-    config.problems.extend(missing);
+    let opened = sources::open(&config)?;
+    config.problems.extend(opened.missing);
+    let sources = opened.inputs;
     let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
     let admin = inputs::admin_listener(&config.server, users.is_some())?;
 
@@ -109,7 +112,8 @@ pub fn start(mut config: Config) -> Result<ParentInputs, StartError> {
         (None, _) => {}
     }
     let listeners = vec![config.server.socket.clone()];
-    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, admin, layers })
+    let origin = Origin { config: path, privileged: users.is_some() };
+    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, origin, admin, layers })
 }
 
 /// A uid and a gid.
@@ -165,6 +169,6 @@ fn give_up(ids: Option<Ids>) -> Result<(), StartError> {
 }
 
 /// A path in a message of ours.
-fn at(path: &std::path::Path) -> String {
+fn at(path: &Path) -> String {
     PathBuf::from(path).display().to_string()
 }

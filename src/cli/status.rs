@@ -16,7 +16,16 @@ struct Listing {
     #[serde(default)]
     templates: Vec<Template>,
     #[serde(default)]
+    tokens: Vec<Token>,
+    #[serde(default)]
     layers: Vec<Layer>,
+}
+
+/// `in-use`, `unproven` (tried first until it is accepted), or `missing`.
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+    state: String,
 }
 
 /// A key with parameters.
@@ -107,6 +116,13 @@ fn table(listing: &Listing) -> String {
         for Template { key, entries, max_entries, eviction, failing } in &listing.templates {
             let entries = format!("{entries} of {max_entries}");
             let _ = writeln!(text, "{key:width$}  {entries:>13}  {eviction:8}  {failing}");
+        }
+    }
+    if !listing.tokens.is_empty() {
+        let width = listing.tokens.iter().map(|line| line.token.len()).max().unwrap_or(0).max("TOKEN".len());
+        let _ = writeln!(text, "\n{:width$}  STATE", "TOKEN");
+        for Token { token, state } in &listing.tokens {
+            let _ = writeln!(text, "{token:width$}  {state}");
         }
     }
     if !listing.layers.is_empty() {

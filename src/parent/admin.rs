@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use super::engine::Engine;
+use super::reload::{self, Reloader};
 use crate::sys::{creds, peer};
 
 /// The longest that one connection may last: commands ask once.
@@ -27,12 +28,14 @@ pub(super) async fn serve(
     engine: Rc<Engine>,
     layers: Rc<serde_json::Value>,
     group: Option<u32>,
+    reloader: Rc<Reloader>,
 ) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 if may_look(&stream, group) {
-                    tokio::task::spawn_local(converse(stream, engine.clone(), layers.clone()));
+                    let reloader = reloader.clone();
+                    tokio::task::spawn_local(converse(stream, engine.clone(), layers.clone(), reloader));
                 }
             }
             Err(error) => {
@@ -54,15 +57,22 @@ fn may_look(stream: &UnixStream, group: Option<u32>) -> bool {
     may
 }
 
-async fn converse(stream: UnixStream, engine: Rc<Engine>, layers: Rc<serde_json::Value>) {
+async fn converse(stream: UnixStream, engine: Rc<Engine>, layers: Rc<serde_json::Value>, reloader: Rc<Reloader>) {
+    let may_change = peer::credentials(stream.as_fd()).is_ok_and(|peer| reloader.may_change(&peer));
     let service = service_fn(move |request| {
-        let (engine, layers) = (engine.clone(), layers.clone());
-        async move { Ok::<_, Infallible>(answer(&request, &engine, &layers)) }
+        let (engine, layers, reloader) = (engine.clone(), layers.clone(), reloader.clone());
+        async move {
+            Ok::<_, Infallible>(if request.uri().path() == "/reload" {
+                reload::answer(request, may_change, reloader)
+            } else {
+                answer(&request, &engine, &layers)
+            })
+        }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
     // A client that goes away ends its own connection only.
-    let _ = timeout(LONGEST, http.serve_connection(TokioIo::new(stream), service)).await;
+    let _ = timeout(LONGEST, http.serve_connection(TokioIo::new(stream), service).with_upgrades()).await;
 }
 
 fn answer(request: &Request<Incoming>, engine: &Engine, layers: &serde_json::Value) -> Response<Full<Bytes>> {
@@ -74,7 +84,7 @@ fn answer(request: &Request<Incoming>, engine: &Engine, layers: &serde_json::Val
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => (StatusCode::OK, status()),
         (_, "/status") => (StatusCode::METHOD_NOT_ALLOWED, serde_json::json!({ "detail": "only GET is served here" })),
-        _ => (StatusCode::NOT_FOUND, serde_json::json!({ "detail": "there is /status" })),
+        _ => (StatusCode::NOT_FOUND, serde_json::json!({ "detail": "there are /status and /reload" })),
     };
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;

@@ -1,5 +1,6 @@
 //! The parent's event loop: the channel, the worker's log, the signals that end both roles.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,19 +17,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::admin;
 use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
+use super::greeting;
 use super::in_flight::{InFlight, Open};
 use super::outbox::Outbox;
 use super::relay::{self, LogOptions};
+use super::reload::{Origin, Reloader};
 use super::repeats;
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
 use crate::acl::{Acl, Peer};
-use crate::config::{Config, KeyTemplate, SecretFile, TokenName};
+use crate::config::{Config, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
-use crate::ipc::wire::{
-    FetchRequest, Layer, PROTOCOL, Recall, Reply, ToParent, ToWorker, WorkerConfig, WorkerKey, WorkerTemplate,
-};
-use crate::staleness::Settings;
+use crate::ipc::wire::{FetchRequest, Layer, Recall, Reply, ToParent, ToWorker};
 use crate::sys::clock::BootId;
 use crate::sys::{memfd, peer, process};
 
@@ -52,6 +52,8 @@ pub struct ParentInputs {
     pub sources: SourceInputs,
     /// The paths of our listeners, as `getsockname` gives them for an accepted connection.
     pub listeners: Vec<PathBuf>,
+    /// Where the configuration is, for `keyhatch reload`.
+    pub origin: Origin,
     /// The operator's socket.
     pub admin: Option<std::os::unix::net::UnixListener>,
     /// What confines this process.
@@ -124,7 +126,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         tokio::task::spawn_local(relay_recalls(outbox.clone(), recalled));
         tokio::task::spawn_local(tell_repeats(engine.clone()));
         tokio::task::spawn_local(engine.clone().keep_sealed());
-        let greeted = timeout(GREETING, greet(&channel, &inputs.config, log.requests)).await;
+        let greeted = timeout(GREETING, greeting::greet(&channel, &inputs.config, log.requests)).await;
         let of_worker = match greeted.unwrap_or(Err(ParentError::WorkerStuck)) {
             Ok(layers) => layers,
             Err(error) => {
@@ -133,9 +135,12 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
                 return Err(error);
             }
         };
-        let layers = Rc::new(tell_layers(inputs.layers, of_worker)?);
+        let layers = Rc::new(greeting::tell_layers(inputs.layers, of_worker)?);
         tokio::task::spawn_local(engine.clone().tidy());
         tokio::task::spawn_local(engine.clone().forget_passing());
+        let acl = Rc::new(RefCell::new(std::mem::take(&mut inputs.config.acl)));
+        let of_broker = (engine.clone(), outbox.clone(), acl.clone());
+        let reloader = Reloader::new(&inputs.config, inputs.origin, of_broker, log.requests);
         // The engine has what it needs of them, and ten thousand keys are ten megabytes.
         drop((std::mem::take(&mut inputs.config.keys), std::mem::take(&mut inputs.config.templates)));
         engine.refresh_ahead();
@@ -143,10 +148,9 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             admin.set_nonblocking(true).map_err(ParentError::Io)?;
             let listener = tokio::net::UnixListener::from_std(admin).map_err(ParentError::Io)?;
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
-            tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group));
+            tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group, reloader));
         }
         let most = inputs.config.limits.connections;
-        let acl = inputs.config.acl;
         let broker =
             Broker { engine: engine.clone(), outbox, acl, listeners: inputs.listeners, in_flight: InFlight::new(most) };
         let served = broker.serve(&channel).await;
@@ -160,62 +164,12 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
     ended
 }
 
-/// The handshake: one version on both sides, then the worker's share of the configuration.
-async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Result<Vec<Layer>, ParentError> {
-    match channel.recv().await? {
-        Some((ToParent::Hello { protocol: PROTOCOL, version }, Passed::Nothing))
-            if version == env!("CARGO_PKG_VERSION") => {}
-        Some(_) => return Err(ParentError::Protocol("no greeting of this version")),
-        None => return Err(ParentError::WorkerGone),
-    }
-    let patience = |of: &Settings| of.timeout.max(of.failover_timeout) + Duration::from_secs(2);
-    let keys = config.keys.iter().map(|key| WorkerKey { path: key.path.clone(), patience: patience(&key.settings) });
-    let template =
-        |key: &KeyTemplate| WorkerTemplate { template: key.template.clone(), patience: patience(&key.settings) };
-    let worker = WorkerConfig {
-        generation: 1,
-        limits: config.limits.clone(),
-        keys: keys.collect(),
-        templates: config.templates.iter().map(template).collect(),
-        acl: config.acl.clone(),
-        degraded: !config.problems.is_empty(),
-        log_requests,
-    };
-    let bytes =
-        postcard::to_stdvec(&worker).map_err(|_| ParentError::Protocol("the configuration cannot be encoded"))?;
-    let payload = memfd::sealed(&bytes).map_err(ParentError::Io)?;
-    let configure = ToWorker::Configure { generation: 1, len: bytes.len() as u64 };
-    channel.send(&configure, Some(payload.as_fd())).await?;
-    match channel.recv().await? {
-        Some((ToParent::Ready { layers }, Passed::Nothing)) => Ok(layers),
-        Some(_) => Err(ParentError::Protocol("not ready after its configuration")),
-        None => Err(ParentError::WorkerGone),
-    }
-}
-
-/// One line for each layer of each role; the same for the operator. What the worker says is its own word: capped and escaped.
-fn tell_layers(of_parent: Vec<Layer>, of_worker: Vec<Layer>) -> Result<serde_json::Value, ParentError> {
-    const MOST: usize = 32;
-    const LONGEST: usize = 200;
-    let fits = |layer: &Layer| layer.name.len() <= LONGEST && layer.level.len() <= LONGEST;
-    if of_worker.len() > MOST || !of_worker.iter().all(fits) {
-        return Err(ParentError::Protocol("more layers than there can be"));
-    }
-    let mut told = Vec::with_capacity(of_parent.len() + of_worker.len());
-    let of_parent = of_parent.into_iter().map(|layer| ("parent", layer));
-    for (role, Layer { name, level, holds }) in of_parent.chain(of_worker.into_iter().map(|layer| ("worker", layer))) {
-        let (name, level) = (name.escape_debug().to_string(), level.escape_debug().to_string());
-        tracing::info!(role, holds, "layer {name}: {level}");
-        told.push(serde_json::json!({ "role": role, "name": name, "level": level, "holds": holds }));
-    }
-    Ok(told.into())
-}
-
 /// What the event loop works with.
 struct Broker {
     engine: Rc<Engine>,
     outbox: Outbox,
-    acl: Acl,
+    /// What holds now.
+    acl: Rc<RefCell<Acl>>,
     listeners: Vec<PathBuf>,
     in_flight: Rc<InFlight>,
 }
@@ -227,14 +181,13 @@ impl Broker {
         let mut hangup = signal(SignalKind::hangup()).map_err(ParentError::Io)?;
         process::release_free_memory();
         tracing::info!("serving");
-        let mut recalled = 0;
         let mut end: Option<Instant> = None;
         loop {
             let received = tokio::select! {
                 received = channel.recv() => received?,
                 _ = terminate.recv(), if end.is_none() => { end = Some(self.drain()); continue }
                 _ = interrupt.recv(), if end.is_none() => { end = Some(self.drain()); continue }
-                _ = hangup.recv() => { tracing::warn!("SIGHUP is ignored"); continue }
+                _ = hangup.recv() => { tracing::warn!("SIGHUP is ignored: `keyhatch reload` has the configuration read again"); continue }
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
                     return Err(ParentError::WorkerStuck);
                 }
@@ -251,12 +204,9 @@ impl Broker {
                     self.refuse_survey(id, None, self.in_flight.open(id)?);
                 }
                 Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
-                // One after another, and none that was not sent.
-                Some((ToParent::Recalled { serial }, Passed::Nothing))
-                    if serial == recalled + 1 && serial <= self.outbox.recalls() =>
-                {
-                    recalled = serial;
-                }
+                Some((ToParent::Recalled { serial }, Passed::Nothing)) if self.outbox.confirm_recall(serial) => {}
+                Some((ToParent::Configured { generation }, Passed::Nothing))
+                    if self.outbox.confirm_configuration(generation) => {}
                 Some((ToParent::Drained, Passed::Nothing)) if end.is_some() => return Ok(()),
                 Some(_) => return Err(ParentError::Protocol("a message out of order")),
                 None if end.is_some() => return Ok(()),
@@ -277,7 +227,7 @@ impl Broker {
         let peer = self.attest(socket)?;
         let open = self.in_flight.open(request.id)?;
         let FetchRequest { id, request, key, revalidate } = request;
-        if self.acl.judge(&peer, &key).is_none() {
+        if self.acl.borrow().judge(&peer, &key).is_none() {
             if self.engine.repeats().is_first(peer.uid, &key, "denied") {
                 tracing::warn!(uid = peer.uid, pid = peer.pid, %key, %request, "denied");
             }
@@ -285,9 +235,21 @@ impl Broker {
             return Ok(());
         }
         let asker = Asker { uid: peer.uid, pid: peer.pid, request };
-        let (engine, outbox) = (self.engine.clone(), self.outbox.clone());
+        let (engine, outbox, acl) = (self.engine.clone(), self.outbox.clone(), self.acl.clone());
         tokio::task::spawn_local(async move {
-            let reply = engine.ask(&key, asker, revalidate).await;
+            let mut reloads = engine.reloads();
+            let reply = loop {
+                reloads.mark_unchanged();
+                if acl.borrow().judge(&peer, &key).is_none() {
+                    break Reply::Denied;
+                }
+                tokio::select! {
+                    biased;
+                    // Whatever it waits for: it is judged again, and begins anew.
+                    _ = reloads.changed() => {}
+                    reply = engine.ask(&key, asker, revalidate) => break reply,
+                }
+            };
             outbox.reply(id, reply, open);
         });
         Ok(())
@@ -312,7 +274,7 @@ impl Broker {
             self.refuse_survey(id, Some(wait), open);
             return Ok(());
         }
-        let survey = self.engine.survey(|key| self.acl.judge(&peer, key).is_some());
+        let survey = self.engine.survey(|key| self.acl.borrow().judge(&peer, key).is_some());
         let bytes = postcard::to_stdvec(&survey).map_err(|_| ParentError::Protocol("a survey cannot be encoded"))?;
         match memfd::sealed(&bytes) {
             Ok(payload) => {

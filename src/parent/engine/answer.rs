@@ -51,6 +51,7 @@ impl Engine {
         serde_json::json!({
             "keys": keys.iter().map(line).collect::<Vec<_>>(),
             "templates": self.status_of_templates(),
+            "tokens": self.status_of_tokens(),
         })
     }
 

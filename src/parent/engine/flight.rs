@@ -119,11 +119,23 @@ impl Engine {
         }
         let engine = self.clone();
         tokio::task::spawn_local(async move {
+            let mut reloads = engine.reloads();
             let mut now = at_once;
             while let Some(every) = engine.refresh_once(id, now) {
                 now = true;
                 // Up to a tenth earlier, so that many documents do not stay in step.
-                tokio::time::sleep(every - every * u32::from(random()) / 2550).await;
+                let next = Instant::now() + every - every * u32::from(random()) / 2550;
+                loop {
+                    tokio::select! {
+                        () = sleep_until(next) => break,
+                        // The sender lives as long as the engine.
+                        _ = reloads.changed() => {}
+                    }
+                    if engine.documents.borrow().get(id).is_none_or(|state| state.refresh != Some(every)) {
+                        now = false;
+                        break;
+                    }
+                }
             }
         });
     }
@@ -145,7 +157,7 @@ impl Engine {
         Some(every)
     }
 
-    async fn fly(&self, id: DocumentId, key: Option<KeyPath>, asker: Option<Asker>) {
+    async fn fly(self: &Rc<Self>, id: DocumentId, key: Option<KeyPath>, asker: Option<Asker>) {
         let (document, keys, known, limit, late_after) = {
             let documents = self.documents.borrow();
             let Some(state) = documents.get(id) else { return };
@@ -154,7 +166,7 @@ impl Engine {
         };
         let started = Instant::now();
         let mut late = false;
-        let call = timeout(limit, self.sources.fetch(&document, &known, &self.vault));
+        let call = timeout(limit, self.call(&document, &known));
         tokio::pin!(call);
         let fetched = loop {
             tokio::select! {
@@ -211,7 +223,8 @@ impl Engine {
         match answer {
             Err(failure) => Some(Err(*failure)),
             Ok(Answer::NotModified) => {
-                entry.held.as_ref()?;
+                // Only what the upstream was told that there is.
+                entry.held.as_ref().filter(|held| held.validators == *known)?;
                 Some(Ok(Fresh { value: None, status: Some(304), validators: known.clone() }))
             }
             Ok(Answer::Answered { body, status, validators }) => {

@@ -12,11 +12,16 @@ mod memory;
 mod open;
 mod pace;
 mod ranking;
+mod reconfigure;
 mod scribe;
 mod storage;
 #[cfg(test)]
 mod tests;
 mod tidy;
+mod tokens;
+
+pub(super) use self::reconfigure::{NewTokens, Reconfigured};
+pub(super) use self::tokens::Trial;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,7 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use self::budget::Budget;
@@ -67,8 +72,10 @@ pub(super) struct Engine {
     /// What is to be sealed anew.
     outdated: RefCell<Vec<Sealed>>,
     clock: Clock,
-    sources: Sources,
-    vault: Vault,
+    sources: RefCell<Rc<Sources>>,
+    vault: RefCell<Rc<Vault>>,
+    /// Counts what has been put in the place of the configuration of the start.
+    reloads: watch::Sender<u64>,
     value_size: u64,
     repeats: Repeats,
     recalls: mpsc::UnboundedSender<Recall>,
@@ -87,7 +94,8 @@ impl Engine {
         vault: Vault,
         recalls: mpsc::UnboundedSender<Recall>,
     ) -> std::io::Result<Self> {
-        let (mut documents, of_key) = Documents::of(config);
+        let mut documents = Documents::default();
+        let of_key = documents.arrange(&config.keys);
         let store = Arc::new(store);
         let memory = Memory::new(config.limits.memory);
         let opened = open::open(config, &store, &memory, boot);
@@ -103,7 +111,7 @@ impl Engine {
             (key.path.clone(), entry)
         };
         let mut entries: HashMap<KeyPath, Entry> = config.keys.iter().map(entry).collect();
-        let mut tables = expanded::tables(config);
+        let mut tables = expanded::tables(&config.templates);
         for found in opened.expanded {
             let held = held.remove(&found.key);
             expanded::restore(found, held, &mut tables, &mut documents, &mut entries);
@@ -127,8 +135,9 @@ impl Engine {
             outdated: RefCell::new(opened.outdated),
             scribe,
             store,
-            sources,
-            vault,
+            sources: RefCell::new(Rc::new(sources)),
+            vault: RefCell::new(Rc::new(vault)),
+            reloads: watch::Sender::new(0),
             value_size: config.limits.value_size,
             repeats: Repeats::default(),
             recalls,
@@ -145,14 +154,20 @@ impl Engine {
         self.budget.borrow_mut().take(uid, Instant::now())
     }
 
-    /// The answer for a peer that may read `key`.
+    /// Changes when the configuration does: who waits is to begin anew.
+    pub(super) fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
+    }
+
+    /// The answer for a peer that may read `key`. Can be dropped at any moment.
     pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Reply {
         for _ in 0..ATTEMPTS {
-            if let Err(refused) = self.enter(key, asker.uid) {
-                return refused;
-            }
+            let in_hand = match self.enter(key, asker.uid) {
+                Ok(in_hand) => in_hand,
+                Err(refused) => return refused,
+            };
             let reply = self.try_to_ask(key, asker, revalidate).await;
-            self.leave(key);
+            drop(in_hand);
             if let Some(reply) = reply {
                 return reply;
             }

@@ -23,12 +23,13 @@ impl Engine {
             } else if let Some(record) = held.record(&key, entry) {
                 wanted.push((key.clone(), Wanted::Value(record, held.on_disk.clone())));
             }
-            accepted.push((key, held, status));
+            accepted.push((key, held, status, entry.definition));
         }
         self.scribe.write(wanted).await;
-        for (key, held, status) in accepted {
+        for (key, held, status, definition) in accepted {
             let mut entries = self.entries.borrow_mut();
-            let Some(entry) = entries.get_mut(&key) else { continue };
+            // It may be defined otherwise by now.
+            let Some(entry) = entries.get_mut(&key).filter(|entry| entry.definition == definition) else { continue };
             if entry.failure.is_some() {
                 tracing::info!(%key, "answered again");
             }
@@ -88,7 +89,8 @@ impl Engine {
                 let value = Some(self.memory.take(loaded.value));
                 Held { value, ..Held::sealed(&loaded.label, fetched_at) }
             });
-            if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.is_withheld()) {
+            let same = |entry: &&mut Entry| entry.is_withheld() && entry.definition == definition;
+            if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(same) {
                 tracing::info!(%key, "the token is accepted: what was withheld serves again");
                 entry.restore(held);
             }
