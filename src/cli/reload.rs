@@ -193,7 +193,7 @@ fn end(step: &Step) -> Option<Exit> {
         Step::Refused { why: Refusal::Unavailable, .. } => Some(Exit::Unavailable),
         Step::Refused { .. } => Some(Exit::Configuration),
         Step::Done { refused_tokens: 0 } => Some(Exit::Ok),
-        Step::Done { .. } => Some(Exit::Other),
+        Step::Done { .. } | Step::WorkerStuck { .. } => Some(Exit::Other),
         Step::Applied { .. } | Step::Token { .. } => None,
     }
 }
@@ -216,12 +216,16 @@ fn text(step: &Step) -> Option<String> {
                 TokenOutcome::Taken => "taken".to_owned(),
                 TokenOutcome::Accepted => "accepted by its upstream: the old one is gone".to_owned(),
                 TokenOutcome::Refused => format!("REFUSED by its upstream{}: the old one stays", reason(why)),
+                TokenOutcome::Overtaken => "another reload has brought another one".to_owned(),
                 TokenOutcome::Unproven => {
                     format!("unproven{}: it is tried first from now on, and the old one stays until then", reason(why))
                 }
             };
             Some(format!("token `{token}`: {what}"))
         }
+        Step::WorkerStuck { generation } => Some(format!(
+            "configuration {generation} holds in the parent, but the worker does not say that it has taken it over: restart the broker"
+        )),
         Step::Refused { .. } | Step::Done { .. } => None,
     }
 }

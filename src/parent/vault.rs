@@ -205,6 +205,14 @@ impl Vault {
         (Self(tokens), told)
     }
 
+    /// Whether this candidate still waits; and, if not, whether it is what is used now.
+    pub(in crate::parent) fn standing(&self, name: &TokenName, candidate: &Candidate) -> (bool, bool) {
+        let is = |token: &Rc<ApiToken>| Rc::ptr_eq(token, &candidate.token);
+        let known = self.0.get(name);
+        let waits = known.and_then(|known| known.unproven.as_ref()).is_some_and(is);
+        (waits, known.is_some_and(|known| is(&known.token)))
+    }
+
     /// After this candidate was accepted, or refused. `None` when it is not the one that waits any more.
     pub(in crate::parent) fn settled(&self, name: &TokenName, candidate: &Candidate, accepted: bool) -> Option<Self> {
         let known = self.0.get(name)?;

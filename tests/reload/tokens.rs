@@ -121,3 +121,21 @@ fn a_withdrawn_grant_does_not_wait_for_a_token_that_is_tried() {
     scene.upstream.set_gate(true);
     assert!(reload.wait().unwrap().success());
 }
+
+#[test]
+fn another_reload_does_not_wait_for_a_token_that_is_tried() {
+    let scene = Scene::new(&[("/a", "/good", "fetch-timeout = \"25s\"")]);
+    assert_eq!(scene.get("/a").status, 200);
+    scene.upstream.behave("/good", "/gate");
+    replace(&scene, "newer-token\n");
+    let mut first = scene.command(false).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    wait_until("it is tried", || shown(&scene, "/good").contains(&"newer-token".to_owned()));
+    replace(&scene, TOKEN);
+    scene.configure(&[], "");
+    assert!(scene.reloads().contains("1 removed"), "while the upstream is silent");
+    assert_eq!(scene.get("/a").status, 403);
+    assert!(first.try_wait().unwrap().is_none());
+    scene.upstream.set_gate(true);
+    let done = first.wait_with_output().unwrap();
+    assert!(told(&done).contains("another reload"), "{}", told(&done));
+}

@@ -194,8 +194,10 @@ impl Engine {
             }
         }
         self.accept(values).await;
-        if answer.is_ok() {
-            self.restore_withheld(&document).await;
+        if answer.is_ok()
+            && let Some(token) = document.token()
+        {
+            self.restore_withheld(token).await;
         }
     }
 

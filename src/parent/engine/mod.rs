@@ -159,6 +159,11 @@ impl Engine {
         self.reloads.subscribe()
     }
 
+    /// How many there have been.
+    pub(super) fn reloaded(&self) -> u64 {
+        *self.reloads.borrow()
+    }
+
     /// The answer for a peer that may read `key`. Can be dropped at any moment.
     pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Reply {
         for _ in 0..ATTEMPTS {

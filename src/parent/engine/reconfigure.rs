@@ -16,7 +16,7 @@ use super::ranking::Owner;
 use crate::config::{Key, KeyTemplate, Live, TokenName, expand};
 use crate::parent::cache::{Definition, Listing};
 use crate::parent::upstream::{SourceInputs, Sources, TlsSetupError};
-use crate::parent::vault::{Replacement, Vault};
+use crate::parent::vault::{Candidate, Replacement, Vault};
 use crate::secret::KeyPath;
 
 /// What is on disk for keys that have no value in the old configuration, or one of another definition.
@@ -32,7 +32,12 @@ pub(in crate::parent) struct Reconfigured {
     pub(in crate::parent) removed: usize,
     /// Keys whose value was one of another definition.
     pub(in crate::parent) redefined: usize,
-    pub(in crate::parent) tokens: Vec<(TokenName, Replacement)>,
+    /// The number of the reload.
+    pub(in crate::parent) reload: u64,
+    /// New names.
+    pub(in crate::parent) taken: Vec<TokenName>,
+    /// What is to be tried.
+    pub(in crate::parent) changed: Vec<(TokenName, Candidate)>,
 }
 
 /// Those that were handed over, and the names of those that stay as they are.
@@ -153,6 +158,10 @@ impl Engine {
         drop(before);
         self.sources.replace(Rc::new(sources));
         let (vault, tokens) = self.vault().replaced_by(tokens.given, &tokens.kept);
+        let named = |wanted| tokens.iter().filter(move |(_, of)| *of == wanted).map(|(name, _)| name.clone());
+        let taken = named(Replacement::New).collect();
+        let candidate = |name: TokenName| vault.candidate(&name).map(|candidate| (name, candidate));
+        let changed = named(Replacement::Changed).filter_map(candidate).collect();
         self.vault.replace(Rc::new(vault));
         self.budget.borrow_mut().set_rate(live.limits.fetches_per_user);
         self.memory.set_limit(live.limits.memory);
@@ -164,7 +173,7 @@ impl Engine {
         self.reloads.send_modify(|reloads| *reloads += 1);
         self.refresh_ahead();
         self.end_with_reload();
-        Reconfigured { removed, redefined, tokens }
+        Reconfigured { removed, redefined, reload: self.reloaded(), taken, changed }
     }
 
     /// Called whenever a new configuration holds: for what an operator has set up for the time until then.

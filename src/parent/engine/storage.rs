@@ -4,7 +4,7 @@ use super::Engine;
 use super::entry::{Entry, Held};
 use super::flight::Fresh;
 use super::scribe::Wanted;
-use crate::config::Document;
+use crate::config::TokenName;
 use crate::parent::cache::{Definition, Tombstone, ValueLabel};
 use crate::secret::KeyPath;
 
@@ -68,8 +68,7 @@ impl Engine {
     }
 
     /// A token was accepted: what was withheld for its sake serves again, from disk.
-    pub(super) async fn restore_withheld(&self, accepted: &Document) {
-        let Some(token) = accepted.token() else { return };
+    pub(super) async fn restore_withheld(&self, token: &TokenName) {
         let withheld: Vec<(KeyPath, Definition)> = {
             let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
             let token_of = |entry: &Entry| documents.get(entry.document).and_then(|state| state.document.token());

@@ -19,16 +19,16 @@ const TRIED_ON: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::parent) enum Trial {
     Accepted,
-    /// The one before stays.
-    Refused(Reason),
+    /// The one before stays. Without a reason when the fetch of a peer found out.
+    Refused(Option<Reason>),
     /// The upstream is unavailable, for this reason: both stay.
     Unproven(Reason),
     /// No document of this token is known yet: both stay.
     NothingToTry,
     /// Nothing in the configuration needs it: it is taken.
     Unused,
-    /// It was settled otherwise, or overtaken, meanwhile.
-    Over,
+    /// Another reload has come meanwhile, and brought another one.
+    Overtaken,
 }
 
 impl Engine {
@@ -70,12 +70,40 @@ impl Engine {
         true
     }
 
-    /// Tries the token that waits, alone and at once, on a document that is good with the old one, if there is any. Counts for
+    /// What has become of a candidate that does not wait any more. `reload` is the one that brought it.
+    fn outcome(&self, name: &TokenName, candidate: &Candidate, reload: u64) -> Option<Trial> {
+        match self.vault().standing(name, candidate) {
+            (true, _) => None,
+            (false, true) => Some(Trial::Accepted),
+            (false, false) if *self.reloads.borrow() == reload => Some(Trial::Refused(None)),
+            (false, false) => Some(Trial::Overtaken),
+        }
+    }
+
+    /// Tries a token that waits, alone and at once, on a document that is good with the old one, if there is any. Counts for
     /// nothing else: neither as a refusal of a value, nor for back-off.
-    pub(in crate::parent) async fn try_token(self: &Rc<Self>, name: &TokenName) -> Trial {
-        let Some(candidate) = self.vault().candidate(name) else { return Trial::Over };
+    pub(in crate::parent) async fn try_token(
+        self: Rc<Self>,
+        name: &TokenName,
+        candidate: Candidate,
+        reload: u64,
+    ) -> Trial {
+        let tried = self.try_candidate(name, &candidate).await;
+        match tried {
+            Trial::Accepted if self.settle_token(name, &candidate, true) => {
+                self.resume(name);
+                self.restore_withheld(name).await;
+                Trial::Accepted
+            }
+            Trial::Unused if self.settle_token(name, &candidate, true) => Trial::Unused,
+            Trial::Refused(reason) if self.settle_token(name, &candidate, false) => Trial::Refused(reason),
+            _ => self.outcome(name, &candidate, reload).unwrap_or(tried),
+        }
+    }
+
+    /// Settles nothing.
+    async fn try_candidate(&self, name: &TokenName, candidate: &Candidate) -> Trial {
         if !self.is_used(name) {
-            self.settle_token(name, &candidate, true);
             return Trial::Unused;
         }
         let mut outcome = Trial::NothingToTry;
@@ -90,29 +118,16 @@ impl Engine {
             let call = timeout(limit, sources.fetch(&document, &nothing, &candidate.alone)).await;
             let answer = call.map_or(Err(Failure::unavailable(Reason::Timeout)), |fetched| fetched.answer);
             match answer.map_err(|failure| (failure.class, failure.reason)) {
-                Ok(_) => {
-                    if !self.settle_token(name, &candidate, true) {
-                        return Trial::Over;
-                    }
-                    self.resume(name);
-                    self.restore_withheld(&document).await;
-                    return Trial::Accepted;
-                }
+                Ok(_) => return Trial::Accepted,
                 Err((Class::Unavailable, reason)) => return Trial::Unproven(reason),
                 // What the old token is given, and the new one is not.
-                Err((class, reason)) if good || class == Class::TokenRefused => {
-                    return self.refused(name, &candidate, reason);
-                }
-                Err((Class::Refused, reason)) => outcome = Trial::Refused(reason),
+                Err((class, reason)) if good || class == Class::TokenRefused => return Trial::Refused(Some(reason)),
+                Err((Class::Refused, reason)) => outcome = Trial::Refused(Some(reason)),
                 Err((_, reason)) if outcome == Trial::NothingToTry => outcome = Trial::Unproven(reason),
                 Err(_) => {}
             }
         }
-        if let Trial::Refused(reason) = outcome { self.refused(name, &candidate, reason) } else { outcome }
-    }
-
-    fn refused(&self, name: &TokenName, candidate: &Candidate, reason: Reason) -> Trial {
-        if self.settle_token(name, candidate, false) { Trial::Refused(reason) } else { Trial::Over }
+        outcome
     }
 
     /// Documents of this token, those first that are good now, which is told beside.

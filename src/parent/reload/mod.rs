@@ -30,13 +30,13 @@ use super::engine::{Engine, NewTokens, Reconfigured, Trial};
 use super::greeting::Share;
 use super::outbox::Outbox;
 use super::upstream::{Authorities, SourceInputs};
-use super::vault::{Replacement, Vault};
+use super::vault::Vault;
 use crate::acl::Acl;
 use crate::config::{Config, Fixed, SecretFile, TokenName};
 use crate::sys::{creds, memfd, peer};
 
 /// How long the command may take to read and open everything.
-const OFFER: Duration = Duration::from_secs(60);
+const OFFER: Duration = Duration::from_secs(30);
 /// How long the worker may take to say that it has forgotten.
 const CONFIRM: Duration = Duration::from_secs(10);
 /// How long the command may take to read a line.
@@ -113,7 +113,7 @@ impl Reloader {
         self.waiting.set(self.waiting.get() + 1);
         let turn = self.turn.acquire().await;
         self.waiting.set(self.waiting.get() - 1);
-        let Ok(_turn) = turn else { return };
+        let Ok(turn) = turn else { return };
         let greeting = Greeting { version: version(), config: self.origin.config.clone(), fixed: self.fixed.clone() };
         if say(&mut stream, &greeting).await.is_none() {
             return;
@@ -125,8 +125,12 @@ impl Reloader {
         };
         match applied {
             Ok((step, reconfigured)) => {
+                // What others want to change does not wait for upstreams.
+                drop(turn);
                 tell(&mut stream, &step).await;
-                self.tell_tokens(&mut stream, reconfigured.tokens).await;
+                if let Step::Applied { .. } = step {
+                    self.tell_tokens(&mut stream, reconfigured).await;
+                }
             }
             Err(Refused(why, detail)) => {
                 tracing::warn!(detail, "a reload is refused: nothing was changed");
@@ -180,9 +184,7 @@ impl Reloader {
         tokio::task::spawn_local(self.engine.clone().mark_left());
         if timeout(CONFIRM, self.outbox.until_confirmed()).await.is_err() {
             tracing::error!(generation, "the worker does not say that it judges by the new configuration");
-            let detail =
-                "the parent judges by the new configuration, but the worker does not answer: restart the broker";
-            return Err(Refused(Refusal::Unavailable, detail.into()));
+            return Ok((Step::WorkerStuck { generation }, reconfigured));
         }
         let Reconfigured { removed, redefined, .. } = reconfigured;
         Ok((Step::Applied { generation, keys, clients, removed, redefined }, reconfigured))
@@ -219,23 +221,17 @@ impl Reloader {
     }
 
     /// Each of the tokens that changed is tried alone, all at a time: a slow upstream holds up its own only.
-    async fn tell_tokens(&self, stream: &mut UnixStream, tokens: Vec<(TokenName, Replacement)>) {
+    async fn tell_tokens(&self, stream: &mut UnixStream, reconfigured: Reconfigured) {
         let mut trials = JoinSet::new();
-        for (name, replacement) in tokens {
-            match replacement {
-                Replacement::Unchanged => {}
-                Replacement::New => {
-                    let taken = Step::Token { token: name.0, outcome: TokenOutcome::Taken, reason: None };
-                    tell(stream, &taken).await;
-                }
-                Replacement::Changed => {
-                    let engine = self.engine.clone();
-                    trials.spawn_local(async move {
-                        let trial = engine.try_token(&name).await;
-                        (name, trial)
-                    });
-                }
-            }
+        for name in reconfigured.taken {
+            tell(stream, &Step::Token { token: name.0, outcome: TokenOutcome::Taken, reason: None }).await;
+        }
+        for (name, candidate) in reconfigured.changed {
+            let (engine, reload) = (self.engine.clone(), reconfigured.reload);
+            trials.spawn_local(async move {
+                let trial = engine.try_token(&name, candidate, reload).await;
+                (name, trial)
+            });
         }
         let mut refused_tokens = 0;
         while let Some(tried) = trials.join_next().await {
@@ -243,7 +239,7 @@ impl Reloader {
             let (outcome, reason) = match trial {
                 Trial::Accepted => (TokenOutcome::Accepted, None),
                 Trial::Unused => (TokenOutcome::Taken, None),
-                Trial::Refused(reason) => (TokenOutcome::Refused, Some(reason.to_string())),
+                Trial::Refused(reason) => (TokenOutcome::Refused, reason.map(|reason| reason.to_string())),
                 Trial::Unproven(reason) => {
                     tracing::warn!(token = %name, %reason, "the new token is unproven: it is tried first from now on");
                     (TokenOutcome::Unproven, Some(reason.to_string()))
@@ -251,9 +247,7 @@ impl Reloader {
                 Trial::NothingToTry => {
                     (TokenOutcome::Unproven, Some("nobody has asked for a key of it yet".to_owned()))
                 }
-                // A fetch of a peer has settled it meanwhile, as the log says.
-                Trial::Over if self.engine.vault().is_unproven(&name) => (TokenOutcome::Unproven, None),
-                Trial::Over => (TokenOutcome::Accepted, None),
+                Trial::Overtaken => (TokenOutcome::Overtaken, None),
             };
             refused_tokens += usize::from(outcome == TokenOutcome::Refused);
             tell(stream, &Step::Token { token: name.0, outcome, reason }).await;

@@ -80,6 +80,10 @@ pub enum Step {
         outcome: TokenOutcome,
         reason: Option<String>,
     },
+    /// The parent judges by the new configuration, and the worker does not say whether it does. The last one.
+    WorkerStuck {
+        generation: u64,
+    },
     /// The last one, if anything was applied.
     Done {
         refused_tokens: usize,
@@ -106,4 +110,6 @@ pub enum TokenOutcome {
     Refused,
     /// Both stay: the new one is tried first at every fetch.
     Unproven,
+    /// Another reload has brought another one.
+    Overtaken,
 }
