@@ -122,6 +122,24 @@ impl<'de> Deserialize<'de> for KeyPath {
 }
 
 /// A value: UTF-8 JSON as the upstream wrote it. Wiped when dropped; shared by `Arc`, never copied.
+///
+/// It cannot be printed, copied or encoded by mistake:
+///
+/// ```compile_fail,E0277
+/// println!("{}", keyhatch::secret::SecretValue::from_text("x"));
+/// ```
+/// ```compile_fail,E0277
+/// println!("{:?}", keyhatch::secret::SecretValue::from_text("x"));
+/// ```
+/// ```compile_fail,E0599
+/// keyhatch::secret::SecretValue::from_text("x").clone();
+/// ```
+/// ```compile_fail,E0277
+/// let _ = serde_json::to_string(&keyhatch::secret::SecretValue::from_text("x"));
+/// ```
+/// ```
+/// assert_eq!(keyhatch::secret::SecretValue::from_text("x").json(), b"\"x\"");
+/// ```
 pub struct SecretValue(SecretBox<[u8]>);
 
 impl SecretValue {

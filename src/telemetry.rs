@@ -30,9 +30,13 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Begins the log of this process; starts no thread.
-pub fn start(json: bool, colour: bool) {
-    let lines = tracing_subscriber::fmt().with_writer(Lines).with_target(false).with_ansi(colour && !json);
+/// Begins the log of this process, with lines of `level` and more serious ones; starts no thread.
+pub fn start(json: bool, level: tracing::Level, colour: bool) {
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(Lines)
+        .with_target(false)
+        .with_ansi(colour && !json);
     if json {
         lines.json().flatten_event(true).init();
     } else {

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use keyhatch::acl::{Acl, Client, OVERFLOW_ID, Pattern, Peer, Who};
+#[path = "acl/differential.rs"]
+mod differential;
+#[path = "acl/model.rs"]
+mod model;
+
+use keyhatch::acl::{Acl, Client, OVERFLOW_ID, Pattern, Peer, Users, Who};
 use keyhatch::config::Location;
 use keyhatch::secret::{KeyPath, KeyPathError};
 
@@ -15,7 +20,7 @@ fn matches(pattern: &str, path: &str) -> bool {
 }
 
 fn peer(uid: u32, gid: u32, groups: &[u32]) -> Peer {
-    Peer { uid, gid, groups: groups.to_vec(), pid: 1 }
+    Peer { uid, gid, groups: groups.to_vec(), unit: None, pid: 1 }
 }
 
 fn client(name: &str, who: Who, pattern: &str) -> Client {
@@ -92,7 +97,11 @@ fn malformed_keys_are_told_apart() {
 
 #[test]
 fn every_condition_of_a_client_must_hold() {
-    let both = client("both", Who::Ids { users: Some(vec![1000]), groups: Some(vec![50]) }, "/**");
+    let both = client(
+        "both",
+        Who::Ids { users: Some(Users { uids: vec![1000], dynamic: false }), groups: Some(vec![50]), units: None },
+        "/**",
+    );
     let acl = Acl { clients: vec![both] };
     assert!(acl.judge(&peer(1000, 50, &[]), &key("/a")).is_some());
     assert!(acl.judge(&peer(1000, 7, &[50]), &key("/a")).is_some(), "a supplementary group counts");
@@ -104,8 +113,12 @@ fn every_condition_of_a_client_must_hold() {
 fn rights_are_the_union_of_all_matching_clients_and_root_has_none_by_itself() {
     let acl = Acl {
         clients: vec![
-            client("one", Who::Ids { users: Some(vec![1000]), groups: None }, "/a/*"),
-            client("two", Who::Ids { users: None, groups: Some(vec![50]) }, "/b/*"),
+            client(
+                "one",
+                Who::Ids { users: Some(Users { uids: vec![1000], dynamic: false }), groups: None, units: None },
+                "/a/*",
+            ),
+            client("two", Who::Ids { users: None, groups: Some(vec![50]), units: None }, "/b/*"),
             client("gone", Who::Nobody, "/**"),
         ],
     };
@@ -118,7 +131,10 @@ fn rights_are_the_union_of_all_matching_clients_and_root_has_none_by_itself() {
 
 #[test]
 fn ids_without_a_mapping_match_nobody() {
-    let ids = Who::Ids { users: Some(vec![OVERFLOW_ID]), groups: None };
+    let ids = Who::Ids { users: Some(Users { uids: vec![OVERFLOW_ID], dynamic: false }), groups: None, units: None };
     let acl = Acl { clients: vec![client("nobody", ids, "/**")] };
     assert!(acl.judge(&peer(OVERFLOW_ID, OVERFLOW_ID, &[]), &key("/a")).is_none());
+    let ids = Who::Ids { users: None, groups: Some(vec![OVERFLOW_ID]), units: None };
+    let acl = Acl { clients: vec![client("nogroup", ids, "/**")] };
+    assert!(acl.judge(&peer(1000, OVERFLOW_ID, &[OVERFLOW_ID]), &key("/a")).is_none());
 }

@@ -4,16 +4,17 @@
 
 #[path = "bad_start/scene.rs"]
 mod scene;
+#[path = "bad_start/sockets.rs"]
+mod sockets;
 mod support;
 
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
 use scene::{Scene, chmod};
-use support::{PARENT, as_uid, wait_until};
+use support::{PARENT, as_uid};
 
 /// `@` is the directory of the test.
 const GOOD: &str = r#"
@@ -182,7 +183,7 @@ fn what_is_wrong_for_all_stops_the_start() {
         for part in *told {
             assert!(log.contains(part), "{name}: no {part:?} in:\n{log}");
         }
-        assert!(!scene.path().join("keyhatch.sock").exists(), "{name}: a socket is left behind");
+        sockets::nothing_is_left(&scene);
         assert!(!log.contains("planted-token"), "{name}: {log}");
     }
 }
@@ -259,21 +260,6 @@ fn a_configuration_that_the_caller_cannot_read_is_named() {
     assert!(log.contains("keyhatch.toml") && log.contains("Permission denied"), "{log}");
 }
 
-/// The parent reads it after the drop, when it cannot remove the socket any more: nobody listens there.
-#[test]
-#[ignore = "needs root: drops to two uids"]
-fn a_token_of_two_lines_stops_the_start() {
-    let mut scene = Scene::new(GOOD);
-    scene.file("token", "planted-token\nanother\n", 0o400);
-    let log = scene.refused(serve(), 78);
-    assert!(log.contains("token `heroku`") && log.contains("more than one line"), "{log}");
-    assert!(!log.contains("planted"), "{log}");
-    let socket = scene.path().join("keyhatch.sock");
-    wait_until("the worker is gone", || {
-        UnixStream::connect(&socket).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-    });
-}
-
 #[test]
 #[ignore = "needs root: drops to two uids"]
 fn a_credential_is_found_in_its_directory() {
@@ -285,32 +271,58 @@ fn a_credential_is_found_in_its_directory() {
 }
 
 #[test]
-#[ignore = "needs root: drops to two uids"]
-fn a_socket_that_a_crash_left_is_replaced_and_a_live_one_is_not() {
-    let mut scene = Scene::new(GOOD);
-    let socket = scene.path().join("keyhatch.sock");
-    drop(UnixListener::bind(&socket).unwrap());
+#[ignore = "needs root: the directories of others"]
+fn a_socket_is_only_where_nobody_else_can_put_another() {
+    type Case = (&'static str, fn(&Path), &'static str);
+    let cases: [Case; 5] = [
+        ("of another user", |at| chown(at.join("there"), Some(61_010), None).unwrap(), "belongs to uid 61010"),
+        ("open to all", |at| chmod(&at.join("there"), 0o777), "can be written by others (mode 0777)"),
+        ("below one that is open", |at| chmod(at, 0o777), "can be written by others (mode 0777)"),
+        (
+            "a link of another user",
+            |at| {
+                fs::remove_dir(at.join("there")).unwrap();
+                fs::create_dir(at.join("target")).unwrap();
+                chmod(at, 0o1777);
+                symlink("target", at.join("there")).unwrap();
+                std::os::unix::fs::lchown(at.join("there"), Some(61_010), None).unwrap();
+            },
+            "belongs to uid 61010",
+        ),
+        (
+            "a link in the place of the socket",
+            |at| {
+                fs::write(at.join("precious"), "precious").unwrap();
+                symlink(at.join("precious"), at.join("there/keyhatch.sock")).unwrap();
+            },
+            "is no socket; it is left alone",
+        ),
+    ];
+    for (name, arrange, told) in cases {
+        let mut scene = Scene::new(&GOOD.replace("@/keyhatch.sock", "@/outer/there/keyhatch.sock"));
+        let outer = scene.path().join("outer");
+        fs::create_dir_all(outer.join("there")).unwrap();
+        arrange(&outer);
+        let before = fs::symlink_metadata(outer.join("there")).map(|found| found.permissions()).unwrap();
+        let log = scene.refused(serve(), 78);
+        assert!(log.contains(told), "{name}: {log}");
+        assert_eq!(fs::symlink_metadata(outer.join("there")).unwrap().permissions(), before, "{name}");
+        assert!(!outer.join("precious").exists() || fs::read(outer.join("precious")).unwrap() == b"precious");
+    }
+    // The sticky bit keeps others from what is not theirs.
+    let mut scene = Scene::new(&GOOD.replace("@/keyhatch.sock", "@/outer/there/keyhatch.sock"));
+    let outer = scene.path().join("outer");
+    fs::create_dir_all(outer.join("there")).unwrap();
+    chmod(&outer.join("there"), 0o1777);
     scene.serves(serve());
-
-    let mut second = Scene::new(&GOOD.replace("@/keyhatch.sock", &socket.display().to_string()));
-    let log = second.refused(serve(), 78);
-    assert!(log.contains("another broker is listening") && log.contains(&socket.display().to_string()), "{log}");
-    assert!(UnixStream::connect(&socket).is_ok(), "the first one is not disturbed");
-
-    let mut third = Scene::new(GOOD);
-    third.file("keyhatch.sock", "what somebody wrote", 0o600);
-    assert!(third.refused(serve(), 78).contains("is no socket; it is left alone"));
-    assert_eq!(fs::read_to_string(third.path().join("keyhatch.sock")).unwrap(), "what somebody wrote");
-}
-
-/// Whoever listens and does not accept is alive, too, and the start does not wait for it.
-#[test]
-#[ignore = "needs root: drops to two uids"]
-fn a_listener_with_a_full_backlog_is_alive() {
-    let mut scene = Scene::new(GOOD);
-    let socket = scene.path().join("keyhatch.sock");
-    let _full = support::full_listener(&socket);
-    assert!(scene.refused(serve(), 78).contains("another broker is listening"));
+    // Directories that are missing are made so that peers can pass.
+    let mut scene = Scene::new(&GOOD.replace("@/keyhatch.sock", "@/one/two/keyhatch.sock"));
+    scene.serves(serve());
+    for made in ["one", "one/two"] {
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(scene.path().join(made)).unwrap().permissions());
+        assert_eq!(mode & 0o7777, 0o755, "{made}");
+    }
 }
 
 /// `serve` behind a program that runs the rest of its arguments.

@@ -134,3 +134,50 @@ fn check_tells_everything_that_serve_would_stumble_over() {
     }
     assert!(!stderr(&found).contains(support::TOKEN));
 }
+
+#[test]
+#[ignore = "needs root: the configuration is root's, and /proc is mounted anew"]
+fn a_unit_is_explained_and_what_is_in_its_way_is_told() {
+    let broker = Broker::prepared(|_| {
+        format!(
+            "[keys.\"/a\"]\nsource = {{ type = \"file\", path = \"DIR/a\", format = \"text\" }}\n\
+             [clients.web]\nuser = {GRANTED}\nunit = [\"web@*.service\", \"db.service\"]\nkeys = \"/a\"\n\
+             [clients.alone]\nunit = \"*\"\nkeys = \"/a\"\n"
+        )
+    });
+    broker.write("a", "the value", 0o600);
+    let config = broker.path("keyhatch.toml");
+    let config = config.to_str().unwrap();
+    let user = GRANTED.to_string();
+    let explain = |more: &[&str]| keyhatch(&[&["explain", "--config", config, "--user", &user, "/a"], more].concat());
+    let granted = explain(&["--unit", "web@1.service"]);
+    assert_eq!(granted.status.code(), Some(0), "{granted:?}");
+    let said = stdout(&granted);
+    assert!(said.contains("unit web@1.service:\n/a is granted by client `web` ("), "{said}");
+    assert!(said.contains("and whose unit is `web@*.service` or `db.service`"), "{said}");
+    for more in [&["--unit", "web.service"][..], &[]] {
+        let denied = explain(more);
+        assert_eq!(denied.status.code(), Some(77));
+        let said = stdout(&denied);
+        assert!(
+            said.contains("holds the key, but the peer is not in its unit `web@*.service` or `db.service`"),
+            "{said}"
+        );
+        assert!(said.contains("holds the key for LoadCredential= of systemd"), "{said}");
+    }
+    assert_eq!(explain(&["--unit", "a/b"]).status.code(), Some(64));
+
+    let check = |script: &str| {
+        let mut shell = std::process::Command::new("unshare");
+        let script = format!("{script} && exec \"$0\" check --config \"$1\"");
+        shell.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_keyhatch"), config]).output().unwrap()
+    };
+    let found = check("true");
+    assert_eq!(found.status.code(), Some(0), "{found:?}");
+    assert!(stderr(&found).contains("client `alone` has `unit` alone"), "{found:?}");
+    let hidden = check("mount -t proc -o hidepid=2 proc /proc");
+    assert_eq!(hidden.status.code(), Some(78), "{hidden:?}");
+    assert!(stderr(&hidden).contains("/proc is mounted with hidepid"), "{hidden:?}");
+    let excepted = check(&format!("mount -t proc -o hidepid=2,gid={} proc /proc", support::PARENT));
+    assert_eq!(excepted.status.code(), Some(0), "{excepted:?}");
+}

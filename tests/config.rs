@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Names, sources};
-use keyhatch::acl::{Peer, Who};
+use keyhatch::acl::{Peer, Users, Who};
 use keyhatch::config::{
     Auth, Config, Document, Format, HawkAlgorithm, Key, Limits, Method, Projection, SandboxMode, SecretFile, TokenName,
     Trust, explain, load, parse,
@@ -47,9 +47,12 @@ fn the_full_example_means_what_it_says() {
     assert_eq!(paths, ["/billing/database-url", "/geo/ranges", "/partner/quota", "/web/db-password"]);
     let names: Vec<_> = config.acl.clients.iter().map(|client| client.name.as_str()).collect();
     assert_eq!(names, ["billing", "deploy", "geo"], "clients keep the order of their definition");
-    assert_eq!(config.acl.clients[0].who, Who::Ids { users: Some(vec![1001]), groups: None });
+    assert_eq!(
+        config.acl.clients[0].who,
+        Who::Ids { users: Some(Users { uids: vec![1001], dynamic: false }), groups: None, units: None }
+    );
     assert_eq!(config.acl.clients[0].at.to_string(), "keyhatch.toml:49");
-    assert_eq!(config.acl.clients[1].who, Who::Ids { users: None, groups: Some(vec![2001]) });
+    assert_eq!(config.acl.clients[1].who, Who::Ids { users: None, groups: Some(vec![2001]), units: None });
     assert_eq!(config.acl.clients[2].who, Who::Anyone);
 }
 
@@ -337,7 +340,7 @@ fn an_unsafe_drop_in_and_errors_elsewhere_are_told_together() {
 fn an_explanation_names_the_line_that_decides() {
     let config = config(FULL);
     let told = |uid, key: &str| {
-        let peer = Peer { uid, gid: uid, groups: vec![], pid: 1 };
+        let peer = Peer { uid, gid: uid, groups: vec![], unit: None, pid: 1 };
         explain(&config, &peer, &KeyPath::parse(key).unwrap()).to_string()
     };
     assert_eq!(

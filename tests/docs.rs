@@ -243,7 +243,7 @@ fn what_answers_say_is_what_the_worker_says() {
     all(wrong);
 }
 
-/// `file::function` below `tests`, `module::tests::function` below `src`, and paths.
+/// `file::function` or `file::module::function` below `tests`, `module::tests::function` below `src`, and paths.
 #[test]
 fn named_tests_and_files_are_there() {
     let mut wrong = Vec::new();
@@ -260,7 +260,7 @@ fn named_tests_and_files_are_there() {
             let Some((module, function)) = span.rsplit_once("::") else { continue };
             let file = match module.strip_suffix("::tests") {
                 Some(module) => format!("src/{}.rs", module.replace("::", "/")),
-                None => format!("tests/{module}.rs"),
+                None => format!("tests/{}.rs", module.replace("::", "/")),
             };
             if root().join(&file).exists() && function.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
                 tests += 1;

@@ -3,11 +3,16 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use support::parameters::{alike, good, listed, sealed, status, was_asked};
+use support::parameters::{alike, good, listed, sealed, serving, status, was_asked};
+use support::process::Process;
 use support::{Broker, GRANTED, STRANGER, wait_until};
 
+/// In kB.
 fn resident(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -129,4 +134,64 @@ fn a_restart_keeps_the_entries_and_what_is_too_many_goes() {
     broker.start();
     assert_eq!(status(&broker.curl(GRANTED, "/n/d", &[])), 400);
     assert_eq!(status(&broker.curl(GRANTED, "/n/c", &[])), 503);
+}
+
+/// One that asks for `/big` and does not read the answer.
+fn ask_and_stare(broker: &Broker) -> UnixStream {
+    let mut stream = UnixStream::connect(broker.path("keyhatch.sock")).unwrap();
+    stream.write_all(b"GET /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // The head has come: the answer is on its way.
+    stream.read_exact(&mut [0; 12]).unwrap();
+    stream
+}
+
+/// An upstream with one large value, and a broker that has room for few of such.
+fn big() -> (Process, Broker) {
+    let (upstream, mut broker) = serving(&format!(
+        "[keys.\"/big\"]\nsource = {{ type = \"http\", url = \"http://127.0.0.1:PORT/good\", field = \"value\" }}\n\
+         [clients.all]\nuser = [0, {GRANTED}]\nkeys = [\"/big\"]\n"
+    ));
+    broker.end("TERM");
+    let text = std::fs::read_to_string(broker.path("keyhatch.toml")).unwrap();
+    broker.write("keyhatch.toml", &text.replace("[limits]\n", "[limits]\nmemory = \"4MiB\"\n"), 0o600);
+    broker.start();
+    upstream.set_value(&"x".repeat(BIG));
+    drop(ask_and_stare(&broker));
+    (upstream, broker)
+}
+
+/// Just below the largest value.
+const BIG: usize = (1 << 20) - 100;
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn peers_that_do_not_read_cost_no_more_memory_than_there_is() {
+    let (upstream, broker) = big();
+    let before = resident(broker.worker());
+    let mut staring = Vec::new();
+    for n in 0..60 {
+        upstream.set_value(&format!("{n:03}{}", "x".repeat(BIG - 3)));
+        staring.push(ask_and_stare(&broker));
+    }
+    let grown = resident(broker.worker()).saturating_sub(before);
+    assert!(grown < 20_000, "{grown} kB more");
+    // Who reads is served, once the others have had their time.
+    wait_until("there is room", || broker.curl(GRANTED, "/big", &[]).len() > BIG);
+    assert!(resident(broker.worker()).saturating_sub(before) < 20_000);
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn one_value_is_there_once_however_many_do_not_read_it() {
+    let (_upstream, broker) = big();
+    let before = resident(broker.worker());
+    let staring: Vec<UnixStream> = (0..60).map(|_| ask_and_stare(&broker)).collect();
+    let grown = resident(broker.worker()).saturating_sub(before);
+    assert!(grown < 12_000, "{grown} kB more");
+    for mut stream in staring {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert!(rest.len() > BIG, "nobody is cut: {}", rest.len());
+    }
 }

@@ -68,3 +68,46 @@ fn a_file_that_others_can_read_stops_the_start_and_is_named() {
     std::os::unix::fs::symlink(broker.path("token"), broker.path("open")).unwrap();
     refused("is a symbolic link");
 }
+
+/// As who lets the parent search the directory, and who does not.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn a_file_that_something_else_took_the_place_of_is_not_read() {
+    type Act = fn(&std::path::Path);
+    let acts: [(&str, Act); 4] = [
+        ("renamed over", |at| std::fs::rename(at.join("new"), at.join("file")).unwrap()),
+        ("kept as a backup", |at| {
+            std::fs::rename(at.join("file"), at.join("file~")).unwrap();
+            std::fs::rename(at.join("new"), at.join("file")).unwrap();
+        }),
+        ("linked as a backup", |at| {
+            std::fs::hard_link(at.join("file"), at.join("file~")).unwrap();
+            std::fs::rename(at.join("new"), at.join("file")).unwrap();
+        }),
+        ("its directory moved", |at| std::fs::rename(at, at.with_file_name("moved")).unwrap()),
+    ];
+    for mode in [0o700, 0o755] {
+        let names = ["over", "away", "link", "move"];
+        let mut broker = Broker::prepared(|_| {
+            let key = |name: &&'static str| (*name, format!("path = \"DIR/{name}/file\""), "");
+            configuration(&names.iter().map(key).collect::<Vec<_>>())
+        });
+        for name in names {
+            std::fs::create_dir(broker.path(name)).unwrap();
+            broker.write(&format!("{name}/file"), "old\n", 0o400);
+            broker.write(&format!("{name}/new"), "new\n", 0o400);
+            std::fs::set_permissions(broker.path(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        }
+        broker.start();
+        for (name, (told, act)) in names.iter().zip(acts) {
+            let text = || broker.curl(GRANTED, &format!("/{name}"), &["--header", "Accept: text/plain"]);
+            assert!(text().ends_with("\r\n\r\nold") && !text().contains("detail="), "{told}: {}", text());
+            act(&broker.path(name));
+            let answer = text();
+            assert!(
+                answer.contains("detail=source-replaced\r\n") && answer.ends_with("old"),
+                "{told} {mode:o}: {answer}"
+            );
+        }
+    }
+}

@@ -2,6 +2,8 @@
 //! first surprise. What an honest worker may meet is no surprise.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "hostile_worker/facts.rs"]
+mod facts;
 mod support;
 #[path = "hostile_worker/worker.rs"]
 mod worker;
@@ -14,6 +16,7 @@ use keyhatch::ipc::wire::{self, Layer, MAX_FRAME, PROTOCOL, Reply, RequestId, To
 use keyhatch::sys::spawn::channel_pair;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use support::wait_until;
 use worker::{CONNECTIONS, Worker, fetch, hello};
 
 fn encoded(message: &ToParent) -> Vec<u8> {
@@ -76,7 +79,8 @@ fn after_the_configuration_comes_readiness_and_nothing_else() {
 
 #[test]
 fn what_is_out_of_order_ends_the_parent() {
-    let cases: [(&str, Vec<u8>); 7] = [
+    let cases: [(&str, Vec<u8>); 8] = [
+        ("an attestation without an fd", encoded(&ToParent::Attest { id: 0 })),
         ("a second greeting", encoded(&hello())),
         ("ready twice", encoded(&ToParent::Ready { layers: Vec::new() })),
         ("drained though nobody asked", encoded(&ToParent::Drained)),
@@ -132,13 +136,17 @@ fn only_a_connection_of_ours_is_a_peer() {
         ),
         ("the peer's end", Box::new(|worker| UnixStream::connect(worker.socket()).unwrap().into())),
     ];
-    for (name, make) in cases {
-        for survey in [false, true] {
+    for (index, (name, make)) in cases.into_iter().enumerate() {
+        let frames = [
+            fetch(0, "/open"),
+            encoded(&ToParent::Survey { id: 0, request: RequestId(0) }),
+            encoded(&ToParent::Attest { id: 0 }),
+        ];
+        // All ask the same judge: the third for what is closest to a peer.
+        for frame in &frames[..if index < 4 { 3 } else { 2 }] {
             let worker = Worker::greeted();
             let fd = make(&worker);
-            let frame =
-                if survey { encoded(&ToParent::Survey { id: 0, request: RequestId(0) }) } else { fetch(0, "/open") };
-            worker.send(&frame, &[fd.as_fd()]);
+            worker.send(frame, &[fd.as_fd()]);
             worker.expect_end(name, "the fd beside a request is no connection of ours");
         }
     }
@@ -194,7 +202,8 @@ fn running_out_of_descriptors_is_no_ones_malice() {
     assert!(worker.send(&encoded(&ToParent::Survey { id: 2, request: RequestId(1) }), &[accepted.as_fd()]));
     let refused = matches!(worker.hear(), Some(ToWorker::SurveyRefused { id: 2, retry_after: None }));
     assert!(refused, "{}", worker.log());
-    assert!(worker.log().contains("out of file descriptors"), "{}", worker.log());
+    // Lines are written when there is time for them.
+    wait_until("the log says why", || worker.log().matches("out of file descriptors").count() == 2);
 }
 
 #[test]
@@ -203,4 +212,60 @@ fn the_end_of_the_worker_is_the_end_of_the_parent() {
     let (end, _) = channel_pair().unwrap();
     drop(std::mem::replace(&mut worker.channel, end));
     worker.expect_end("an end of file", "the worker is gone");
+}
+
+#[test]
+#[ignore = "needs root: connects as another user"]
+fn a_peer_lends_its_own_rights_and_no_others() {
+    let worker = Worker::greeted();
+    let mut curl = support::as_uid(support::GRANTED, "curl");
+    curl.args(["--silent", "--unix-socket"]);
+    let (mut peer, theirs) = worker.peer_of(curl);
+    let (_own_peer, own) = worker.peer();
+    let denied = |id: u64, key: &str, socket: &UnixStream| {
+        assert!(worker.ask(id, key, &[socket.as_fd()]));
+        matches!(worker.hear(), Some(ToWorker::Reply { id: answered, reply: Reply::Denied }) if answered == id)
+    };
+    assert!(denied(1, "/mine", &own), "root is nobody special");
+    assert!(denied(2, "/closed", &theirs));
+    assert!(denied(3, "/unit", &theirs));
+    // A grant: the fetch begins, and its upstream never answers.
+    assert!(worker.ask(4, "/mine", &[theirs.as_fd()]));
+    assert!(denied(5, "/mine", &own));
+    peer.kill().unwrap();
+    peer.wait().unwrap();
+}
+
+#[test]
+fn a_flood_of_denials_is_told_in_bounded_lines() {
+    let worker = Worker::greeted();
+    let (_peer, accepted) = worker.peer();
+    let count = 10_000;
+    for id in 0..count {
+        assert!(worker.ask(id, &format!("/no/{id}"), &[accepted.as_fd()]));
+        assert!(matches!(worker.hear(), Some(ToWorker::Reply { reply: Reply::Denied, .. })));
+    }
+    // 1024 in ten seconds, and the same one is told once.
+    let told = worker.log().matches("denied").count();
+    assert!((1..5_000).contains(&told), "{told} lines");
+}
+
+#[test]
+fn a_flood_of_surveys_costs_the_budget_of_its_peer() {
+    let worker = Worker::greeted();
+    let (_peer, accepted) = worker.peer();
+    let began = std::time::Instant::now();
+    let mut answered = 0;
+    for id in 0..2_000 {
+        assert!(worker.send(&encoded(&ToParent::Survey { id, request: RequestId(id) }), &[accepted.as_fd()]));
+        match worker.hear() {
+            Some(ToWorker::SurveyReply { .. }) => answered += 1,
+            Some(ToWorker::SurveyRefused { retry_after: Some(_), .. }) => {}
+            _ => panic!("{}", worker.log()),
+        }
+    }
+    // 50 in a second, and 100 at once.
+    let most = 100 + 50 * (began.elapsed().as_secs() + 1);
+    assert!((1..=most).contains(&answered), "{answered} surveys");
+    assert!(worker.log().lines().count() < 100, "{}", worker.log());
 }

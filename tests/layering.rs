@@ -35,8 +35,11 @@ const USES: &[(&str, &[&str])] = &[
             "parent::CacheInputs",
             "parent::SourceInputs",
             "parent::Authorities",
+            "parent::UnitSource",
+            "acl::Who",
             "parent::cache::new_seal_key_text",
             "parent::reload::Origin",
+            "parent::SourceFile",
         ],
     ),
     ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness", "telemetry"]),
@@ -49,6 +52,7 @@ const USES: &[(&str, &[&str])] = &[
             "acl::Client",
             "acl::Pattern",
             "acl::Peer",
+            "acl::Unit",
             "boot",
             "config",
             "demo",
@@ -91,7 +95,8 @@ const WORDS: &[(&str, &[&str])] = &[
     ("unsafe", &["sys/"]),
     ("allow(unsafe_code)", &["sys/mod.rs"]),
     // Where the bytes of a secret come out of their type: tokens in the first, values in the second.
-    ("expose_secret", &["parent/vault.rs", "secret.rs"]),
+    ("guarded::Guarded", &["parent/vault.rs"]),
+    ("expose_secret", &["secret.rs"]),
     ("tokio::main", &[]),
 ];
 
@@ -240,6 +245,7 @@ fn the_rules_see_what_they_should() {
         ("parent/serve.rs", "fn f() { unsafe {} }"),
         ("parent/serve.rs", "#[allow(unsafe_code)] mod m {}"),
         ("parent/serve.rs", "fn f() { secret.expose_secret(); }"),
+        ("boot/inputs.rs", "use crate::sys::guarded::Guarded;"),
         ("parent/serve.rs", "#[tokio::main] async fn main() {}"),
         ("parent/serve.rs", "use hyper::server::conn::http1;"),
         ("parent/serve.rs", "fn f() { ::libc::getpid(); }"),

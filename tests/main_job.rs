@@ -3,9 +3,10 @@
 
 mod support;
 
+use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use support::{Broker, GRANTED, STRANGER, Upstream, VALUE, wait_until};
+use support::{Broker, GRANTED, STRANGER, Upstream, VALUE, as_uid, wait_until};
 
 const KEY: &str = "/billing/database-url";
 
@@ -111,4 +112,44 @@ fn hanging_up_and_asking_again_gains_nothing_and_harms_nobody() {
     upstream.held.store(false, Ordering::SeqCst);
     wait_until("the places are free again", || broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
     assert!(upstream.calls.load(Ordering::SeqCst) <= 2, "all of them shared one fetch");
+}
+
+/// A group of its own for a peer, beside its primary one.
+fn curl_in_group(broker: &Broker, group: u32, path: &str) -> String {
+    let mut curl = Command::new("setpriv");
+    curl.args([&format!("--reuid={STRANGER}"), &format!("--regid={STRANGER}"), &format!("--groups={group}"), "curl"]);
+    curl.args(["--silent", "--include", "--max-time", "20", "--unix-socket"]).arg(broker.path("keyhatch.sock"));
+    String::from_utf8(curl.arg(format!("http://keyhatch{path}")).output().unwrap().stdout).unwrap()
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn supplementary_groups_count_and_ids_without_a_mapping_do_not() {
+    const GROUP: u32 = 61_050;
+    let upstream = Upstream::start(0);
+    let clients = format!(
+        "[clients.group]\ngroup = {GROUP}\nkeys = [\"/**\"]\n\
+         [clients.nobody]\nuser = 65534\nkeys = [\"/**\"]\n[clients.nogroup]\ngroup = 65534\nkeys = [\"/**\"]\n"
+    );
+    let mut broker = Broker::with(upstream.port, "max-age = \"1h\"", &clients);
+    assert!(curl_in_group(&broker, GROUP, KEY).starts_with("HTTP/1.1 200 OK"), "{}", broker.log());
+    assert!(curl_in_group(&broker, GROUP + 1, KEY).starts_with("HTTP/1.1 403 "));
+    assert!(curl_in_group(&broker, 65_534, KEY).starts_with("HTTP/1.1 403 "));
+    assert!(broker.curl(65_534, KEY, &[]).starts_with("HTTP/1.1 403 "));
+
+    // In a user namespace that knows one user: to it, all others have the overflow ids.
+    broker.end("TERM");
+    let mut chown = Command::new("chown");
+    let own = format!("{GRANTED}:{GRANTED}");
+    assert!(chown.args(["-R", &own]).arg(broker.directory.path()).status().unwrap().success());
+    std::fs::remove_file(broker.path("keyhatch.sock")).unwrap();
+    std::fs::remove_file(broker.path("admin.sock")).unwrap();
+    let mut serve = as_uid(GRANTED, "unshare");
+    serve.args(["--user", "--map-current-user", env!("CARGO_BIN_EXE_keyhatch")]);
+    broker.start_by(serve, &[]);
+    assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"), "{}", broker.log());
+    assert!(curl_in_group(&broker, GROUP, KEY).starts_with("HTTP/1.1 403 "));
+    let whoami = curl_in_group(&broker, GROUP, "/-/whoami");
+    assert!(whoami.contains("\"uid\":65534") && whoami.contains("\"groups\":[65534]"), "{whoami}");
+    assert!(whoami.contains("\"clients\":[]"), "{whoami}");
 }

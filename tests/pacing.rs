@@ -46,6 +46,20 @@ fn no_cache_asks_the_upstream_at_most_once_a_second() {
 
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
+fn what_is_fresh_is_said_to_be_so_while_the_upstream_is_down() {
+    let mut upstream = Upstream::start(0);
+    let broker = Broker::new(upstream.port, "max-age = \"1h\"");
+    assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
+    upstream.stop();
+    let fresh = ["--header", "Cache-Control: no-cache"];
+    wait_until("it fails", || broker.curl(GRANTED, KEY, &fresh).contains("detail=connect-refused"));
+    let barred = broker.curl(GRANTED, KEY, &fresh);
+    assert!(barred.contains("cache-status: keyhatch; hit; ttl=") && !barred.contains("detail="), "{barred}");
+    assert!(barred.contains("age: "), "{barred}");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
 fn a_user_over_its_budget_gets_the_stale_value_and_the_upstream_no_call() {
     let upstream = Upstream::start(0);
     let broker = Broker::with(upstream.port, "stale-if-error = \"1h\"", "[limits]\nfetches-per-user = 1\n");

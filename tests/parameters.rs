@@ -140,7 +140,7 @@ fn a_pattern_that_no_path_can_match_is_a_warning() {
 #[test]
 fn an_explanation_names_the_key_that_a_path_is_of() {
     let config = config(&format!("{HEROKU}[clients.c]\nuser = 1\nkeys = [\"/heroku/shop/*\", \"/heroku/other/*\"]\n"));
-    let peer = Peer { uid: 1, gid: 1, groups: vec![], pid: 0 };
+    let peer = Peer { uid: 1, gid: 1, groups: vec![], unit: None, pid: 0 };
     let told = |key: &str| explain(&config, &peer, &path(key)).to_string();
     let end = |key: &str| told(key).lines().last().unwrap().trim().to_owned();
     assert!(told("/heroku/shop/URL").starts_with("/heroku/shop/URL is granted by client `c`"));

@@ -210,6 +210,8 @@ fn a_source_file_that_was_replaced_is_opened_anew() {
     assert!(scene.get("/f").head.contains("detail=source-replaced"));
     scene.reloads();
     wait_until("the new file is read", || scene.get("/f").body == "\"new\"");
+    std::fs::rename(scene.broker.path("source"), scene.broker.path("moved-away")).unwrap();
+    assert!(scene.get("/f").head.contains("detail=source-replaced"), "what a reload has opened is watched, too");
     scene.upstream.stop();
 }
 

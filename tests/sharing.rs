@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use support::process::Process;
-use support::serving::{GOOD, at, configuration};
-use support::{Broker, GRANTED, wait_until};
+use support::serving::{GOOD, at, configuration, good};
+use support::{Broker, GRANTED, as_uid, wait_until};
 
 const PEERS: usize = 200;
 
@@ -22,7 +22,9 @@ fn serving(keys: &dyn Fn(&Process) -> String) -> (Process, Broker) {
         let text = configuration(&[]) + &keys(&started);
         upstream = Some(started);
         let limits = format!("[limits]\nconnections = {0}\nconnections-per-user = {0}\n", PEERS + 50);
-        text.replace("[limits]\n", &limits).replace(&format!("user = {GRANTED}"), &format!("user = [{GRANTED}, 0]"))
+        text.replace("document-size = \"4KiB\"\n", "")
+            .replace("[limits]\n", &limits)
+            .replace(&format!("user = {GRANTED}"), &format!("user = [{GRANTED}, 0]"))
     });
     broker.start();
     (upstream.unwrap(), broker)
@@ -114,3 +116,72 @@ fn a_fetch_that_fails_fails_all_and_is_remembered() {
     assert!(remembered.starts_with("HTTP/1.1 502 ") && remembered.contains("detail=breaker-open"), "{remembered}");
     assert_eq!(upstream.requests_for("/gate").len(), 1);
 }
+
+/// As many as a configuration may well have, in as long a document as the defaults allow.
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn ten_thousand_keys_of_one_long_document_hold_up_nobody() {
+    const KEYS: usize = 10_000;
+    let (upstream, broker) = serving(&|upstream| {
+        upstream.behave("/m", &format!("/many?keys={KEYS}&size=8000000"));
+        let url = format!("http://127.0.0.1:{}/m", upstream.port("plain"));
+        let one = |n| format!("[keys.\"/m/{n}\"]\nsource={{type=\"http\",url=\"{url}\",pointer=\"/k{n}/value\"}}\n");
+        let defaults = "[defaults]\nmax-age = \"1h\"\ntimeout = \"60s\"\nfetch-timeout = \"60s\"\n";
+        let other =
+            key("other", &at(upstream, "/good", ""), "max-age = \"0s\"\ntimeout = \"5s\"\nfailover-timeout = \"5s\"");
+        defaults.to_owned() + &other + &(0..KEYS).map(one).collect::<String>()
+    });
+    let first = ask(&broker, "m/0");
+    let first = std::thread::spawn(|| answer(first));
+    wait_until("the upstream is asked", || !upstream.requests_for("/m").is_empty());
+    let mut others = 0;
+    while !first.is_finished() {
+        // Within its `timeout`, or it would be 503.
+        let other = broker.curl(0, "/other", &[]);
+        assert!(other.starts_with("HTTP/1.1 200 "), "{other}\n{}", broker.log());
+        others += 1;
+    }
+    assert!(others > 0);
+    let first = first.join().unwrap();
+    assert!(first.ends_with("\r\n\r\n\"v0\""), "{first}\n{}", broker.log());
+    let listed = broker.curl(0, "/-/keys", &[]);
+    assert_eq!(listed.matches("\"fresh\"").count(), KEYS, "all have their values");
+    for n in (0..KEYS).step_by(499) {
+        let answer = broker.curl(0, &format!("/m/{n}"), &[]);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&format!("\r\n\r\n\"v{n}\"")), "{n}: {answer}");
+    }
+    assert_eq!(upstream.requests_for("/m").len(), 1, "{}", broker.log());
+}
+
+/// As subordinate uids are (subuid(5)): each may connect for itself.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn who_has_many_uids_leaves_room_for_named_clients() {
+    let (upstream, mut broker) = serving(&|_| String::new());
+    broker.end("TERM");
+    let keys =
+        key("gate", &at(&upstream, "/gate", ""), "timeout = \"60s\"") + &key("good", &at(&upstream, "/good", ""), "");
+    let anyone = "[clients.anyone]\nanyone = true\nkeys = [\"/gate\"]\n";
+    broker.configure(&format!(
+        "{}{keys}{anyone}",
+        configuration(&[]).replace("[limits]\n", "[limits]\nconnections = 16\n")
+    ));
+    broker.start();
+    let ask = |uid| {
+        let mut curl = as_uid(uid, "curl");
+        curl.args(["--silent", "--max-time", "60", "--unix-socket"]).arg(broker.path("keyhatch.sock"));
+        curl.arg("http://keyhatch/gate").stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut asking: Vec<_> = (0..16).map(|n| ask(MANY + n)).collect();
+    wait_until("they have what they can have", || {
+        broker.curl(MANY + 16, "/-/whoami", &[]).starts_with("HTTP/1.1 503 ")
+    });
+    good(&broker, "/good");
+    upstream.set_gate(true);
+    let served = asking.iter_mut().filter_map(|curl| curl.wait().ok()).count();
+    assert_eq!(served, 16);
+    wait_until("there is room again", || broker.curl(MANY, "/gate", &[]).starts_with("HTTP/1.1 200 "));
+}
+
+/// The first of uids that belong together.
+const MANY: u32 = 61_100;

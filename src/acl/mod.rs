@@ -6,9 +6,11 @@
 
 mod pattern;
 mod peer;
+mod unit;
 
 pub use pattern::{Pattern, PatternError};
 pub use peer::{OVERFLOW_ID, Peer};
+pub use unit::{Unit, UnitPattern, UnitPatternError};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,17 +32,31 @@ pub struct Client {
     pub at: Location,
 }
 
+/// The uids that systemd gives to units with `DynamicUser=yes` (systemd.exec(5)).
+pub const DYNAMIC_USERS: std::ops::RangeInclusive<u32> = 61184..=65519;
+
 /// The conditions of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Who {
     Anyone,
-    /// Any of the uids, if given, and any of the gids, if given. At least one of the two is given.
+    /// All that are given must hold; at least one is.
     Ids {
-        users: Option<Vec<u32>>,
+        users: Option<Users>,
+        /// Any of these gids.
         groups: Option<Vec<u32>>,
+        /// Any of these units. Alone, without users and groups, it is for connections of systemd itself and matches no peer.
+        units: Option<Vec<UnitPattern>>,
     },
     /// A user or group of this client could not be found: it matches nobody.
     Nobody,
+}
+
+/// Any of these.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    pub uids: Vec<u32>,
+    /// And any of [`DYNAMIC_USERS`].
+    pub dynamic: bool,
 }
 
 /// The proof that a peer may read a key: which client says so.
@@ -56,12 +72,35 @@ impl Client {
         match &self.who {
             Who::Anyone => true,
             Who::Nobody => false,
-            Who::Ids { users, groups } => {
-                let user = users.as_ref().is_none_or(|uids| peer.has_uid(uids));
-                let group = groups.as_ref().is_none_or(|gids| peer.has_gid(gids));
-                (users.is_some() || groups.is_some()) && user && group
+            Who::Ids { units: Some(units), users, .. } => {
+                let named = users.as_ref().is_some_and(|users| peer.has_uid(&users.uids));
+                let within = |unit: &Unit| units.iter().any(|pattern| pattern.matches(unit));
+                // What is not certain narrows a user that was named, and decides nothing by itself.
+                peer.unit.as_ref().is_some_and(|unit| (unit.certain || named) && within(unit)) && self.admits_ids(peer)
             }
+            Who::Ids { .. } => self.admits_ids(peer),
         }
+    }
+
+    /// Whether all conditions but the unit hold, and there is one beside it.
+    fn admits_ids(&self, peer: &Peer) -> bool {
+        let Who::Ids { users, groups, units } = &self.who else { return false };
+        let user = users.as_ref().is_none_or(|users| {
+            let dynamic = users.dynamic && units.is_some();
+            peer.has_uid(&users.uids) || (dynamic && DYNAMIC_USERS.contains(&peer.uid))
+        });
+        let group = groups.as_ref().is_none_or(|gids| peer.has_gid(gids));
+        (users.is_some() || groups.is_some()) && user && group
+    }
+
+    /// Whether it has a condition on the unit.
+    pub fn has_unit(&self) -> bool {
+        matches!(self.who, Who::Ids { units: Some(_), .. })
+    }
+
+    /// Whether its unit decides about this peer.
+    pub fn depends_on_unit(&self, peer: &Peer) -> bool {
+        self.has_unit() && self.admits_ids(peer)
     }
 }
 
@@ -72,6 +111,16 @@ impl Acl {
             let pattern = client.keys.iter().find(|pattern| pattern.matches(key))?;
             Some(Grant { client, pattern })
         })
+    }
+
+    /// Whether some client has a condition on the unit.
+    pub fn has_units(&self) -> bool {
+        self.clients.iter().any(Client::has_unit)
+    }
+
+    /// Whether what this peer may read depends on its unit.
+    pub fn depends_on_unit(&self, peer: &Peer) -> bool {
+        self.clients.iter().any(|client| client.depends_on_unit(peer))
     }
 
     /// The clients that this peer is.

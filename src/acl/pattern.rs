@@ -16,9 +16,12 @@ pub struct Pattern {
 enum Segment {
     /// `**`
     AnyDepth,
-    /// The pieces between the `*`s of one segment; one piece means no `*`.
-    Pieces(Vec<String>),
+    Pieces(Pieces),
 }
+
+/// The pieces between the `*`s of one segment; one piece means no `*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pieces(Vec<String>);
 
 /// Why a text is no pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +74,7 @@ impl Pattern {
         // No text has this byte: where it stands in the other one, only a star of this one is as wide.
         let text = |segment: &Segment| match segment {
             Segment::AnyDepth => None,
-            Segment::Pieces(pieces) => Some(pieces.join("\0")),
+            Segment::Pieces(Pieces(pieces)) => Some(pieces.join("\0")),
         };
         let Some(texts) = other.segments.iter().map(text).collect::<Option<Vec<String>>>() else { return false };
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -93,14 +96,31 @@ impl Segment {
             _ if text.contains("**") => return Err(PatternError::PartialDoubleStar { segment: text.to_owned() }),
             _ => {}
         }
-        if let Some(found) = text.chars().find(|c| *c != '*' && !u8::try_from(*c).is_ok_and(is_segment_byte)) {
-            return Err(PatternError::Character { found });
-        }
-        Ok(Self::Pieces(text.split('*').map(str::to_owned).collect()))
+        Pieces::parse(text, is_segment_byte).map(Self::Pieces)
     }
 
     fn matches(&self, text: &str) -> bool {
         let Self::Pieces(pieces) = self else { return false };
+        pieces.matches(text)
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Pieces(Pieces(a)), Self::Pieces(Pieces(b))) = (self, other) else { return true };
+        let (a, b) = (a.join("*"), b.join("*"));
+        meet(a.as_bytes(), b.as_bytes(), |byte| *byte == b'*', |a, b| a == b)
+    }
+}
+
+impl Pieces {
+    pub(super) fn parse(text: &str, is_legal: impl Fn(u8) -> bool) -> Result<Self, PatternError> {
+        if let Some(found) = text.chars().find(|c| *c != '*' && !u8::try_from(*c).is_ok_and(&is_legal)) {
+            return Err(PatternError::Character { found });
+        }
+        Ok(Self(text.split('*').map(str::to_owned).collect()))
+    }
+
+    pub(super) fn matches(&self, text: &str) -> bool {
+        let Self(pieces) = self;
         let [first, middle @ .., last] = pieces.as_slice() else {
             return pieces.first().is_some_and(|only| only == text);
         };
@@ -112,11 +132,11 @@ impl Segment {
         }
         true
     }
+}
 
-    fn overlaps(&self, other: &Self) -> bool {
-        let (Self::Pieces(a), Self::Pieces(b)) = (self, other) else { return true };
-        let (a, b) = (a.join("*"), b.join("*"));
-        meet(a.as_bytes(), b.as_bytes(), |byte| *byte == b'*', |a, b| a == b)
+impl fmt::Display for Pieces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("*"))
     }
 }
 
@@ -168,7 +188,7 @@ impl fmt::Display for Pattern {
         for segment in &self.segments {
             match segment {
                 Segment::AnyDepth => f.write_str("/**")?,
-                Segment::Pieces(pieces) => write!(f, "/{}", pieces.join("*"))?,
+                Segment::Pieces(pieces) => write!(f, "/{pieces}")?,
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::fmt;
 use super::{StartError, layers::layer};
 use crate::config::SandboxMode;
 use crate::ipc::wire::Layer;
+use crate::sys::guarded::Kind;
 use crate::sys::landlock::{self as files, Reach};
 use crate::sys::{namespaces, process, seccomp};
 
@@ -65,6 +66,15 @@ impl Confinement {
         let holds = process::no_new_code();
         let level = if holds { "memory that was written is never executed" } else { "Linux has it from 6.3 on" };
         self.layers.push(layer("no-new-code", holds, level.into()));
+    }
+
+    /// How the tokens are going to be kept: the best that the kernel and the limits give. Nothing is demanded.
+    pub(super) fn memory_of_tokens(&mut self) {
+        let (holds, level) = match Kind::available() {
+            Ok(kind) => (kind != Kind::Swappable, kind.describe().to_owned()),
+            Err(error) => (false, short(format!("missing: {error}"))),
+        };
+        self.layers.push(layer("token-memory", holds, level));
     }
 
     /// With nothing to reach at all.

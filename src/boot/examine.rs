@@ -5,8 +5,9 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use super::inputs::{self, OpenedToken, Refusal};
-use super::{service_users, sources};
+use super::{service_users, sources, units};
 use crate::config::{Config, SecretFile, TokenName};
+use crate::parent::SourceFile;
 use crate::sys::creds;
 
 /// What was found.
@@ -18,7 +19,7 @@ pub struct Examined {
     /// Credentials that are not to be seen from here.
     pub unseen: Vec<(TokenName, SecretFile)>,
     /// Of sources of type `file`, by their paths.
-    pub files: BTreeMap<PathBuf, File>,
+    pub files: BTreeMap<PathBuf, SourceFile>,
     /// Of every `ca-file`.
     pub authorities: BTreeMap<PathBuf, File>,
 }
@@ -61,6 +62,7 @@ pub fn examine(config: &Config, credentials: Credentials) -> Examined {
         sources::Opened::default()
     });
     errors.extend(sources.missing);
+    errors.extend(units::problems(config, parent.map(|(_, gid)| gid)));
     let knows_owner = parent.is_some() || !creds::is_root();
     if knows_owner && config.cache.directory.exists() {
         let found = inputs::cache_directory(&config.cache.directory, parent);

@@ -2,17 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use super::{Ids, StartError, at};
-use crate::config::{Config, SecretFile, Server, TokenName};
+use super::{Ids, StartError, at, directories};
+use crate::config::{Config, SecretFile, TokenName};
 use crate::parent::cache::new_seal_key_text;
 use crate::sys::trusted::{self, OpenError};
-use crate::sys::{creds, file, peer};
+use crate::sys::{creds, file};
 
 fn wrong(message: String) -> StartError {
     StartError::Configuration(message)
@@ -22,13 +20,12 @@ fn wrong(message: String) -> StartError {
 /// after the drop, with its own rights.
 pub(super) fn cache_directory(path: &Path, parent: Option<Ids>) -> Result<OwnedFd, StartError> {
     let failed = |error: io::Error| wrong(format!("cache directory {}: {error}", at(path)));
-    if !path.exists() {
-        if let Some(above) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(above).map_err(failed)?;
-        }
+    if let (false, Some(above), Some(name)) = (path.exists(), path.parent(), path.file_name()) {
+        let above = directories::make(above, 0o755).map_err(|error| wrong(format!("cache directory: {error}")))?;
         fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
         if let Some((uid, gid)) = parent {
-            file::chown(path, uid, gid).map_err(failed)?;
+            let made = file::find_at(above.as_fd(), name).map_err(failed)?;
+            file::chown(made.as_fd(), uid, gid).map_err(failed)?;
         }
     }
     let directory = file::find_directory(path).map_err(failed)?;
@@ -160,47 +157,4 @@ fn secret_closed_to(path: &Path, others: u32) -> Result<File, Refusal> {
         )));
     }
     Ok(opened)
-}
-
-/// The operator's socket: for root, and for the members of a group that may look.
-pub(super) fn admin_listener(server: &Server, privileged: bool) -> Result<Option<UnixListener>, StartError> {
-    let path = &server.admin_socket;
-    let default = Path::new("/run/keyhatch/admin.sock");
-    if !privileged && path == default && !path.parent().is_some_and(Path::exists) {
-        tracing::warn!("no operator's socket: {} is for root; set server.admin-socket to have one", at(path));
-        return Ok(None);
-    }
-    let bound = listener(path, if server.admin_group.is_some() { 0o660 } else { 0o600 })?;
-    if let (true, Some(group)) = (privileged, server.admin_group) {
-        file::chown(path, 0, group.as_raw()).map_err(|error| wrong(format!("socket {}: {error}", at(path))))?;
-    }
-    Ok(Some(bound))
-}
-
-/// Binds the socket; a file that a crash left behind is replaced, a broker that listens is not.
-pub(super) fn listener(path: &Path, mode: u32) -> Result<UnixListener, StartError> {
-    let failed = |error: io::Error| wrong(format!("socket {}: {error}", at(path)));
-    if let Some(above) = path.parent().filter(|above| !above.exists()) {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(above).map_err(failed)?;
-        fs::set_permissions(above, fs::Permissions::from_mode(0o755)).map_err(failed)?;
-    }
-    if let Ok(found) = fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            return Err(wrong(format!("{} is there and is no socket; it is left alone", at(path))));
-        }
-        // The worker of a broker that was killed goes on for up to a second.
-        let give_up = Instant::now() + Duration::from_millis(1500);
-        while peer::somebody_listens(path).map_err(failed)? {
-            if Instant::now() < give_up {
-                std::thread::sleep(Duration::from_millis(50));
-                continue;
-            }
-            return Err(wrong(format!("another broker is listening at {}; stop it first", at(path))));
-        }
-        fs::remove_file(path).map_err(failed)?;
-    }
-    // The umask of the start keeps everybody else away until the mode is set.
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
-    Ok(listener)
 }

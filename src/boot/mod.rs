@@ -4,12 +4,15 @@
 #![forbid(unsafe_code)]
 
 mod confine;
+mod directories;
 mod examine;
 mod inputs;
 mod layers;
 mod reach;
+mod sockets;
 mod sources;
 mod surroundings;
+mod units;
 mod worker;
 
 pub use examine::{Credentials, Examined, examine};
@@ -26,7 +29,7 @@ use crate::config::Config;
 use crate::ipc::wire::Layer;
 use crate::parent::reload::Origin;
 use crate::parent::{CacheInputs, ParentInputs};
-use crate::sys::{clock, creds, file, process, spawn};
+use crate::sys::{cleaner, clock, creds, file, process, spawn};
 
 /// Why there is no start. All but `System` are for whoever wrote the configuration.
 #[derive(Debug)]
@@ -90,8 +93,15 @@ pub fn start(mut config: Config, path: &Path) -> Result<ParentInputs, StartError
     let opened = sources::open(&config)?;
     config.problems.extend(opened.missing);
     let sources = opened.inputs;
-    let listener = inputs::listener(&config.server.socket, config.server.socket_mode)?;
-    let admin = inputs::admin_listener(&config.server, users.is_some())?;
+    let units = units::open(&config);
+    let hindrances = units::problems(&config, parent_ids.map(|(_, gid)| gid));
+    hindrances.iter().for_each(|problem| tracing::error!("{problem}"));
+    config.problems.extend(hindrances);
+    let server = &config.server;
+    let mut start = cleaner::look_after(vec![server.socket.clone(), server.admin_socket.clone()])
+        .map_err(system("cannot start what cleans up"))?;
+    let listener = sockets::bind(&server.socket, server.socket_mode, None, &mut start)?;
+    let admin = sockets::admin(server, users.is_some(), &mut start)?;
 
     // The worker, before any token byte is in this process.
     let (channel, worker_channel) = spawn::channel_pair().map_err(system("cannot make the channel"))?;
@@ -113,7 +123,20 @@ pub fn start(mut config: Config, path: &Path) -> Result<ParentInputs, StartError
     }
     let listeners = vec![config.server.socket.clone()];
     let origin = Origin { config: path, privileged: users.is_some() };
-    Ok(ParentInputs { config, channel, worker_log, cache, tokens, sources, listeners, origin, admin, layers })
+    Ok(ParentInputs {
+        config,
+        channel,
+        worker_log,
+        cache,
+        tokens,
+        sources,
+        listeners,
+        units,
+        origin,
+        admin,
+        layers,
+        start: Some(start),
+    })
 }
 
 /// A uid and a gid.
@@ -130,6 +153,7 @@ pub fn confine_parent(ids: Option<Ids>, config: &Config, store: &mut OwnedFd) ->
     })?;
     confinement.no_new_code();
     confinement.tell(layers::of_this_role(ids));
+    confinement.memory_of_tokens();
     confinement.narrow(&reach::of_parent(config, store.as_fd()))?;
     confinement.calls_of_parent()?;
     Ok(confinement.finish())

@@ -47,6 +47,7 @@ pub fn of_parent<'a>(config: &Config, store: BorrowedFd<'a>) -> Reach<'a> {
         store,
         read,
         read_by_name: resolv_conf_directory().into_iter().collect(),
+        proc: config.acl.has_units(),
         sockets,
         connect: config.ports().chain([DNS]).collect(),
         // A service manager in another namespace may be reached by an abstract socket alone (sd_notify(3)).

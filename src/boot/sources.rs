@@ -10,6 +10,7 @@ use super::inputs::{Refusal, secret};
 use super::{StartError, at};
 use crate::config::{Config, Document};
 use crate::parent::{Authorities, SourceInputs};
+use crate::sys::replaced::Watch;
 use crate::sys::{creds, trusted};
 
 /// Opened and checked.
@@ -46,7 +47,10 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
             }
             Document::File(file) if inputs.files.contains_key(&file.path) => {}
             Document::File(file) => match secret(&file.path) {
-                Ok(open) => drop(inputs.files.insert(file.path.clone(), open)),
+                Ok(open) => {
+                    let watch = watch(&file.path, &open);
+                    inputs.files.insert(file.path.clone(), (open, watch).into());
+                }
                 Err(Refusal::Unsafe(message)) => return Err(wrong(message)),
                 Err(Refusal::Absent(reason)) => {
                     let path = at(&file.path);
@@ -57,6 +61,12 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
         }
     }
     Ok(Opened { inputs, authorities, missing })
+}
+
+/// The parent may not look at the path: what is not watched from now on, it does not learn.
+fn watch(path: &Path, open: &File) -> Option<Watch> {
+    let watch = Watch::begin(path, open);
+    watch.inspect_err(|error| tracing::warn!(path = at(path), %error, "not noticed when it is moved away")).ok()
 }
 
 /// Of a file that nobody else can write: whoever does decides whom the token is shown to.

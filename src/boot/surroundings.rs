@@ -52,7 +52,9 @@ fn passed_descriptors() -> u32 {
 pub(super) fn make_room(config: &Config) -> Result<(), StartError> {
     let connections = u64::from(config.limits.connections);
     // In the worker each connection and the hold on its peer; in the parent each answer on its way and each fetch.
-    let needed = 2 * connections + config.keys.len() as u64 + RESERVED_FILES;
+    // And in the parent, where units are attested, each connection's process.
+    let processes = if config.acl.has_units() { connections } else { 0 };
+    let needed = 2 * connections + processes + config.keys.len() as u64 + RESERVED_FILES;
     process::allow_open_files(needed).map_err(|hard| {
         StartError::Configuration(format!(
             "limits.connections = {connections} needs {needed} open files, and this process may have {hard}. Raise it \

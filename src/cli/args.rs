@@ -50,6 +50,27 @@ pub(super) enum Log {
     Json,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Run the broker in the foreground
@@ -58,6 +79,9 @@ pub(super) enum Command {
         /// Write a log line for each request, not only for first answers and refusals
         #[arg(long)]
         log_requests: bool,
+        /// Lines below this level are left out; no level shows a secret
+        #[arg(long, value_enum, env = "KEYHATCH_LOG_LEVEL", default_value_t = LogLevel::Info, value_name = "LEVEL")]
+        log_level: LogLevel,
     },
     /// Print a value: raw if it is one scalar, else JSON
     #[command(after_help = "Example: DATABASE_URL=$(keyhatch get /billing/database-url)")]
@@ -168,9 +192,12 @@ pub(super) struct Explain {
     /// A user, by name or uid, with the groups that the system gives it
     #[arg(long, required_unless_present = "pid", conflicts_with = "pid")]
     pub(super) user: Option<String>,
-    /// A running process, with its own ids
+    /// A running process, with its own ids and unit
     #[arg(long)]
     pub(super) pid: Option<u32>,
+    /// The systemd unit that the user is in, such as web@1.service
+    #[arg(long, conflicts_with = "pid")]
+    pub(super) unit: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -2,11 +2,11 @@
 
 use super::args::Explain;
 use super::{show, tell, trust};
-use crate::acl::{Client, Pattern, Peer};
+use crate::acl::{Client, Pattern, Peer, Unit};
 use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::secret::KeyPath;
-use crate::sys::users;
+use crate::sys::{peer, users};
 
 pub(super) fn run(path: &std::path::Path, asked: &Explain) -> Exit {
     let has_parameters = asked.key.contains('{');
@@ -17,7 +17,7 @@ pub(super) fn run(path: &std::path::Path, asked: &Explain) -> Exit {
         }
         parsed => parsed.ok(),
     };
-    let peer = match peer(asked) {
+    let peer = match whom(asked) {
         Ok(peer) => peer,
         Err(message) => {
             tell(&message);
@@ -58,6 +58,7 @@ fn of_path(config: &Config, peer: &Peer, key: &KeyPath, json: bool) -> (String, 
         "uid": peer.uid,
         "gid": peer.gid,
         "groups": peer.groups,
+        "unit": peer.unit.as_ref().map(Unit::name),
         "granted": granted,
         "client": client,
         "defined": explanation.defined.at().map(ToString::to_string),
@@ -83,6 +84,7 @@ fn of_template(config: &Config, peer: &Peer, key: &str, json: bool) -> Option<(S
         "uid": peer.uid,
         "gid": peer.gid,
         "groups": peer.groups,
+        "unit": peer.unit.as_ref().map(Unit::name),
         "granted": granted,
         "clients": clients.collect::<Vec<_>>(),
         "defined": explanation.key.at.to_string(),
@@ -91,22 +93,32 @@ fn of_template(config: &Config, peer: &Peer, key: &str, json: bool) -> Option<(S
 }
 
 fn ids(peer: &Peer) -> String {
-    format!("uid {}, gid {}, groups {:?}", peer.uid, peer.gid, peer.groups)
+    let unit = peer.unit.as_ref().map_or_else(String::new, |unit| format!(", unit {unit}"));
+    format!("uid {}, gid {}, groups {:?}{unit}", peer.uid, peer.gid, peer.groups)
 }
 
 fn client(client: &Client, pattern: &Pattern) -> serde_json::Value {
     serde_json::json!({ "name": client.name, "at": client.at.to_string(), "pattern": pattern.to_string() })
 }
 
-/// The ids that the kernel would attest.
-fn peer(asked: &Explain) -> Result<Peer, String> {
+/// The ids and the unit that the kernel would attest.
+fn whom(asked: &Explain) -> Result<Peer, String> {
+    let certain = peer::has_pidfd();
     let (found, whom) = match (&asked.user, asked.pid) {
         (Some(user), _) => (users::of_user(user), format!("user `{}`", user.escape_debug())),
         (None, Some(pid)) => (users::of_process(pid), format!("process {pid}")),
         (None, None) => return Err("--user or --pid tells whom to judge".to_owned()),
     };
+    let unit = match (&asked.unit, asked.pid) {
+        (Some(name), _) => {
+            let unit = Unit::new(name, certain);
+            Some(unit.ok_or_else(|| format!("{} is no name of a unit", name.escape_debug()))?)
+        }
+        (None, Some(pid)) => users::cgroups_of(pid).ok().and_then(|text| Unit::of_cgroups(&text, certain)),
+        (None, None) => None,
+    };
     match found {
-        Ok(Some(ids)) => Ok(Peer { uid: ids.uid, gid: ids.gid, groups: ids.groups, pid: 0 }),
+        Ok(Some(ids)) => Ok(Peer { uid: ids.uid, gid: ids.gid, groups: ids.groups, unit, pid: 0 }),
         Ok(None) => Err(format!("there is no {whom}")),
         Err(error) => Err(format!("{whom}: {error}")),
     }

@@ -47,7 +47,7 @@ pub fn run() -> Exit {
     };
     let global = &cli.global;
     match cli.command {
-        Command::Serve { log_requests } => serve(&global.config, global.log, log_requests),
+        Command::Serve { log_requests, log_level } => serve(&global.config, global.log, log_level.into(), log_requests),
         Command::Get(asked) => get::run(&asked, &global.socket),
         Command::List { json } => status::list(&global.socket, json),
         Command::Check { file } => check(file.as_deref().unwrap_or(&global.config)),
@@ -86,13 +86,13 @@ fn plain(done: std::io::Result<()>) -> Exit {
     }
 }
 
-fn serve(path: &Path, log: Log, log_requests: bool) -> Exit {
+fn serve(path: &Path, log: Log, level: tracing::Level, log_requests: bool) -> Exit {
     if matches!(path.try_exists(), Ok(false)) {
         tell(&format_args!("{}: {SMALLEST}", path.display()));
         return Exit::Configuration;
     }
     let started = boot::begin().and_then(|()| {
-        telemetry::start(log == Log::Json, std::io::stderr().is_terminal());
+        telemetry::start(log == Log::Json, level, std::io::stderr().is_terminal());
         let config = config::load(path, trust()).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         config.problems.iter().for_each(|problem| tracing::error!("{problem}"));
@@ -159,7 +159,7 @@ fn errors(config: &Config, credentials: Credentials) -> (Vec<String>, Examined) 
 
 fn work(arguments: &[String]) -> Exit {
     // Nothing but memory is touched by this, and what fails in the next step is told by it.
-    telemetry::start(false, false);
+    telemetry::start(false, tracing::Level::INFO, false);
     let done = boot::enter(arguments).map_err(|error| error.to_string()).and_then(|entered| {
         worker::run(entered.listener, entered.channel, entered.layers).map_err(|error| error.to_string())
     });

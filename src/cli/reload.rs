@@ -2,11 +2,10 @@
 //!
 //! Hands tokens to nobody but a broker that root has started, or the caller.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{cache, errors, show, tell, trust};
@@ -55,7 +54,7 @@ fn reload(socket: &Path, json: bool) -> Result<Exit, Failed> {
     let path = &greeting.config;
     let config = config::load(path, trust()).map_err(|error| fail(Exit::Configuration, &error))?;
     config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
-    if let Some(message) = needs_restart(&greeting.fixed, &Fixed::of(&config)) {
+    if let Some(message) = needs_restart(&greeting.fixed, &Fixed::of(&config, config.acl.has_units())) {
         let message = format!("{}: {message}; nothing was changed", path.display());
         return Err(fail(Exit::Configuration, &message));
     }
@@ -136,13 +135,23 @@ fn offer(stream: &mut UnixStream, config: Config, opened: Examined) -> io::Resul
         tokens.push((name, from, Given::Opened));
     }
     tokens.extend(opened.unseen.into_iter().map(|(name, from)| (name, from, Given::Kept)));
-    let mut paths = |files: std::collections::BTreeMap<PathBuf, File>| {
-        let (paths, files): (Vec<_>, Vec<_>) = files.into_iter().unzip();
-        fds.extend(files.into_iter().map(OwnedFd::from));
-        paths
-    };
-    let (files, authorities) = (paths(opened.files), paths(opened.authorities));
-    let fixed = Fixed::of(&config);
+    let mut files = Vec::with_capacity(opened.files.len());
+    for (path, file) in opened.files {
+        let (file, watch) = file.into_parts();
+        fds.push(file.into());
+        let watched = watch.map(|watch| {
+            let (events, watched) = watch.into_parts();
+            fds.push(events);
+            watched
+        });
+        files.push((path, watched));
+    }
+    let mut authorities = Vec::with_capacity(opened.authorities.len());
+    for (path, file) in opened.authorities {
+        fds.push(file.into());
+        authorities.push(path);
+    }
+    let fixed = Fixed::of(&config, config.acl.has_units());
     let offered = Offered { fixed, live: config.into_live(), tokens, files, authorities };
     let payload = postcard::to_stdvec(&offered).map_err(io::Error::other)?;
     let descriptors = u32::try_from(fds.len()).map_err(io::Error::other)?;

@@ -8,7 +8,7 @@ use super::names;
 use super::resolve::Resolver;
 use super::table::{Entry, Node, Table};
 use super::values;
-use crate::acl::{Client, OVERFLOW_ID, Pattern, Who};
+use crate::acl::{Client, OVERFLOW_ID, Pattern, UnitPattern, Users, Who};
 
 /// The clients of all files, in the order of their definition, and where each pattern stands.
 #[derive(Default)]
@@ -34,7 +34,7 @@ impl Clients {
         self.names.entry(entry.name.to_owned()).or_insert_with(|| entry.place.clone());
         let Some(table) = entry.node.table(report, &names::CLIENT) else { return };
         let keys = self.patterns(entry, &table, report);
-        let mut lookup = Lookup { client: entry.name, server, resolver, nobody: false };
+        let mut lookup = Lookup { client: entry.name, server, resolver, nobody: false, dynamic: false };
         if let (Some(who), Some(keys)) = (who(entry, &table, &mut lookup, report), keys) {
             let at = report.location(&entry.place);
             self.clients.push(Client { name: entry.name.to_owned(), who, keys, at });
@@ -70,9 +70,9 @@ impl Clients {
 
 /// The conditions of one client.
 fn who(entry: &Entry<'_>, table: &Table<'_>, lookup: &mut Lookup<'_>, report: &mut Report<'_>) -> Option<Who> {
-    let (user, group) = (table.get("user"), table.get("group"));
+    let (user, group, unit) = (table.get("user"), table.get("group"), table.get("unit"));
     if let Some(anyone) = table.get("anyone") {
-        match (anyone.boolean(report)?, user.or(group)) {
+        match (anyone.boolean(report)?, user.or(group).or(unit)) {
             (true, None) => return Some(Who::Anyone),
             (true, Some(other)) => report.error(
                 anyone
@@ -86,18 +86,49 @@ fn who(entry: &Entry<'_>, table: &Table<'_>, lookup: &mut Lookup<'_>, report: &m
         }
         return None;
     }
-    if user.is_none() && group.is_none() {
+    if user.is_none() && group.is_none() && unit.is_none() {
         let help = "a client needs `user` or `group`, or anyone = true";
-        // With `unit`, or a misspelt condition, an error stands already.
-        if entry.node.peek("unit").is_none() && !["user", "group", "anyone"].iter().any(|name| table.misspells(name)) {
+        // With a misspelt condition, an error stands already.
+        if !["user", "group", "unit", "anyone"].iter().any(|name| table.misspells(name)) {
             report
                 .error(Diagnostic::at(entry.place.clone(), "this client does not say who it is").help(help).absence());
         }
         return None;
     }
-    let users = user.map(|node| lookup.ids(&node, Kind::User, report));
+    if unit.is_some()
+        && user.is_none()
+        && group.is_none()
+        && !["user", "group"].iter().any(|name| table.misspells(name))
+    {
+        let why = "has `unit` alone, which is for LoadCredential= of systemd: this version does not serve that yet";
+        report.warning(&entry.place, format!("client `{}` {why}, so it matches nobody", entry.name));
+    }
+    let units = unit.as_ref().map(|node| units(node, report));
+    let users = user.map(|node| {
+        let uids = lookup.ids(&node, Kind::User, report);
+        if lookup.dynamic && unit.is_none() && !table.misspells("unit") {
+            let error = node.error("`user = \"dynamic\"` is legal only beside `unit`");
+            report.error(error.help("dynamic users are given to one service after the other: the unit says which one"));
+        }
+        Users { uids, dynamic: lookup.dynamic }
+    });
     let groups = group.map(|node| lookup.ids(&node, Kind::Group, report));
-    Some(if lookup.nobody { Who::Nobody } else { Who::Ids { users, groups } })
+    Some(if lookup.nobody { Who::Nobody } else { Who::Ids { users, groups, units } })
+}
+
+fn units(node: &Node<'_>, report: &mut Report<'_>) -> Vec<UnitPattern> {
+    let mut patterns = Vec::new();
+    for item in node.one_or_many(report).unwrap_or_default() {
+        let Some(text) = item.as_str() else {
+            report.error(item.expected("a pattern over names of units, such as \"web@*.service\", or a list of them"));
+            continue;
+        };
+        match UnitPattern::parse(text) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => report.error(item.error(error.to_string())),
+        }
+    }
+    patterns
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -121,6 +152,8 @@ struct Lookup<'a> {
     resolver: &'a dyn Resolver,
     /// Somebody could not be found.
     nobody: bool,
+    /// Among the users are the dynamic ones.
+    dynamic: bool,
 }
 
 impl Lookup<'_> {
@@ -143,10 +176,7 @@ impl Lookup<'_> {
                 return None;
             };
             if name == "dynamic" && kind == Kind::User {
-                report.error(
-                    item.error("this version of keyhatch does not have `user = \"dynamic\"` yet")
-                        .help("it will come with `unit`; until then give the service a fixed User="),
-                );
+                self.dynamic = true;
                 return None;
             }
             let found = match kind {

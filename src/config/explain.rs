@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::{Config, KeyTemplate, Location};
-use crate::acl::{Client, Grant, Pattern, Peer, Who};
+use crate::acl::{Client, Grant, Pattern, Peer, UnitPattern, Who};
 use crate::secret::KeyPath;
 use crate::template::{self, Found};
 
@@ -37,6 +37,12 @@ pub enum Obstacle {
     OtherKeys,
     /// A pattern matches the key, and the peer is not this client.
     OtherPeer,
+    /// A pattern matches the key, the peer has the user and group, and is not in a unit of this client.
+    OtherUnit,
+    /// The same, and the peer's unit is not certain enough for a client without a user that it names.
+    UncertainUnit,
+    /// A pattern matches the key, and the client has `unit` alone.
+    UnitAlone,
     /// A pattern matches the key, and the client matches nobody: a user or group of it was not found.
     Nobody,
     Both,
@@ -93,9 +99,27 @@ fn obstacle(client: &Client, peer: &Peer, key: &KeyPath) -> Obstacle {
     match (client.matches(peer), covers) {
         (true, _) => Obstacle::OtherKeys,
         (false, true) if client.who == Who::Nobody => Obstacle::Nobody,
+        (false, true) if matches!(client.who, Who::Ids { users: None, groups: None, .. }) => Obstacle::UnitAlone,
+        (false, true) if client.depends_on_unit(peer) => match (&peer.unit, units(client)) {
+            (Some(unit), Some(units)) if units.iter().any(|pattern| pattern.matches(unit)) => Obstacle::UncertainUnit,
+            _ => Obstacle::OtherUnit,
+        },
         (false, true) => Obstacle::OtherPeer,
         (false, false) => Obstacle::Both,
     }
+}
+
+fn units(client: &Client) -> Option<&[UnitPattern]> {
+    match &client.who {
+        Who::Ids { units, .. } => units.as_deref(),
+        _ => None,
+    }
+}
+
+/// `web@*.service` or `db.service`, for a person.
+fn shown_units(client: &Client) -> String {
+    let shown: Vec<String> = units(client).unwrap_or_default().iter().map(|pattern| format!("`{pattern}`")).collect();
+    shown.join(" or ")
 }
 
 impl fmt::Display for Explanation<'_> {
@@ -105,6 +129,9 @@ impl fmt::Display for Explanation<'_> {
         match &self.grant {
             Some(Grant { client, pattern }) => {
                 write!(f, "{key} is granted by client `{}` ({}), whose keys hold `{pattern}`", client.name, client.at)?;
+                if client.has_unit() {
+                    write!(f, " and whose unit is {}", shown_units(client))?;
+                }
             }
             None => {
                 write!(f, "{key} is not granted by any client")?;
@@ -112,10 +139,21 @@ impl fmt::Display for Explanation<'_> {
                 for (client, obstacle) in telling {
                     let why = match obstacle {
                         Obstacle::OtherPeer => "holds the key, but the peer is none of its users and groups",
+                        Obstacle::OtherUnit => "holds the key, but the peer is not in its unit",
+                        Obstacle::UncertainUnit => {
+                            "holds the key, but this kernel cannot tell the unit for sure (Linux 6.5), which a client \
+                             without a named user needs"
+                        }
+                        Obstacle::UnitAlone => {
+                            "holds the key for LoadCredential= of systemd, which this version does not serve"
+                        }
                         Obstacle::Nobody => "holds the key, but matches nobody: see `keyhatch check`",
                         Obstacle::OtherKeys | Obstacle::Both => "matches the peer, but none of its keys is this one",
                     };
                     write!(f, "\n  client `{}` ({}) {why}", client.name, client.at)?;
+                    if *obstacle == Obstacle::OtherUnit {
+                        write!(f, " {}", shown_units(client))?;
+                    }
                 }
             }
         }

@@ -25,12 +25,15 @@ pub struct Live {
 pub struct Fixed {
     /// Settings by their names, with their values as text to compare.
     settings: Vec<(String, String)>,
+    /// Some client has `unit`: what tells units is there.
+    units: bool,
     /// Where upstreams and their proxies listen.
     ports: BTreeSet<u16>,
 }
 
 impl Fixed {
-    pub fn of(config: &Config) -> Self {
+    /// `units`: some client has one.
+    pub fn of(config: &Config, units: bool) -> Self {
         let Server { socket, socket_mode, admin_socket, admin_group, parent_user, worker_user, sandbox } =
             &config.server;
         let user = |user: &ServiceUser| {
@@ -53,7 +56,7 @@ impl Fixed {
             ("limits.value-size", config.limits.value_size.to_string()),
         ];
         let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { settings, ports: config.ports().collect() }
+        Self { settings, units, ports: config.ports().collect() }
     }
 
     /// What a broker with these cannot take over from the others, each by its name.
@@ -67,7 +70,9 @@ impl Fixed {
         let settings = new.settings.iter().filter(differs).map(named);
         let ports = new.ports.difference(&self.ports);
         let ports = ports.map(|port| format!("the TCP port {port} of a source or proxy is a new one"));
-        settings.chain(ports).collect()
+        let units = new.units && !self.units;
+        let units = units.then(|| "a client with `unit` is the first one".to_owned());
+        settings.chain(ports).chain(units).collect()
     }
 }
 
@@ -100,7 +105,8 @@ mod tests {
 
     fn fixed(text: &str) -> Fixed {
         let path = PathBuf::from("keyhatch.toml");
-        Fixed::of(&parse(vec![SourceText { path, text: text.to_owned() }], &System).unwrap())
+        let config = parse(vec![SourceText { path, text: text.to_owned() }], &System).unwrap();
+        Fixed::of(&config, config.acl.has_units())
     }
 
     #[test]
@@ -123,6 +129,13 @@ mod tests {
             assert!(refused.len() == 1 && refused[0].starts_with(&format!("{name} is ")), "{name}: {refused:?}");
         }
         assert!(before.refused(&fixed("[limits]\nmemory = \"128MiB\"\nidle-timeout = \"5s\"")).is_empty());
+    }
+
+    #[test]
+    fn units_may_go_and_not_come() {
+        let (without, with) = (fixed(""), fixed("[clients.u]\nunit = \"u.service\"\nkeys = [\"/**\"]"));
+        assert_eq!(without.refused(&with), ["a client with `unit` is the first one"]);
+        assert!(with.refused(&without).is_empty() && with.refused(&with).is_empty());
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(super) const BASIC: Names = names("`basic` authentication", &["type", "user"
 pub(super) const HEADER: Names = names("`header` authentication", &["type", "name", "prefix", "token"]);
 pub(super) const HAWK: Names = names("`hawk` authentication", &["type", "id", "key", "algorithm"]);
 pub(super) const CLIENT: Names =
-    Names { place: "a client", legal: &["user", "group", "anyone", "keys"], later: &["unit", "credentials"] };
+    Names { place: "a client", legal: &["user", "group", "unit", "anyone", "keys"], later: &["credentials"] };
 
 /// The words that are legal as the value of a setting.
 pub(super) const SOURCE_TYPES: &[&str] = &["http", "heroku", "file"];

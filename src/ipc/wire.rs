@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::acl::Acl;
+use crate::acl::{Acl, Unit};
 use crate::config::Limits;
 use crate::outcome::{Class, Reason};
 use crate::secret::{KeyPath, WireBytes};
@@ -34,6 +34,10 @@ pub enum ToParent {
     Fetch(FetchRequest),
     /// With exactly one fd: the peer's own socket. Asks for the states of the keys that the peer may read.
     Survey { id: u64, request: RequestId },
+    /// With exactly one fd: the peer's own socket. Asks for the unit that the peer is in.
+    Attest { id: u64 },
+    /// The connection that this fact was about has ended.
+    Parted { fact: u64 },
     /// How often values of keys with parameters were given from memory since the last time. Says which of them go first
     /// when there are too many, and nothing else.
     Used { uses: Vec<(KeyPath, u32)> },
@@ -86,6 +90,10 @@ pub enum ToWorker {
     SurveyReply { id: u64, len: u64 },
     /// A survey that was not answered: the peer is not who it should be, or is over its budget.
     SurveyRefused { id: u64, retry_after: Option<Duration> },
+    /// `None`: the parent is short of descriptors or memory just now.
+    Attested { id: u64, attestation: Option<Attestation> },
+    /// The process has ended whose unit this fact was about, or the fact is not remembered any more: to be asked again.
+    Unattested { fact: u64 },
     /// The value that the worker may hold of this key was confirmed: its lease is now this one.
     Renew { key: KeyPath, etag: Tag, lease: Lease },
     /// Forget these values, then say [`ToParent::Recalled`].
@@ -98,6 +106,14 @@ pub enum ToWorker {
 pub enum Recall {
     All,
     Keys(Vec<KeyPath>),
+}
+
+/// What the parent knows of the unit of a peer: for this connection, until [`ToWorker::Unattested`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// Its number; `None` if nothing was looked at, so that nothing can end.
+    pub fact: Option<u64>,
+    pub unit: Option<Unit>,
 }
 
 /// The subset of the configuration that the worker needs. No path, URL or token name is in it.

@@ -35,6 +35,8 @@ pub(super) struct Clock {
     /// Milliseconds since the epoch, and nanoseconds since the boot at which they were told.
     last: Cell<(u64, i64)>,
     boot: Option<BootId>,
+    /// How far the time was ahead of the boot when that was looked at last, in milliseconds.
+    ahead: Cell<u64>,
     /// What is on disk since this start.
     sealed: Cell<Option<Mark>>,
     overrun: Notify,
@@ -45,19 +47,31 @@ impl Clock {
     pub(super) fn resume(marks: &[Mark], newest: u64, boot: Option<BootId>) -> Self {
         let since_boot = boot_nanos();
         let reached = marks.iter().map(|mark| mark.reached(boot, since_boot)).max().unwrap_or(0).max(newest);
-        Self { last: Cell::new((reached, since_boot)), boot, sealed: Cell::new(None), overrun: Notify::new() }
+        let last = (reached, since_boot);
+        let ahead = ahead_of_boot(advance(last, wall(), since_boot));
+        Self { last: Cell::new(last), boot, ahead: Cell::new(ahead), sealed: Cell::new(None), overrun: Notify::new() }
     }
 
     /// Milliseconds since the epoch.
     pub(super) fn now(&self) -> u64 {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since_boot = boot_nanos();
-        let told = advance(self.last.get(), u64::try_from(wall.as_millis()).unwrap_or(u64::MAX), since_boot);
+        let told = advance(self.last.get(), wall(), since_boot);
         self.last.set(told);
         if self.sealed.get().is_none_or(|mark| !mark.covers(told.0, since_boot)) {
             self.overrun.notify_one();
         }
         told.0
+    }
+
+    /// Whether the wall clock was set forward, by more than a second since this last said so: what was told as a length
+    /// of `CLOCK_BOOTTIME` ends earlier then. Tells no instant.
+    pub(super) fn was_set_forward(&self) -> bool {
+        let ahead = ahead_of_boot(advance(self.last.get(), wall(), boot_nanos()));
+        let forward = ahead > self.ahead.get().saturating_add(STEP);
+        if forward {
+            self.ahead.set(ahead);
+        }
+        forward
     }
 
     /// Resolves when an instant was told that the mark on disk does not cover.
@@ -106,6 +120,17 @@ impl Mark {
 
 fn millis(nanos: i64) -> u64 {
     u64::try_from(nanos / 1_000_000).unwrap_or(0)
+}
+
+/// Milliseconds since the epoch, as this machine has it.
+fn wall() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Of an instant and the time since the boot at which it was told.
+fn ahead_of_boot((told, since_boot): (u64, i64)) -> u64 {
+    told.saturating_sub(millis(since_boot))
 }
 
 fn advance(last: (u64, i64), wall: u64, boot: i64) -> (u64, i64) {

@@ -1,9 +1,8 @@
 //! The parent's event loop: the channel, the worker's log, the signals that end both roles.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,18 +18,21 @@ use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
 use super::greeting;
 use super::in_flight::{InFlight, Open};
+use super::judge::{Attested, Judges};
 use super::outbox::Outbox;
 use super::relay::{self, LogOptions};
 use super::reload::{Origin, Reloader};
 use super::repeats;
+use super::units::{UnitSource, Units};
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
-use crate::acl::{Acl, Peer};
-use crate::config::{Config, SecretFile, TokenName};
+use crate::config::{Config, Fixed, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
-use crate::ipc::wire::{FetchRequest, Layer, Recall, Reply, ToParent, ToWorker};
+use crate::ipc::wire::{FetchRequest, Layer, Recall, Reply, RequestId, ToParent, ToWorker};
+use crate::secret::KeyPath;
+use crate::sys::cleaner::Unfinished;
 use crate::sys::clock::BootId;
-use crate::sys::{memfd, peer, process};
+use crate::sys::{memfd, process};
 
 /// How long requests in flight may go on after the signal to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -54,10 +56,14 @@ pub struct ParentInputs {
     pub listeners: Vec<PathBuf>,
     /// Where the configuration is, for `keyhatch reload`.
     pub origin: Origin,
+    /// What tells the units of peers, if some client has one.
+    pub units: Option<UnitSource>,
     /// The operator's socket.
     pub admin: Option<std::os::unix::net::UnixListener>,
     /// What confines this process.
     pub layers: Vec<Layer>,
+    /// Removes what the root phase has made, if this does not come to serve.
+    pub start: Option<Unfinished>,
 }
 
 pub struct CacheInputs {
@@ -138,9 +144,15 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         let layers = Rc::new(greeting::tell_layers(inputs.layers, of_worker)?);
         tokio::task::spawn_local(engine.clone().tidy());
         tokio::task::spawn_local(engine.clone().forget_passing());
-        let acl = Rc::new(RefCell::new(std::mem::take(&mut inputs.config.acl)));
-        let of_broker = (engine.clone(), outbox.clone(), acl.clone());
-        let reloader = Reloader::new(&inputs.config, inputs.origin, of_broker, log.requests);
+        tokio::task::spawn_local(engine.clone().watch_clock());
+        let most = inputs.config.limits.connections;
+        let units = Units::new(inputs.units, most, outbox.clone());
+        let paths = inputs.config.keys.iter().map(|key| key.path.clone()).collect();
+        let acl = std::mem::take(&mut inputs.config.acl);
+        let fixed = Fixed::of(&inputs.config, acl.has_units());
+        let judges = Judges::new(acl, paths, inputs.listeners, units.clone());
+        let of_broker = (engine.clone(), outbox.clone(), judges.clone());
+        let reloader = Reloader::new(inputs.origin, fixed, inputs.config.tokens, of_broker, log.requests);
         // The engine has what it needs of them, and ten thousand keys are ten megabytes.
         drop((std::mem::take(&mut inputs.config.keys), std::mem::take(&mut inputs.config.templates)));
         engine.refresh_ahead();
@@ -150,9 +162,10 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
             tokio::task::spawn_local(admin::serve(listener, engine.clone(), layers, group, reloader));
         }
-        let most = inputs.config.limits.connections;
-        let broker =
-            Broker { engine: engine.clone(), outbox, acl, listeners: inputs.listeners, in_flight: InFlight::new(most) };
+        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight: InFlight::new(most) };
+        if let Some(start) = inputs.start {
+            start.finished();
+        }
         let served = broker.serve(&channel).await;
         engine.close().await;
         // What the worker said last: it may be why it ended.
@@ -168,9 +181,8 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
 struct Broker {
     engine: Rc<Engine>,
     outbox: Outbox,
-    /// What holds now.
-    acl: Rc<RefCell<Acl>>,
-    listeners: Vec<PathBuf>,
+    judges: Rc<Judges>,
+    units: Rc<Units>,
     in_flight: Rc<InFlight>,
 }
 
@@ -201,8 +213,18 @@ impl Broker {
                 }
                 Some((ToParent::Survey { id, .. }, Passed::Lost)) => {
                     tracing::error!("out of file descriptors: a request is refused");
-                    self.refuse_survey(id, None, self.in_flight.open(id)?);
+                    refuse_survey(&self.outbox, id, None, self.in_flight.open(id)?);
                 }
+                Some((ToParent::Attest { id }, Passed::One(peer))) => {
+                    let open = self.in_flight.open(id)?;
+                    let attestation = self.judges.now().attest_unit(peer)?;
+                    self.outbox.say(ToWorker::Attested { id, attestation }, None, Some(open));
+                }
+                Some((ToParent::Attest { id }, Passed::Lost)) => {
+                    let open = self.in_flight.open(id)?;
+                    self.outbox.say(ToWorker::Attested { id, attestation: None }, None, Some(open));
+                }
+                Some((ToParent::Parted { fact }, Passed::Nothing)) => self.units.forget(fact)?,
                 Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
                 Some((ToParent::Recalled { serial }, Passed::Nothing)) if self.outbox.confirm_recall(serial) => {}
                 Some((ToParent::Configured { generation }, Passed::Nothing))
@@ -224,30 +246,36 @@ impl Broker {
 
     /// Judges from the peer's own socket, closes it, then answers.
     fn fetch(&self, request: FetchRequest, socket: OwnedFd) -> Result<(), ParentError> {
-        let peer = self.attest(socket)?;
+        let attested = self.judges.now().attest(socket)?;
         let open = self.in_flight.open(request.id)?;
         let FetchRequest { id, request, key, revalidate } = request;
-        if self.acl.borrow().judge(&peer, &key).is_none() {
-            if self.engine.repeats().is_first(peer.uid, &key, "denied") {
-                tracing::warn!(uid = peer.uid, pid = peer.pid, %key, %request, "denied");
-            }
-            self.outbox.reply(id, Reply::Denied, open);
+        let Some(attested) = attested else {
+            tracing::error!("out of file descriptors: a request is refused");
+            self.outbox.reply(id, Reply::Busy, open);
+            return Ok(());
+        };
+        let (engine, outbox, judges) = (self.engine.clone(), self.outbox.clone(), self.judges.clone());
+        if !judges.now().grants(&attested, &key) {
+            self.deny(&attested, &key, request);
+            outbox.reply(id, Reply::Denied, open);
             return Ok(());
         }
-        let asker = Asker { uid: peer.uid, pid: peer.pid, request };
-        let (engine, outbox, acl) = (self.engine.clone(), self.outbox.clone(), self.acl.clone());
+        let asker = Asker { uid: attested.peer.uid, pid: attested.peer.pid, request };
         tokio::task::spawn_local(async move {
             let mut reloads = engine.reloads();
             let reply = loop {
                 reloads.mark_unchanged();
-                if acl.borrow().judge(&peer, &key).is_none() {
+                if !judges.now().grants(&attested, &key) {
                     break Reply::Denied;
                 }
                 tokio::select! {
                     biased;
                     // Whatever it waits for: it is judged again, and begins anew.
                     _ = reloads.changed() => {}
-                    reply = engine.ask(&key, asker, revalidate) => break reply,
+                    reply = engine.ask(&key, asker, revalidate) => {
+                        // It may have waited for long.
+                        break if judges.now().grants(&attested, &key) { reply } else { Reply::Denied };
+                    }
                 }
             };
             outbox.reply(id, reply, open);
@@ -255,43 +283,48 @@ impl Broker {
         Ok(())
     }
 
-    /// Who the peer is by its own socket, which must be a connection to one of our listeners; closes it.
-    fn attest(&self, socket: OwnedFd) -> Result<Peer, ParentError> {
-        let from = peer::accepted_from(socket.as_fd());
-        if !from.is_some_and(|path| self.listeners.contains(&path)) {
-            return Err(ParentError::Protocol("the fd beside a request is no connection of ours"));
+    fn deny(&self, attested: &Attested, key: &KeyPath, request: RequestId) {
+        let peer = &attested.peer;
+        if self.engine.repeats().is_first(peer.uid, key, "denied") {
+            tracing::warn!(uid = peer.uid, pid = peer.pid, %key, %request, "denied");
         }
-        let found =
-            peer::credentials(socket.as_fd()).map_err(|_| ParentError::Protocol("a peer without credentials"))?;
-        Ok(Peer { uid: found.uid, gid: found.gid, groups: found.groups, pid: found.pid })
     }
 
     /// The states of the keys that the peer may read.
     fn survey(&self, id: u64, socket: OwnedFd) -> Result<(), ParentError> {
-        let peer = self.attest(socket)?;
+        let attested = self.judges.now().attest(socket)?;
         let open = self.in_flight.open(id)?;
-        if let Err(wait) = self.engine.charge(peer.uid) {
-            self.refuse_survey(id, Some(wait), open);
+        let Some(attested) = attested else {
+            tracing::error!("out of file descriptors: a request is refused");
+            refuse_survey(&self.outbox, id, None, open);
+            return Ok(());
+        };
+        if let Err(wait) = self.engine.charge(attested.peer.uid) {
+            refuse_survey(&self.outbox, id, Some(wait), open);
             return Ok(());
         }
-        let survey = self.engine.survey(|key| self.acl.borrow().judge(&peer, key).is_some());
-        let bytes = postcard::to_stdvec(&survey).map_err(|_| ParentError::Protocol("a survey cannot be encoded"))?;
-        match memfd::sealed(&bytes) {
-            Ok(payload) => {
-                let said = ToWorker::SurveyReply { id, len: bytes.len() as u64 };
-                self.outbox.say(said, Some(payload), Some(open));
+        let (engine, outbox, judges) = (self.engine.clone(), self.outbox.clone(), self.judges.clone());
+        tokio::task::spawn_local(async move {
+            let survey = judges.survey(&engine, &attested).await;
+            let bytes = survey.and_then(|survey| postcard::to_stdvec(&survey).ok());
+            match bytes.as_ref().map(|bytes| (bytes.len(), memfd::sealed(bytes))) {
+                Some((len, Ok(payload))) => {
+                    let said = ToWorker::SurveyReply { id, len: len as u64 };
+                    outbox.say(said, Some(payload), Some(open));
+                }
+                Some((_, Err(error))) => {
+                    tracing::error!(%error, "no room for a survey: a request is refused");
+                    refuse_survey(&outbox, id, None, open);
+                }
+                None => refuse_survey(&outbox, id, None, open),
             }
-            Err(error) => {
-                tracing::error!(%error, "no room for a survey: a request is refused");
-                self.refuse_survey(id, None, open);
-            }
-        }
+        });
         Ok(())
     }
+}
 
-    fn refuse_survey(&self, id: u64, retry_after: Option<Duration>, open: Open) {
-        self.outbox.say(ToWorker::SurveyRefused { id, retry_after }, None, Some(open));
-    }
+fn refuse_survey(outbox: &Outbox, id: u64, retry_after: Option<Duration>, open: Open) {
+    outbox.say(ToWorker::SurveyRefused { id, retry_after }, None, Some(open));
 }
 
 async fn relay_recalls(outbox: Outbox, mut recalls: mpsc::UnboundedReceiver<Recall>) {

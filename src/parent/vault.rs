@@ -11,38 +11,38 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use secrecy::{ExposeSecret, SecretBox};
-use zeroize::Zeroizing;
-
 use crate::config::{SecretFile, TokenName};
+use crate::sys::guarded::Guarded;
 
 /// The longest token, in bytes, without its line end.
 pub(super) const MAX_TOKEN_LEN: usize = 64 << 10;
 
-/// One credential for an upstream: 1 to [`MAX_TOKEN_LEN`] bytes of printable ASCII. Wiped when dropped.
-pub(in crate::parent) struct ApiToken(SecretBox<[u8]>);
+/// One credential for an upstream: 1 to [`MAX_TOKEN_LEN`] bytes of printable ASCII, in pages of its own. Wiped when dropped.
+pub(in crate::parent) struct ApiToken(Guarded);
 
 impl ApiToken {
     /// The bytes, for a header or a MAC that is built and wiped within the call.
     pub(in crate::parent) fn bytes(&self) -> &[u8] {
-        self.0.expose_secret()
+        self.0.bytes()
     }
 
     /// Reads and checks the whole file, from its start, wherever the descriptor's offset is.
     fn read(fd: OwnedFd) -> Result<Self, TokenFault> {
         let file = File::from(fd);
         // Room for the line end, and one byte more that tells a file that is too long.
-        let mut buffer = Zeroizing::new(vec![0; MAX_TOKEN_LEN + 3]);
         let mut len = 0;
-        while len < buffer.len() {
-            match file.read_at(&mut buffer[len..], len as u64) {
-                Ok(0) => break,
-                Ok(n) => len += n,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(TokenFault::Read(error)),
+        let whole = Guarded::try_with(MAX_TOKEN_LEN + 3, |buffer| {
+            while len < buffer.len() {
+                match file.read_at(&mut buffer[len..], len as u64) {
+                    Ok(0) => break,
+                    Ok(n) => len += n,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
             }
-        }
-        Self::parse(&buffer[..len])
+            Ok(())
+        });
+        Self::parse(&whole.map_err(TokenFault::Read)?.bytes()[..len])
     }
 
     fn parse(text: &[u8]) -> Result<Self, TokenFault> {
@@ -59,7 +59,7 @@ impl ApiToken {
         if !line.iter().all(|byte| (b' '..=b'~').contains(byte)) {
             return Err(TokenFault::Character);
         }
-        Ok(Self(SecretBox::new(Box::from(line))))
+        Guarded::copy_of(line).map(Self).map_err(TokenFault::Read)
     }
 }
 
@@ -235,6 +235,8 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    static_assertions::assert_not_impl_any!(ApiToken: fmt::Debug, fmt::Display, Clone, serde::Serialize, PartialEq);
 
     fn vault(content: &[u8]) -> Result<Vault, VaultError> {
         let mut file = tempfile::tempfile().unwrap();

@@ -38,12 +38,14 @@ pub fn is_usable(settings: &Settings, age: Duration) -> bool {
 
 pub fn decide(settings: &Settings, view: &View) -> Decision {
     let fallback = view.age.filter(|age| is_usable(settings, *age));
-    if !view.revalidate && fallback.is_some_and(|age| settings.max_age.covers(age)) {
+    let fresh = fallback.is_some_and(|age| settings.max_age.covers(age));
+    // Who asks for a new value and cannot have one now gets what everybody gets.
+    let barred = view.in_flight.is_none() && !view.attempt_due;
+    if fresh && (barred || !view.revalidate) {
         return Decision::Fresh;
     }
     let up_to = if fallback.is_some() { settings.failover_timeout } else { settings.timeout };
     let overdue = view.in_flight.is_some_and(|elapsed| elapsed >= up_to);
-    let barred = view.in_flight.is_none() && !view.attempt_due;
     if overdue || barred {
         return if fallback.is_some() { Decision::Stale } else { Decision::Fail };
     }
@@ -110,6 +112,9 @@ mod tests {
     fn no_cache_asks_the_upstream_and_keeps_the_fallback() {
         let asked = |view| View { revalidate: true, ..view };
         assert_eq!(decide(&settings(), &asked(at(1))), Decision::Wait { up_to: seconds(1) });
-        assert_eq!(decide(&settings(), &View { attempt_due: false, ..asked(at(1)) }), Decision::Stale);
+        let barred = |view| View { attempt_due: false, ..asked(view) };
+        assert_eq!(decide(&settings(), &barred(at(1))), Decision::Fresh, "within max-age it is not stale");
+        assert_eq!(decide(&settings(), &barred(at(50))), Decision::Stale);
+        assert_eq!(decide(&settings(), &barred(at(110))), Decision::Fail);
     }
 }

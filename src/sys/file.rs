@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, fchownat, unlinkat};
 use zeroize::Zeroizing;
 
 pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
@@ -33,8 +34,31 @@ pub fn create_secret(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-pub fn chown(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
-    Ok(nix::unistd::chown(path, Some(uid.into()), Some(gid.into()))?)
+/// A hold on what is at this name, whatever it is; a link is held itself.
+pub fn find_at(directory: BorrowedFd<'_>, name: &std::ffi::OsStr) -> io::Result<OwnedFd> {
+    Ok(openat(directory, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// The owner of what is held. Its mode loses set-user-ID and such (chown(2)).
+pub fn chown(held: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<()> {
+    Ok(fchownat(held, "", Some(uid.into()), Some(gid.into()), AtFlags::AT_EMPTY_PATH)?)
+}
+
+/// The mode of what is held, which may be held without a right to it: older kernels have fchmodat(2) without flags.
+pub fn chmod(held: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+/// Waits until no other process has taken this directory, at most this long; `None` after that.
+pub fn lock_soon(found: BorrowedFd<'_>, longest: Duration) -> io::Result<Option<DirectoryLock>> {
+    let give_up = Instant::now() + longest;
+    loop {
+        match lock(reopen_directory(found)?) {
+            None if Instant::now() < give_up => std::thread::sleep(Duration::from_millis(20)),
+            outcome => return Ok(outcome),
+        }
+    }
 }
 
 /// A directory that no other process holds.

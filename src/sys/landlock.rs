@@ -26,6 +26,8 @@ pub struct Reach<'a> {
     pub read: BTreeSet<PathBuf>,
     /// Directories whose files may be read by name, and are not listed.
     pub read_by_name: BTreeSet<PathBuf>,
+    /// `/proc`, for the control groups of peers.
+    pub proc: bool,
     /// Sockets, and directories of them.
     pub sockets: BTreeSet<PathBuf>,
     /// TCP ports to connect to.
@@ -95,11 +97,16 @@ pub fn narrow(reach: &Reach<'_>) -> Result<String, LandlockError> {
             ruleset = permit(ruleset, path, access)?;
         }
     }
+    if reach.proc {
+        // There is no rule for one file of every process; ptrace(2) and the owner of the others still stand before them.
+        ruleset = permit(ruleset, std::path::Path::new("/proc"), AccessFs::ReadFile.into())?;
+    }
     for port in &reach.connect {
         ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
     let ports: Vec<String> = reach.connect.iter().map(u16::to_string).collect();
-    let what = format!("the cache, name resolution, TLS roots, TCP to {}", ports.join(" "));
+    let units = if reach.proc { ", units of peers" } else { "" };
+    let what = format!("the cache, name resolution, TLS roots{units}, TCP to {}", ports.join(" "));
     level(&what, &ruleset.restrict_self()?)
 }
 

@@ -4,17 +4,21 @@
 //! Knows nothing of the domain: ids, fds and bytes go in and come out.
 #![allow(unsafe_code)]
 
+pub mod cleaner;
 pub mod clock;
 pub mod creds;
 pub mod environment;
 pub mod file;
+pub mod guarded;
 pub mod landlock;
 pub mod memfd;
 pub mod namespaces;
 pub mod pass;
 pub mod peer;
+pub mod proc;
 pub mod process;
 pub mod random;
+pub mod replaced;
 pub mod seccomp;
 pub mod spawn;
 pub mod trusted;

@@ -1,15 +1,18 @@
 //! Who is at the other end of a Unix socket, by the kernel's word (unix(7)).
 
-use std::io;
+use std::io::{self, Read};
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, getpeername, getsockname,
     getsockopt, socket, sockopt,
 };
+use nix::sys::stat::Mode;
 
 /// `SO_PEERCRED` and `SO_PEERGROUPS`: as they were at `connect()`.
 pub struct Credentials {
@@ -53,6 +56,79 @@ fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
+/// `SO_PEERPIDFD` (Linux 6.5): the process that connected, whoever has the socket now, and whatever process has its number.
+///
+/// # Errors
+/// `Unsupported` where the kernel has it not; else what `getsockopt` says, such as that there is no descriptor left.
+pub fn pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let fd = option::<libc::c_int>(socket, libc::SO_PEERPIDFD).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOPROTOOPT | libc::EINVAL) => io::ErrorKind::Unsupported.into(),
+        _ => error,
+    })?;
+    // SAFETY: the kernel has made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether this kernel has `SO_PEERPIDFD`.
+pub fn has_pidfd() -> bool {
+    let pair = std::os::unix::net::UnixStream::pair();
+    pair.is_ok_and(|(one, _)| pidfd(one.as_fd()).is_ok())
+}
+
+/// A pidfd of whatever process has this number now (pidfd_open(2)).
+pub fn pidfd_of(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and no pointer.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether this is for want of descriptors or memory, and may work another time.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC))
+}
+
+/// Whether the process of a pidfd has ended: the pidfd is readable then, and stays so.
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut polled = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    Ok(poll(&mut polled, PollTimeout::ZERO)? > 0)
+}
+
+/// The control groups of a process, from an open `/proc` (cgroups(7)). Cut at 64 KiB, which no path of them reaches.
+pub fn cgroups(proc: BorrowedFd<'_>, pid: i32) -> io::Result<String> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let file = std::fs::File::from(openat(proc, format!("{pid}/cgroup").as_str(), flags, Mode::empty())?);
+    let mut text = String::new();
+    file.take(64 << 10).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// A number that no other socket of this machine has or will have (`SO_COOKIE`, Linux 4.6).
+pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    option(socket, libc::SO_COOKIE)
+}
+
+/// An option of the level of sockets that is one number.
+fn option<T: Default + Copy>(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
+    let mut value = T::default();
+    let size = size_of::<T>();
+    let mut len = libc::socklen_t::try_from(size).map_err(io::Error::other)?;
+    // SAFETY: the buffer has `len` writable bytes, of which the kernel writes no more; any bytes are a number.
+    let done =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, (&raw mut value).cast(), &raw mut len) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if len as usize != size {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(value)
+}
+
 /// The path of the listener that this connected stream socket came from; `None` if it is anything else: a listener,
 /// another kind of socket, a socketpair, no socket.
 pub fn accepted_from(fd: BorrowedFd<'_>) -> Option<PathBuf> {
@@ -67,14 +143,16 @@ pub fn accepted_from(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     own.path().map(PathBuf::from)
 }
 
-/// Whether a process listens at this socket file. Does not wait for one that is too busy to accept.
-pub fn somebody_listens(path: &Path) -> io::Result<bool> {
+/// The process that listens at this socket file, as it was when it began to; `Some(None)` when it does not accept just now,
+/// which is not waited for.
+pub fn who_listens(path: &Path) -> io::Result<Option<Option<i32>>> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
-        // EAGAIN: its backlog is full.
-        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
-        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+        Ok(()) => Ok(Some(getsockopt(&client, sockopt::PeerCredentials).ok().map(|peer| peer.pid()))),
+        // Its backlog is full.
+        Err(Errno::EAGAIN) => Ok(Some(None)),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }

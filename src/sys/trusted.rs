@@ -28,6 +28,11 @@ pub enum OpenError {
         directory: PathBuf,
         why: Distrust,
     },
+    /// A directory in which somebody else could put another thing in the place of ours.
+    Distrusted {
+        directory: PathBuf,
+        why: Distrust,
+    },
 }
 
 /// Why a directory is not trusted to hold links.
@@ -43,6 +48,19 @@ impl fmt::Display for OpenError {
             Self::Io(error) => write!(f, "{error}"),
             Self::Directory => write!(f, "it is a directory; name the file in it"),
             Self::NotAFile(what) => write!(f, "it is {what}, not a file"),
+            Self::Distrusted { directory, why } => {
+                let directory = directory.display();
+                match why {
+                    Distrust::Owner(uid) => write!(
+                        f,
+                        "{directory} belongs to uid {uid}, who could change what is in it. Mend it with: chown root {directory}"
+                    ),
+                    Distrust::Writable(mode) => write!(
+                        f,
+                        "{directory} can be written by others (mode {mode:04o}). Mend it with: chmod go-w {directory}"
+                    ),
+                }
+            }
             Self::Link { link, directory, why } => {
                 let directory = directory.display();
                 write!(f, "{} is a symbolic link, and {directory} ", link.display())?;
@@ -72,12 +90,32 @@ impl From<Errno> for OpenError {
 /// as, and nobody else can write there. Owner and mode of the file are the caller's to check, on the open file.
 pub fn open_secret(path: &Path) -> Result<File, OpenError> {
     let own = nix::unistd::geteuid().as_raw();
-    walk(path, &|stat| distrust(stat, own))
+    walk(path, &|stat| distrust(stat, &[own]))
 }
 
-fn distrust(stat: &FileStat, own: u32) -> Option<Distrust> {
+/// A hold on a directory in which nobody but root, and the user that this runs as, can replace what is ours, all the way
+/// from the root. Links on the way are followed. Where others can write, the sticky bit keeps them from what is not theirs.
+pub fn find_directory(path: &Path) -> Result<OwnedFd, OpenError> {
+    let own = nix::unistd::geteuid().as_raw();
+    // In a user namespace that does not know root, its directories have the overflow uid; nobody there can become root.
+    let of_root = if own == 0 { 0 } else { fstat(&Place::root()?.directory)?.st_uid };
+    let distrust = |stat: &FileStat| {
+        let sticky = stat.st_mode & libc::S_ISVTX != 0;
+        distrust(stat, &[own, of_root]).filter(|why| !(sticky && matches!(why, Distrust::Writable(_))))
+    };
+    let Reached { place, last, foreign_link, doubtful, .. } = reach(path, &distrust)?;
+    let foreign = foreign_link.map(|(link, uid)| (link, Distrust::Owner(uid)));
+    match (doubtful.or(foreign), last) {
+        (Some((directory, why)), _) => Err(OpenError::Distrusted { directory, why }),
+        (None, Some(_)) => Err(Errno::ENOTDIR.into()),
+        (None, None) => Ok(place.directory),
+    }
+}
+
+/// Root is trusted, and so are these.
+fn distrust(stat: &FileStat, trusted: &[u32]) -> Option<Distrust> {
     let mode = stat.st_mode & 0o7777;
-    if stat.st_uid != 0 && stat.st_uid != own {
+    if stat.st_uid != 0 && !trusted.contains(&stat.st_uid) {
         return Some(Distrust::Owner(stat.st_uid));
     }
     (mode & 0o022 != 0).then_some(Distrust::Writable(mode))
@@ -105,14 +143,28 @@ impl Place {
     }
 }
 
-fn walk(path: &Path, distrust: &dyn Fn(&FileStat) -> Option<Distrust>) -> Result<File, OpenError> {
+/// Where a path leads.
+struct Reached {
+    /// The directory that it leads to, or to something in.
+    place: Place,
+    /// What it leads to there, if that is no directory.
+    last: Option<(OsString, FileStat)>,
+    /// The first link on the way, and the first whose owner is another one.
+    link: Option<PathBuf>,
+    foreign_link: Option<(PathBuf, u32)>,
+    /// The first directory on the way that is not trusted.
+    doubtful: Option<(PathBuf, Distrust)>,
+}
+
+fn reach(path: &Path, distrust: &dyn Fn(&FileStat) -> Option<Distrust>) -> Result<Reached, OpenError> {
     if !path.is_absolute() {
         return Err(OpenError::Io(io::Error::other("the path is not absolute")));
     }
+    let own = nix::unistd::geteuid().as_raw();
     let mut place = Place::root()?;
     let mut todo: VecDeque<OsString> = components(path).collect();
     let mut doubtful = distrust(&fstat(&place.directory)?).map(|why| (place.shown.clone(), why));
-    let mut link = None;
+    let (mut link, mut foreign_link) = (None, None);
     let mut links = 0;
     while let Some(name) = todo.pop_front() {
         let found = openat(
@@ -129,13 +181,17 @@ fn walk(path: &Path, distrust: &dyn Fn(&FileStat) -> Option<Distrust>) -> Result
                     return Err(Errno::ELOOP.into());
                 }
                 let target = PathBuf::from(readlinkat(&found, "")?);
-                link.get_or_insert(place.shown.join(&name));
+                let shown = place.shown.join(&name);
+                if stat.st_uid != 0 && stat.st_uid != own {
+                    foreign_link.get_or_insert((shown.clone(), stat.st_uid));
+                }
+                link.get_or_insert(shown);
                 if target.is_absolute() {
                     place = Place::root()?;
                 }
                 components(&target).rev().for_each(|component| todo.push_front(component));
             }
-            SFlag::S_IFDIR if !todo.is_empty() => {
+            SFlag::S_IFDIR => {
                 let shown = if name == ".." {
                     place.shown.parent().unwrap_or(&place.shown).to_owned()
                 } else {
@@ -146,21 +202,26 @@ fn walk(path: &Path, distrust: &dyn Fn(&FileStat) -> Option<Distrust>) -> Result
             }
             // The next step would fail in the same way.
             _ if !todo.is_empty() => return Err(Errno::ENOTDIR.into()),
-            SFlag::S_IFREG => {
-                if let (Some(link), Some((directory, why))) = (link, doubtful) {
-                    return Err(OpenError::Link { link, directory, why });
-                }
-                let flags =
-                    OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-                return Ok(openat(&place.directory, name.as_os_str(), flags, Mode::empty())?.into());
-            }
-            SFlag::S_IFDIR => return Err(OpenError::Directory),
-            SFlag::S_IFIFO => return Err(OpenError::NotAFile("a pipe")),
-            SFlag::S_IFSOCK => return Err(OpenError::NotAFile("a socket")),
-            _ => return Err(OpenError::NotAFile("a device")),
+            _ => return Ok(Reached { place, last: Some((name, stat)), link, foreign_link, doubtful }),
         }
     }
-    Err(OpenError::Directory)
+    Ok(Reached { place, last: None, link, foreign_link, doubtful })
+}
+
+fn walk(path: &Path, distrust: &dyn Fn(&FileStat) -> Option<Distrust>) -> Result<File, OpenError> {
+    let Reached { place, last, link, doubtful, .. } = reach(path, distrust)?;
+    let (name, stat) = last.ok_or(OpenError::Directory)?;
+    match kind(&stat) {
+        SFlag::S_IFREG => {}
+        SFlag::S_IFIFO => return Err(OpenError::NotAFile("a pipe")),
+        SFlag::S_IFSOCK => return Err(OpenError::NotAFile("a socket")),
+        _ => return Err(OpenError::NotAFile("a device")),
+    }
+    if let (Some(link), Some((directory, why))) = (link, doubtful) {
+        return Err(OpenError::Link { link, directory, why });
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    Ok(openat(&place.directory, name.as_os_str(), flags, Mode::empty())?.into())
 }
 
 #[cfg(test)]
@@ -250,7 +311,7 @@ mod tests {
             (0, 0o1777, Some(Distrust::Writable(0o1777))),
         ] {
             (stat.st_uid, stat.st_mode) = (uid, mode);
-            assert_eq!(distrust(&stat, 7), found, "{uid} {mode:o}");
+            assert_eq!(distrust(&stat, &[7]), found, "{uid} {mode:o}");
         }
     }
 }

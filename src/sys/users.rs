@@ -42,6 +42,11 @@ pub fn of_process(pid: u32) -> io::Result<Option<Ids>> {
     }
 }
 
+/// The control groups of a process (cgroups(7)).
+pub fn cgroups_of(pid: u32) -> io::Result<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
+}
+
 fn parse(status: &str) -> Option<Ids> {
     let numbers = |field: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(field))?;

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use super::answer::Problem;
 use super::held::{Held, Slot};
 use super::link::Replied;
-use super::service::{Current, Exchange, denied, not_answering, over_budget};
+use super::service::{Current, Exchange, denied, not_answering, over_budget, short_of_memory};
 use crate::ipc::wire::{BootInstant, Reply, Verdict};
 use crate::sys::clock;
 
@@ -28,21 +28,25 @@ impl Exchange<'_> {
             let replied = self.ask_once(&current, &slot, revalidate).await?;
             let newest = self.shared.current();
             if !Rc::ptr_eq(&newest, &current) {
-                slot = self.judge_again(&newest, &slot)?;
+                slot = self.judge_again(&newest, &slot).await?;
                 current = newest;
             }
             // Said of a configuration that is gone: it may be of another source.
             if replied.generation == current.config.generation {
-                return self.take(&current, &slot, replied);
+                return self.take(&current, &slot, replied).await;
             }
         }
         Err(not_answering())
     }
 
     /// The slot that this path has now, if it is still granted.
-    pub(super) fn judge_again(&self, current: &Current, slot: &Slot) -> Result<Rc<Slot>, Problem> {
+    pub(super) async fn judge_again(&self, current: &Current, slot: &Slot) -> Result<Rc<Slot>, Problem> {
+        // It may matter now, although it did not before.
+        if !self.connection.attest(&self.shared.link, self.conversation, &current.config, false).await {
+            return Err(not_answering());
+        }
         let slot = self.named(current, &slot.path)?;
-        self.connection.rights.judge(&current.config, &slot).ok_or_else(denied)?;
+        self.connection.rights().judge(&current.config, &slot).ok_or_else(denied)?;
         Ok(slot)
     }
 
@@ -57,12 +61,16 @@ impl Exchange<'_> {
         reply.ok_or_else(not_answering)
     }
 
-    fn take(&self, current: &Current, slot: &Rc<Slot>, replied: Replied) -> Result<(Rc<Held>, Verdict), Problem> {
+    async fn take(&self, current: &Current, slot: &Rc<Slot>, replied: Replied) -> Result<(Rc<Held>, Verdict), Problem> {
         match replied.reply {
             Reply::Value(value) => {
-                let (held, verdict) = Held::new(value).ok_or_else(not_answering)?;
+                let alive = &self.shared.alive;
+                let (held, verdict) = Held::new(value, slot, alive).ok_or_else(not_answering)?;
                 let held = Rc::new(held);
                 let now = BootInstant(clock::boot_nanos());
+                if !alive.fits(now.0).await {
+                    return Err(short_of_memory());
+                }
                 let recalled = replied.recalls != self.shared.link.recalls();
                 if !recalled && held.lease().usable_until > now {
                     current.slots.keep(slot, &held, now);

@@ -9,8 +9,10 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 use super::held::Slot;
+use super::link::Link;
+use super::standing::Standing;
 use super::stream::Conversation;
-use crate::acl::{Acl, Peer};
+use crate::acl::{Acl, Client, Peer, Who};
 use crate::ipc::wire::WorkerConfig;
 use crate::secret::KeyPath;
 
@@ -25,25 +27,46 @@ const LINGERING: usize = 32;
 #[derive(Default)]
 pub(super) struct Connections {
     all: Cell<u32>,
+    /// Of peers that no client names: strangers too.
+    unnamed: Cell<u32>,
     strangers: Cell<u32>,
     by_user: RefCell<HashMap<u32, u32>>,
-    rights: RefCell<HashMap<Identity, Rc<Rights>>>,
+    /// By identity: a peer without its pid.
+    rights: RefCell<HashMap<Peer, Rc<Rights>>>,
     /// Those over a limit that are about to be closed.
     turned_away: Rc<()>,
     ended: Notify,
 }
-
-/// uid, gid, supplementary groups.
-type Identity = (u32, u32, Vec<u32>);
 
 /// What peers of one identity may read, judged once for each key of the configuration.
 pub(super) struct Rights {
     peer: Peer,
     /// What is judged here is so by the configuration of this generation.
     generation: Cell<u64>,
-    stranger: Cell<bool>,
+    /// As far as is known without its unit, or with the one that it has.
+    known: Cell<Known>,
+    /// What it may read depends on its unit.
+    depends_on_unit: Cell<bool>,
     /// By the number of the key.
     judged: RefCell<Vec<Judgement>>,
+}
+
+/// By which clients a peer is known. Who has many uids can be many peers of the lower two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    /// By none.
+    Stranger,
+    /// By those for anyone alone.
+    Anyone,
+    /// By its user or its groups.
+    Named,
+}
+
+impl Known {
+    fn of(peer: &Peer, acl: &Acl) -> Self {
+        let of_client = |client: &Client| if client.who == Who::Anyone { Self::Anyone } else { Self::Named };
+        acl.matching(peer).map(of_client).max().unwrap_or(Self::Stranger)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -89,7 +112,8 @@ impl Rights {
     fn renew(&self, config: &WorkerConfig) {
         if self.generation.replace(config.generation) != config.generation {
             self.judged.borrow_mut().clear();
-            self.stranger.set(config.acl.matching(&self.peer).next().is_none());
+            self.known.set(Known::of(&self.peer, &config.acl));
+            self.depends_on_unit.set(config.acl.depends_on_unit(&self.peer));
         }
     }
 
@@ -117,54 +141,70 @@ impl Connections {
     }
 
     /// `None` when a limit of connections is reached.
-    pub(super) fn admit(self: &Rc<Self>, peer: Peer, config: &WorkerConfig) -> Option<Connection> {
+    pub(super) fn admit(
+        self: &Rc<Self>,
+        peer: Peer,
+        standing: Rc<Standing>,
+        config: &WorkerConfig,
+    ) -> Option<Connection> {
         let (pid, limits) = (peer.pid, &config.limits);
         let rights = self.rights_of(peer, config);
-        let stranger = rights.stranger.get();
+        // Who may turn out to be a client counts as one until then.
+        let known = if rights.depends_on_unit.get() { Known::Named } else { rights.known.get() };
         let uid = rights.peer.uid;
         let of_user = self.by_user.borrow().get(&uid).copied().unwrap_or(0);
         let full = self.all.get() >= limits.connections
             || of_user >= limits.connections_per_user
-            || (stranger && self.strangers.get() >= (limits.connections / 8).max(1));
+            || (known < Known::Named && self.unnamed.get() >= (limits.connections / 2).max(1))
+            || (known < Known::Anyone && self.strangers.get() >= (limits.connections / 8).max(1));
         if full {
             return None;
         }
         self.all.set(self.all.get() + 1);
-        self.strangers.set(self.strangers.get() + u32::from(stranger));
+        self.enter(known);
         *self.by_user.borrow_mut().entry(uid).or_default() += 1;
-        let permit = Rc::new(Permit { uid, stranger, counted: self.clone() });
-        Some(Connection {
-            rights,
-            pid,
-            told_of: Cell::default(),
-            told: RefCell::default(),
-            last_told: Cell::new(usize::MAX),
-            permit,
-        })
+        let permit = Rc::new(Permit { uid, known: Cell::new(known), counted: self.clone() });
+        let (in_unit, told, last_told) = (RefCell::default(), RefCell::default(), Cell::new(usize::MAX));
+        Some(Connection { rights, in_unit, standing, pid, told, told_of: Cell::default(), last_told, permit })
+    }
+
+    fn enter(&self, known: Known) {
+        self.unnamed.set(self.unnamed.get() + u32::from(known < Known::Named));
+        self.strangers.set(self.strangers.get() + u32::from(known < Known::Anyone));
+    }
+
+    fn leave(&self, known: Known) {
+        self.unnamed.set(self.unnamed.get() - u32::from(known < Known::Named));
+        self.strangers.set(self.strangers.get() - u32::from(known < Known::Anyone));
     }
 
     fn rights_of(&self, peer: Peer, config: &WorkerConfig) -> Rc<Rights> {
         let mut rights = self.rights.borrow_mut();
-        let identity = (peer.uid, peer.gid, peer.groups);
-        if let Some(known) = rights.get(&identity) {
+        let peer = Peer { pid: 0, ..peer };
+        if let Some(known) = rights.get(&peer) {
             known.renew(config);
             return known.clone();
         }
         if rights.len() >= REMEMBERED {
             rights.retain(|_, rights| Rc::strong_count(rights) > 1);
         }
-        let peer = Peer { uid: identity.0, gid: identity.1, groups: identity.2.clone(), pid: 0 };
-        let stranger = Cell::new(config.acl.matching(&peer).next().is_none());
+        let known = Cell::new(Known::of(&peer, &config.acl));
+        let depends_on_unit = Cell::new(config.acl.depends_on_unit(&peer));
         let generation = Cell::new(config.generation);
-        let new = Rc::new(Rights { peer, generation, stranger, judged: RefCell::default() });
-        rights.insert(identity, new.clone());
+        let judged = RefCell::default();
+        let new = Rc::new(Rights { peer: peer.clone(), generation, known, depends_on_unit, judged });
+        rights.insert(peer, new.clone());
         new
     }
 }
 
 /// One connection and who is at its other end.
 pub(super) struct Connection {
-    pub(super) rights: Rc<Rights>,
+    /// Without a unit.
+    rights: Rc<Rights>,
+    /// In the unit that was attested, while that holds.
+    in_unit: RefCell<Option<Rc<Rights>>>,
+    standing: Rc<Standing>,
     pid: i32,
     /// Keys whose first answer is in the log, and the generation that their numbers are of.
     told: RefCell<HashSet<usize>>,
@@ -176,7 +216,7 @@ pub(super) struct Connection {
 /// Counts as a connection of this user for as long as it lives.
 pub(super) struct Permit {
     uid: u32,
-    stranger: bool,
+    known: Cell<Known>,
     counted: Rc<Connections>,
 }
 
@@ -197,7 +237,46 @@ impl Connection {
 
     /// As the kernel attests it.
     pub(super) fn peer(&self) -> Peer {
-        Peer { pid: self.pid, ..self.rights.peer.clone() }
+        Peer { pid: self.pid, ..self.rights().peer.clone() }
+    }
+
+    /// As they are now: a unit holds while its process lives.
+    pub(super) fn rights(&self) -> Rc<Rights> {
+        let in_unit = self.in_unit.borrow();
+        in_unit.as_ref().filter(|_| self.standing.has_unit()).unwrap_or(&self.rights).clone()
+    }
+
+    /// Lets the parent attest the unit, once, if that could matter or if it is `wanted` all the same. False when the parent
+    /// does not answer.
+    pub(super) async fn attest(
+        &self,
+        link: &Link,
+        conversation: &Conversation,
+        config: &WorkerConfig,
+        wanted: bool,
+    ) -> bool {
+        self.rights.renew(config);
+        let wanted = self.rights.depends_on_unit.get() || (wanted && config.acl.has_units());
+        // An answer may have come after its question was given up.
+        let settled = self.standing.is_known() && (self.in_unit.borrow().is_some() || !self.standing.has_unit());
+        if settled || !wanted {
+            return true;
+        }
+        if !self.standing.is_known() {
+            let Ok(socket) = self.socket(conversation) else { return false };
+            if !link.attest(&self.standing, socket).await {
+                return false;
+            }
+        }
+        let connections = &self.permit.counted;
+        let unit = self.standing.unit();
+        let in_unit =
+            unit.map(|unit| connections.rights_of(Peer { unit: Some(unit), ..self.rights.peer.clone() }, config));
+        let known = in_unit.as_ref().unwrap_or(&self.rights).known.get();
+        connections.leave(self.permit.known.replace(known));
+        connections.enter(known);
+        self.in_unit.replace(in_unit);
+        true
     }
 
     pub(super) fn socket(&self, conversation: &Conversation) -> io::Result<PeerSocket> {
@@ -226,7 +305,7 @@ impl Connection {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.counted.all.set(self.counted.all.get() - 1);
-        self.counted.strangers.set(self.counted.strangers.get() - u32::from(self.stranger));
+        self.counted.leave(self.known.get());
         let mut by_user = self.counted.by_user.borrow_mut();
         if let Some(count) = by_user.get_mut(&self.uid) {
             *count -= 1;

@@ -5,7 +5,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use zeroize::Zeroizing;
 
+use super::alive::{Alive, Value};
 use super::answer;
 use super::expanded::{EXPANDED, Expanded};
 use super::log::Hits;
@@ -42,6 +43,8 @@ pub(super) struct Slot {
     /// Of a path: answers from memory that the parent does not know of.
     pub(super) uses: Cell<u32>,
     pub(super) held: RefCell<Option<Rc<Held>>>,
+    /// What came last, as long as it is held or on its way: what is the same need not be there twice.
+    recent: RefCell<Option<(Tag, Weak<Value>)>>,
     /// If peers have waited for it to change.
     watch: RefCell<Option<Box<Watch>>>,
 }
@@ -50,7 +53,7 @@ pub(super) struct Slot {
 pub(super) struct Held {
     json: Form,
     /// What the text form is made of when it is first asked for: few peers do.
-    value: Arc<SecretValue>,
+    value: Arc<Value>,
     text_tag: Option<Tag>,
     text: OnceCell<Option<Box<Form>>>,
     lease: Lease,
@@ -71,8 +74,8 @@ struct Ready {
     cache_status: HeaderValue,
 }
 
-/// Keeps the bytes of a value until the last answer that carries them is written, then wipes them.
-struct Wiped(Arc<SecretValue>);
+/// Keeps a value until the last answer that carries its bytes is written; then they are wiped.
+struct Wiped(Arc<Value>);
 
 impl AsRef<[u8]> for Wiped {
     fn as_ref(&self) -> &[u8] {
@@ -80,11 +83,11 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
-struct WipedText(Zeroizing<String>);
+struct WipedText(Arc<Value>);
 
 impl AsRef<[u8]> for WipedText {
     fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
+        self.0.text().unwrap_or_default().as_bytes()
     }
 }
 
@@ -121,10 +124,17 @@ impl Form {
 }
 
 impl Held {
-    /// `None` if the body is not in the reply.
-    pub(super) fn new(reply: ValueReply) -> Option<(Self, Verdict)> {
+    /// `None` if the body is not in the reply. The bytes are those that the slot has already, if they are the same.
+    pub(super) fn new(reply: ValueReply, slot: &Slot, alive: &Alive) -> Option<(Self, Verdict)> {
         let Body::Inline(mut bytes) = reply.body else { return None };
-        let value = Arc::new(SecretValue::from_json(Zeroizing::new(std::mem::take(&mut bytes.0))));
+        let mut recent = slot.recent.borrow_mut();
+        let same = recent.as_ref().filter(|(tag, _)| *tag == reply.etag).and_then(|(_, value)| value.upgrade());
+        let value = same.unwrap_or_else(|| {
+            let json = SecretValue::from_json(Zeroizing::new(std::mem::take(&mut bytes.0)));
+            let value = Arc::new(alive.count(json));
+            *recent = Some((reply.etag, Arc::downgrade(&value)));
+            value
+        });
         let json = Form::new("application/json", Bytes::from_owner(Wiped(value.clone())), reply.etag);
         let (text, last_used) = (OnceCell::new(), Cell::new(0));
         Some((Self { json, value, text_tag: reply.etag_text, text, lease: reply.lease, last_used }, reply.verdict))
@@ -137,8 +147,9 @@ impl Held {
     /// If the value is a scalar.
     pub(super) fn text(&self) -> Option<&Form> {
         let made = self.text.get_or_init(|| {
-            let (text, tag) = self.value.text().zip(self.text_tag)?;
-            Some(Box::new(Form::new("text/plain; charset=utf-8", Bytes::from_owner(WipedText(text)), tag)))
+            let (_, tag) = self.value.text().zip(self.text_tag)?;
+            let body = Bytes::from_owner(WipedText(self.value.clone()));
+            Some(Box::new(Form::new("text/plain; charset=utf-8", body, tag)))
         });
         made.as_deref()
     }
@@ -162,6 +173,7 @@ impl Slot {
             hits: Hits::default(),
             uses: Cell::new(0),
             held: RefCell::default(),
+            recent: RefCell::default(),
             watch: RefCell::default(),
         }
     }
@@ -288,7 +300,9 @@ pub(super) mod tests {
         let verdict =
             Verdict { forward: Forward::UriMiss, fwd_status: None, stored: true, collapsed: false, detail: None };
         let body = Body::Inline(WireBytes(vec![b'1'; size]));
-        Rc::new(Held::new(ValueReply { verdict, lease, etag: Tag([0; 16]), etag_text: None, body }).unwrap().0)
+        let reply = ValueReply { verdict, lease, etag: Tag([0; 16]), etag_text: None, body };
+        let slot = Slot::new(0, KeyPath::parse("/k0").unwrap(), Duration::ZERO);
+        Rc::new(Held::new(reply, &slot, &Alive::new(0)).unwrap().0)
     }
 
     #[test]

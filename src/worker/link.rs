@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::WorkerError;
 use super::connection::{PeerSocket, Permit};
 use super::service::Shared;
+use super::standing::{Facts, Standing};
 use super::watch::Watch;
 use crate::ipc::channel::{Passed, WorkerEnd};
 use crate::ipc::wire::{Body, FetchRequest, Recall, Reply, RequestId, Survey, ToParent, ToWorker, decode_payload};
@@ -21,8 +22,15 @@ use crate::sys::memfd;
 /// What the parent said.
 enum Said {
     Replied(Replied),
-    Surveyed { payload: Passed, len: u64 },
-    SurveyRefused { retry_after: Option<Duration> },
+    Surveyed {
+        payload: Passed,
+        len: u64,
+    },
+    SurveyRefused {
+        retry_after: Option<Duration>,
+    },
+    /// Whether it was; what was attested stands in the connection's [`Standing`].
+    Attested(bool),
 }
 
 /// The longest survey: some 600 bytes for each of the most keys that a configuration can hold.
@@ -51,6 +59,7 @@ pub(super) struct Link {
     /// The most requests that the parent takes at a time.
     most: usize,
     recalls: Cell<u64>,
+    pub(super) facts: Facts,
 }
 
 /// A request that is not sent yet: forgotten when it never will be.
@@ -62,12 +71,13 @@ struct Unsent<'a> {
 impl Drop for Unsent<'_> {
     fn drop(&mut self) {
         self.link.waiting.borrow_mut().remove(&self.id);
+        self.link.facts.unask(self.id);
     }
 }
 
 impl Link {
-    pub(super) fn new(channel: Rc<WorkerEnd>, most: usize) -> Self {
-        Self { channel, next: Cell::new(0), waiting: RefCell::new(HashMap::new()), most, recalls: Cell::new(0) }
+    pub(super) fn new(channel: Rc<WorkerEnd>, most: usize, facts: Facts) -> Self {
+        Self { channel, next: Cell::new(0), waiting: RefCell::new(HashMap::new()), most, recalls: Cell::new(0), facts }
     }
 
     /// The parent's reply, with its body in place; `None` when there is none within `patience`.
@@ -116,6 +126,22 @@ impl Link {
         }
     }
 
+    /// Lets the parent attest the unit of a connection: false when it does not answer.
+    pub(super) async fn attest(&self, standing: &Rc<Standing>, peer: PeerSocket) -> bool {
+        let ask = |id| {
+            self.facts.ask(id, standing);
+            ToParent::Attest { id }
+        };
+        matches!(self.ask(ask, peer, Duration::from_secs(5)).await, Some(Said::Attested(true)))
+    }
+
+    /// The connection that this fact was about has ended.
+    pub(super) async fn part(&self, fact: u64) {
+        self.facts.forget(fact);
+        // A parent that is gone ends this process soon.
+        let _ = self.channel.send(&ToParent::Parted { fact }, None).await;
+    }
+
     async fn ask(&self, ask: impl Fn(u64) -> ToParent, peer: PeerSocket, patience: Duration) -> Option<Said> {
         if self.waiting.borrow().len() >= self.most {
             return None;
@@ -161,6 +187,14 @@ impl Link {
                 ToWorker::SurveyRefused { id, retry_after } => {
                     self.hand_out(id, Said::SurveyRefused { retry_after })?
                 }
+                ToWorker::Attested { id, attestation } => {
+                    match &attestation {
+                        Some(told) => self.facts.learn(id, told),
+                        None => self.facts.unask(id),
+                    }
+                    self.hand_out(id, Said::Attested(attestation.is_some()))?;
+                }
+                ToWorker::Unattested { fact } => self.facts.take_back(fact),
                 ToWorker::Recall { serial, keys } => {
                     self.recalls.set(self.recalls.get() + 1);
                     let current = shared.current();

@@ -3,6 +3,7 @@
 //! Must never outlive the channel: the parent's end of it is the worker's reason to run.
 #![forbid(unsafe_code)]
 
+mod alive;
 mod answer;
 mod ask;
 mod body;
@@ -14,6 +15,7 @@ mod log;
 mod own;
 mod request;
 mod service;
+mod standing;
 mod stream;
 mod wait;
 mod watch;
@@ -28,6 +30,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -35,6 +38,7 @@ use self::answer::Problem;
 use self::body::AnswerBody;
 use self::link::Link;
 use self::service::Shared;
+use self::standing::Facts;
 use self::stream::{Conversation, Phase, Watched};
 use crate::acl::Peer;
 use crate::config::Limits;
@@ -90,12 +94,14 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         let channel = Rc::new(WorkerEnd::new(channel)?);
         let config = introduce(&channel).await?;
         let most = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
-        let link = Rc::new(Link::new(channel.clone(), most));
+        let (facts, partings) = Facts::new();
+        let link = Rc::new(Link::new(channel.clone(), most, facts));
         let shared = Rc::new(Shared::new(config, link.clone()));
         channel.send(&ToParent::Ready { layers }, None).await?;
         let accepting = tokio::task::spawn_local(accept(listener, shared.clone()));
         let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
         let telling = tokio::task::spawn_local(tell(shared.clone()));
+        let parting = tokio::task::spawn_local(part(link.clone(), partings));
         let within = link.listen(&shared).await?;
         accepting.abort();
         shared.end_connections();
@@ -110,6 +116,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         timeout(within, finished).await.unwrap_or(Ok(()))?;
         sweeping.abort();
         telling.abort();
+        parting.abort();
         shared.log.flush(&shared.current().slots);
         channel.send(&ToParent::Drained, None).await?;
         Ok(())
@@ -160,6 +167,13 @@ async fn tell(shared: Rc<Shared>) {
     }
 }
 
+/// Tells the parent which connections have ended, of those whose unit it has attested.
+async fn part(link: Rc<Link>, mut partings: mpsc::UnboundedReceiver<u64>) {
+    while let Some(fact) = partings.recv().await {
+        link.part(fact).await;
+    }
+}
+
 async fn accept(listener: UnixListener, shared: Rc<Shared>) {
     loop {
         match listener.accept().await {
@@ -191,12 +205,14 @@ async fn turn_away(stream: &UnixStream, shared: &Shared) {
 /// One connection, to its end.
 async fn converse(stream: UnixStream, shared: Rc<Shared>) {
     let Ok(found) = peer::credentials(stream.as_fd()) else { return };
-    let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, pid: found.pid };
+    let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, unit: None, pid: found.pid };
     let header_size = shared.current().config.limits.header_size;
-    let Some(connection) = shared.connections.admit(found, &shared.current().config) else {
+    let standing = shared.link.facts.stand();
+    let Some(connection) = shared.connections.admit(found, standing, &shared.current().config) else {
         return turn_away(&stream, &shared).await;
     };
     let conversation = Rc::new(Conversation::new(stream));
+    shared.alive.watch(&conversation);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.half_close(true).max_buf_size(usize::try_from(header_size).unwrap_or(usize::MAX).max(8192));
     let service = hyper::service::service_fn(|request| {
@@ -208,6 +224,7 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
     });
     let mut serving = pin!(http.serve_connection(TokioIo::new(Watched(conversation.clone())), service));
     let mut draining = pin!(shared.ending());
+    let mut cut = pin!(conversation.when_cut());
     let mut drains = false;
     let end = loop {
         let current = shared.current();
@@ -224,6 +241,7 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
                 drains = true;
                 serving.as_mut().graceful_shutdown();
             }
+            () = cut.as_mut() => break End::Cut,
             () = tokio::time::sleep(wait) => {
                 if deadline(&conversation, limits) <= boot_nanos() {
                     break End::Late;
@@ -248,6 +266,8 @@ enum End {
     /// Whether the last bytes were no request.
     Served(bool),
     Late,
+    /// It does not take its answer, and the memory is needed.
+    Cut,
 }
 
 /// When the connection ends if nothing more happens, in nanoseconds of `CLOCK_BOOTTIME`.

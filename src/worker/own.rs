@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::acl::{Acl, Peer};
+use crate::acl::{Acl, Peer, Unit};
 use crate::ipc::wire::{KeyState, State, Survey};
 
 /// `/-/health`: counts among the keys that the peer may read.
@@ -23,7 +23,15 @@ pub(super) fn health(degraded: bool, survey: &Survey) -> serde_json::Value {
 /// `/-/whoami`: what the kernel says of the peer, and the clients that it is.
 pub(super) fn whoami(acl: &Acl, peer: &Peer) -> serde_json::Value {
     let clients: Vec<&str> = acl.matching(peer).map(|client| client.name.as_str()).collect();
-    json!({ "uid": peer.uid, "gid": peer.gid, "groups": peer.groups, "pid": peer.pid, "clients": clients })
+    let unit = peer.unit.as_ref().map(Unit::name);
+    json!({
+        "uid": peer.uid,
+        "gid": peer.gid,
+        "groups": peer.groups,
+        "unit": unit,
+        "pid": peer.pid,
+        "clients": clients,
+    })
 }
 
 /// `/-/keys`: the keys that the peer may read, with state and age in seconds.

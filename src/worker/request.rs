@@ -9,6 +9,9 @@ use crate::secret::{KeyPath, is_segment_byte};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
+/// The one of our own resources that tells of the unit.
+pub(super) const WHOAMI: &str = "/-/whoami";
+
 /// A request target that is well-formed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -40,7 +43,7 @@ pub(super) fn target(uri: &hyper::Uri) -> Option<Target> {
     }
     match path.as_str() {
         "/-/health" => Some(Target::Health),
-        "/-/whoami" => Some(Target::Whoami),
+        WHOAMI => Some(Target::Whoami),
         "/-/keys" => Some(Target::Keys),
         other => KeyPath::parse(other).ok().map(Target::Key),
     }

@@ -9,6 +9,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::watch;
 
+use super::alive::Alive;
 use super::answer::{self, Answer, Problem};
 use super::connection::{Connection, Connections};
 use super::expanded::Expansion;
@@ -28,6 +29,7 @@ use crate::sys::{clock, random};
 pub(super) struct Shared {
     current: RefCell<Rc<Current>>,
     pub(super) connections: Rc<Connections>,
+    pub(super) alive: Alive,
     pub(super) log: Log,
     pub(super) link: Rc<Link>,
     /// Becomes true when connections are to end after the request in hand.
@@ -55,6 +57,7 @@ impl Shared {
         let _ = random::fill(&mut start);
         Self {
             connections: Rc::default(),
+            alive: Alive::new(config.limits.memory),
             log: Log::new(config.log_requests),
             link,
             ending: watch::Sender::new(false),
@@ -71,6 +74,7 @@ impl Shared {
     /// From now on all requests are judged by this; those that wait are to look what it means for them. Nothing stays of
     /// the values: the parent has taken them back.
     pub(super) fn configure(&self, config: WorkerConfig) {
+        self.alive.set_memory(config.limits.memory);
         let before = self.current.replace(Current::new(config));
         self.log.flush(&before.slots);
         before.slots.forget_where(|_, _| true);
@@ -133,6 +137,11 @@ impl<'a> Exchange<'a> {
     /// `granted` becomes the client that grants.
     async fn answer(&self, granted: &mut Option<&'a str>) -> Result<Answer, Problem> {
         let uri = self.request.uri();
+        let wanted = uri.path() == request::WHOAMI;
+        let shared = self.shared;
+        if !self.connection.attest(&shared.link, self.conversation, &self.current.config, wanted).await {
+            return Err(not_answering());
+        }
         // What is a key of the configuration, letter by letter, is well-formed.
         let plain = uri.query().is_none() && uri.scheme().is_none() && uri.authority().is_none();
         let target = match if plain { self.current.slots.known(uri.path()) } else { None } {
@@ -143,7 +152,7 @@ impl<'a> Exchange<'a> {
             },
         };
         if let Ok(slot) = &target {
-            *granted = Some(self.connection.rights.judge(&self.current.config, slot).ok_or_else(denied)?);
+            *granted = Some(self.connection.rights().judge(&self.current.config, slot).ok_or_else(denied)?);
         }
         if !matches!(*self.request.method(), Method::GET | Method::HEAD) {
             return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "malformed", "only GET and HEAD are served here"));
@@ -166,7 +175,7 @@ impl<'a> Exchange<'a> {
         match slots.expanded.read(key) {
             Expansion::Path(slot) => Ok(Rc::new(slot)),
             Expansion::Outside => {
-                self.connection.rights.covers(&current.config.acl, key).ok_or_else(denied)?;
+                self.connection.rights().covers(&current.config.acl, key).ok_or_else(denied)?;
                 Err(Problem::new(
                     StatusCode::BAD_REQUEST,
                     "malformed",
@@ -318,6 +327,12 @@ fn malformed() -> Problem {
 
 pub(super) fn not_answering() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "keyhatch is not answering")
+}
+
+pub(super) fn short_of_memory() -> Problem {
+    let detail = "too many answers wait for peers that do not read; try again later";
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
+    Problem { retry_after: Some(Duration::from_secs(1)), ..problem }
 }
 
 pub(super) fn over_budget(retry_after: Duration) -> Problem {

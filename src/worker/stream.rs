@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 
 use crate::sys::clock::boot_nanos;
 
@@ -36,6 +37,8 @@ pub(super) struct Conversation {
     /// The request line has come whole: what is too long then is a header.
     line_ended: Cell<bool>,
     unparsed: Cell<Option<StatusCode>>,
+    cut: Cell<bool>,
+    when_cut: Notify,
 }
 
 impl Conversation {
@@ -45,6 +48,8 @@ impl Conversation {
             phase: Cell::new((Phase::Idle, boot_nanos())),
             line_ended: Cell::new(false),
             unparsed: Cell::new(None),
+            cut: Cell::new(false),
+            when_cut: Notify::new(),
         }
     }
 
@@ -65,6 +70,23 @@ impl Conversation {
     /// The status for bytes that hyper could not parse, once it has given up on them.
     pub(super) fn unparsed(&self) -> Option<StatusCode> {
         self.unparsed.get()
+    }
+
+    /// Since when the peer has an answer that it has not taken all of.
+    pub(super) fn unread_since(&self) -> Option<i64> {
+        let (phase, since) = self.phase.get();
+        (phase == Phase::Answered && !self.cut.get()).then_some(since)
+    }
+
+    /// Ends the connection as it is.
+    pub(super) fn cut(&self) {
+        self.cut.set(true);
+        self.when_cut.notify_one();
+    }
+
+    /// Resolves when the connection is to end.
+    pub(super) async fn when_cut(&self) {
+        self.when_cut.notified().await;
     }
 
     /// A second fd of the peer's socket.

@@ -37,12 +37,12 @@ struct Waiting {
 
 impl Exchange<'_> {
     /// Goes over to a configuration that has come meanwhile, if the key is still granted; whether there was one.
-    fn follow(&self, waiting: &mut Waiting) -> Result<bool, Problem> {
+    async fn follow(&self, waiting: &mut Waiting) -> Result<bool, Problem> {
         let current = self.shared.current();
         if Rc::ptr_eq(&current, &waiting.current) {
             return Ok(false);
         }
-        let slot = self.judge_again(&current, &waiting.slot)?;
+        let slot = self.judge_again(&current, &waiting.slot).await?;
         let slot = current.slots.expanded.registered(&slot);
         *waiting = Waiting { current, slot };
         Ok(true)
@@ -61,7 +61,7 @@ impl Exchange<'_> {
         let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs())).ok();
         let waited = self.news(&mut waiting, accepts, wait).await?;
         // What was granted when the wait began need not be granted now.
-        let waited = if self.follow(&mut waiting)? { None } else { waited };
+        let waited = if self.follow(&mut waiting).await? { None } else { waited };
         let now = BootInstant(boot_nanos());
         let (mut answer, verdict) = match waited {
             Some((held, verdict)) => (self.represent(accepts, &held, &verdict, true, now)?, verdict),
@@ -85,7 +85,7 @@ impl Exchange<'_> {
         let mut next = self.first(&waiting.slot, accepts);
         let mut told = None;
         loop {
-            if self.follow(waiting)? {
+            if self.follow(waiting).await? {
                 (next, told) = (Step::Ask, None);
             }
             let slot = &waiting.slot;

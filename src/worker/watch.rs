@@ -117,7 +117,9 @@ impl Known {
 mod tests {
     use super::*;
     use crate::ipc::wire::{Body, Detail, Forward, Tag, ValueReply};
-    use crate::secret::WireBytes;
+    use crate::secret::{KeyPath, WireBytes};
+    use crate::worker::alive::Alive;
+    use crate::worker::held::Slot;
 
     const VERDICT: Verdict =
         Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail: None };
@@ -127,7 +129,8 @@ mod tests {
         let lease = Lease { born, fresh_until, usable_until: fresh_until, stale_detail: Detail::BreakerOpen };
         let body = Body::Inline(WireBytes(b"1".to_vec()));
         let reply = ValueReply { verdict: VERDICT, lease, etag: Tag([tag; 16]), etag_text: None, body };
-        Rc::new(Held::new(reply).unwrap().0)
+        let slot = Slot::new(0, KeyPath::parse("/k").unwrap(), std::time::Duration::ZERO);
+        Rc::new(Held::new(reply, &slot, &Alive::new(0)).unwrap().0)
     }
 
     #[test]

@@ -32,11 +32,11 @@ impl Scene {
         chmod(&self.path().join(name), mode);
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path().join("log")).unwrap_or_default()
     }
 
-    fn start(&mut self, mut serve: Command) {
+    pub(crate) fn start(&mut self, mut serve: Command) {
         let log = File::options().create(true).append(true).open(self.path().join("log")).unwrap();
         serve.args(["serve", "--config"]).arg(self.path().join("keyhatch.toml"));
         self.child = Some(serve.stdin(Stdio::null()).stderr(log).spawn().unwrap());

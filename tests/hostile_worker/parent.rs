@@ -10,13 +10,13 @@ use std::process::ExitCode;
 
 use keyhatch::config::{SourceText, System, parse};
 use keyhatch::parent::reload::Origin;
-use keyhatch::parent::{CacheInputs, LogOptions, ParentInputs, SourceInputs, run};
-use keyhatch::sys::{clock, file, spawn};
+use keyhatch::parent::{CacheInputs, LogOptions, ParentInputs, SourceInputs, UnitSource, run};
+use keyhatch::sys::{clock, file, peer, proc, spawn};
 use keyhatch::telemetry;
 
 fn main() -> ExitCode {
     let directory = PathBuf::from(std::env::args_os().nth(1).unwrap());
-    telemetry::start(false, false);
+    telemetry::start(false, tracing::Level::INFO, false);
     let path = directory.join("keyhatch.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let (worker_log, _writer) = spawn::log_pipe().unwrap();
@@ -33,8 +33,10 @@ fn main() -> ExitCode {
         sources: SourceInputs::default(),
         origin: Origin { config: "/nowhere".into(), privileged: true },
         listeners: vec![directory.join("keyhatch.sock")],
+        units: Some(UnitSource { proc: proc::find().unwrap(), certain: peer::has_pidfd() }),
         admin: None,
         layers: Vec::new(),
+        start: None,
     };
     std::thread::spawn(move || starve(&directory));
     let (_guard, dropped) = telemetry::detach();

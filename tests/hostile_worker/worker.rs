@@ -16,7 +16,7 @@ use keyhatch::sys::spawn::channel_pair;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 
-use crate::support::wait_until;
+use crate::support::{GRANTED, wait_until};
 
 /// The most connections that the configuration allows, and with them the most requests in flight.
 pub(crate) const CONNECTIONS: u64 = 4;
@@ -37,9 +37,13 @@ impl Worker {
         let at = |name: &str| directory.path().join(name);
         let upstream = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let source = format!("{{ type = \"http\", url = \"http://{}/\" }}", upstream.local_addr().unwrap());
+        let keys = ["/open", "/closed", "/mine", "/unit"].map(|key| format!("[keys.\"{key}\"]\nsource = {source}\n"));
+        let own = nix::unistd::Uid::effective();
         let text = format!(
-            "[limits]\nconnections = {CONNECTIONS}\n[keys.\"/open\"]\nsource = {source}\n[keys.\"/closed\"]\n\
-             source = {source}\n[clients.all]\nanyone = true\nkeys = [\"/open\"]\n"
+            "[limits]\nconnections = {CONNECTIONS}\n{}[clients.all]\nanyone = true\nkeys = [\"/open\"]\n\
+             [clients.mine]\nuser = {GRANTED}\nkeys = [\"/mine\"]\n\
+             [clients.unit]\nuser = {own}\nunit = \"keyhatch-*.service\"\nkeys = [\"/unit\"]\n",
+            keys.concat()
         );
         fs::write(at("keyhatch.toml"), text).unwrap();
         fs::write(at("seal.key"), new_seal_key_text().unwrap().as_bytes()).unwrap();
@@ -106,8 +110,31 @@ impl Worker {
         self.ask(id, key, &[accepted.as_fd()])
     }
 
-    /// What the parent says next; `None` when it has gone.
+    /// Lets another program connect, which then waits for an answer: it, and the worker's end of its connection.
+    pub(crate) fn peer_of(&self, mut program: Command) -> (Child, UnixStream) {
+        // Others than root must be able to come here.
+        fs::set_permissions(self.directory.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(self.socket(), Permissions::from_mode(0o666)).unwrap();
+        let child = program.arg(self.socket()).arg("http://k/").stdout(Stdio::null()).spawn().unwrap();
+        (child, self.listener.accept().unwrap().0)
+    }
+
+    /// How many descriptors the parent has.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// What the parent says next, but for facts that it takes back; `None` when it has gone.
     pub(crate) fn hear(&self) -> Option<ToWorker> {
+        loop {
+            match self.hear_any() {
+                Some(ToWorker::Unattested { .. }) => {}
+                said => return said,
+            }
+        }
+    }
+
+    pub(crate) fn hear_any(&self) -> Option<ToWorker> {
         let mut frame = vec![0; wire::MAX_FRAME];
         assert!(self.poll(PollFlags::POLLIN), "the parent says nothing:\n{}", self.log());
         let length = recv(self.channel.as_raw_fd(), &mut frame, MsgFlags::empty()).unwrap_or(0);

@@ -200,6 +200,15 @@ impl Broker {
         std::fs::read_to_string(path).unwrap().split_whitespace().next().unwrap().parse().unwrap()
     }
 
+    /// Whether it is gone without being told to.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
+        if ended {
+            self.child = None;
+        }
+        ended
+    }
+
     /// Ends it by this signal and gives its exit code, if it exited.
     pub fn end(&mut self, signal: &str) -> Option<i32> {
         send(signal, self.parent());

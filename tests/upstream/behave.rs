@@ -72,6 +72,7 @@ async fn behave(
             query.get("status").map_or_else(|| json(&good), |code| status(code.parse().unwrap()))
         }
         "/text" => whole(200, "text/plain", value),
+        "/many" => many(query),
         "/null" => whole(200, "application/json", "null"),
         "/null-value" => json(&json!({ "value": null })),
         "/no-value" => json(&json!({ "other": 1 })),
@@ -140,6 +141,7 @@ async fn behave(
         _ => match path.split('/').collect::<Vec<_>>().as_slice() {
             ["", "status", code] => status(code.parse().unwrap()),
             ["", "redirect", how] => redirect(state, how),
+            ["", "reflect", code] => reflect(&request, code.parse().unwrap(), &value),
             ["", "apps", _, "config-vars"] => {
                 let vars = json!({ "DATABASE_URL": value, "OTHER": "x" });
                 authorized(&request, AUTHORIZATION.as_str(), &format!("Bearer {}", state.token), &vars)
@@ -159,6 +161,31 @@ async fn huge(sender: crate::answer::Sender) {
             return;
         }
     }
+}
+
+/// All that was asked, and the value, in every place that a log or an error could be made of.
+fn reflect(request: &Request<Incoming>, code: u16, value: &str) -> Answer {
+    let shown = request.headers().iter().filter_map(|(name, value)| Some(format!("{name}={}", value.to_str().ok()?)));
+    let shown = shown.chain([value.to_owned()]).collect::<Vec<_>>().join(" ").replace('"', "'");
+    let body = shown.clone();
+    let mut answer = whole(code, &format!("text/plain; of=\"{shown}\""), body);
+    for name in ["etag", "retry-after", "www-authenticate", "location", "server", "warning", "x-request-id"] {
+        set(&mut answer, name, &format!("\"{shown}\""));
+    }
+    answer
+}
+
+/// An object with this many members `k0`, `k1` and so on, each an object with a `value`, and of this size in all.
+fn many(query: &HashMap<&str, &str>) -> Answer {
+    use std::fmt::Write;
+    let (keys, size): (usize, usize) = (query["keys"].parse().unwrap(), query["size"].parse().unwrap());
+    let mut body = String::from("{");
+    let share = size / keys - 40;
+    for key in 0..keys {
+        write!(body, "\"k{key}\":{{\"value\":\"v{key}\",\"pad\":\"{}\"}},", "x".repeat(share)).unwrap();
+    }
+    body.push_str("\"end\":true}");
+    whole(200, "application/json", body)
 }
 
 fn with_length(length: usize, mut answer: Answer) -> Answer {

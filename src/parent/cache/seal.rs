@@ -187,3 +187,6 @@ impl KeyRing {
         self.keys.iter().position(|key| key.id == id)
     }
 }
+
+#[cfg(test)]
+static_assertions::assert_not_impl_any!(SealKey: fmt::Debug, fmt::Display, Clone, serde::Serialize);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Engine;
 use super::entry::{Entry, Held};
-use crate::ipc::wire::{Body, BootInstant, Detail, FailureReply, KeyState, Lease, Reply, Survey, ValueReply, Verdict};
+use crate::ipc::wire::{Body, BootInstant, Detail, FailureReply, KeyState, Lease, Reply, ValueReply, Verdict};
 use crate::outcome::{Class, Failure, Reason};
 use crate::secret::{KeyPath, WireBytes};
 use crate::staleness::Span;
@@ -17,19 +17,18 @@ fn nanos(length: Duration) -> i64 {
 }
 
 impl Engine {
-    /// How the keys that `may_read` lets through are, in the order of their paths.
-    pub(in crate::parent) fn survey(&self, may_read: impl Fn(&KeyPath) -> bool) -> Survey {
+    /// How this key is; `None` if there is no such key, or nothing to say of it.
+    pub(in crate::parent) fn state_of(&self, key: &KeyPath) -> Option<KeyState> {
         let now = self.clock.now();
         let entries = self.entries.borrow();
-        let readable = entries.iter().filter(|(key, entry)| entry.is_listed() && may_read(key));
-        let state = |(key, entry): (&KeyPath, &Entry)| KeyState {
-            key: key.clone(),
-            state: entry.state(now),
-            age: entry.age(now),
-        };
-        let mut keys: Vec<KeyState> = readable.map(state).collect();
-        keys.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Survey { keys }
+        let entry = entries.get(key).filter(|entry| entry.is_listed())?;
+        Some(KeyState { key: key.clone(), state: entry.state(now), age: entry.age(now) })
+    }
+
+    /// The paths of keys with parameters that have a value.
+    pub(in crate::parent) fn lasting(&self) -> Vec<KeyPath> {
+        let entries = self.entries.borrow();
+        entries.iter().filter(|(_, entry)| entry.is_lasting()).map(|(key, _)| key.clone()).collect()
     }
 
     /// Every key for the operator: state, age, and when the next attempt may be made. Times in seconds.

@@ -186,6 +186,11 @@ impl Entry {
         Rc::strong_count(&self.in_hand) > 1
     }
 
+    /// Of a path of a key with parameters, with a place of its own.
+    pub(super) fn is_lasting(&self) -> bool {
+        matches!(self.standing, Standing::Lasting(_))
+    }
+
     /// Has bytes to serve, whatever their age.
     pub(super) fn has_bytes(&self) -> bool {
         self.held.as_ref().is_some_and(|held| held.value.is_some())

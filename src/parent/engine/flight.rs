@@ -11,11 +11,11 @@ use super::documents::{DocumentId, DocumentState};
 use super::entry::{Entry, GivenUp, Held};
 use super::pace::{Circumstances, Pace};
 use super::{Asker, Engine, Origin};
-use crate::config::Document;
+use crate::config::{Document, Projection};
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
-use crate::parent::cache::Validators;
-use crate::parent::upstream::{Answer, Fetched, project};
+use crate::parent::cache::{Definition, Validators};
+use crate::parent::upstream::{Answer, Fetched, project_aside};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::boot_nanos;
 
@@ -101,62 +101,6 @@ impl Engine {
         self.keep_refreshed(id, false);
     }
 
-    /// Keeps documents with `refresh` fresh, each for itself.
-    pub(in crate::parent) fn refresh_ahead(self: &Rc<Self>) {
-        let all: Vec<DocumentId> = self.documents.borrow().iter().map(|(id, _)| id).collect();
-        all.into_iter().for_each(|id| self.keep_refreshed(id, true));
-    }
-
-    /// Keeps a document fresh as long as its keys want it, if nobody does so already.
-    fn keep_refreshed(self: &Rc<Self>, id: DocumentId, at_once: bool) {
-        let wanted = |state: &mut DocumentState| {
-            let wanted = state.refresh.is_some() && !state.refreshing;
-            state.refreshing |= wanted;
-            wanted
-        };
-        if !self.documents.borrow_mut().get_mut(id).is_some_and(wanted) {
-            return;
-        }
-        let engine = self.clone();
-        tokio::task::spawn_local(async move {
-            let mut reloads = engine.reloads();
-            let mut now = at_once;
-            while let Some(every) = engine.refresh_once(id, now) {
-                now = true;
-                // Up to a tenth earlier, so that many documents do not stay in step.
-                let next = Instant::now() + every - every * u32::from(random()) / 2550;
-                loop {
-                    tokio::select! {
-                        () = sleep_until(next) => break,
-                        // The sender lives as long as the engine.
-                        _ = reloads.changed() => {}
-                    }
-                    if engine.documents.borrow().get(id).is_none_or(|state| state.refresh != Some(every)) {
-                        now = false;
-                        break;
-                    }
-                }
-            }
-        });
-    }
-
-    /// Fetches it, if it is to be now and back-off permits. How often its keys want that, if they still do.
-    fn refresh_once(self: &Rc<Self>, id: DocumentId, now: bool) -> Option<Duration> {
-        let (every, permitted) = {
-            let mut documents = self.documents.borrow_mut();
-            let state = documents.get_mut(id)?;
-            state.refreshing = state.refresh.is_some();
-            let now = Instant::now();
-            let origins = self.origins.borrow();
-            let of_origin = origins.get(&state.origin).is_none_or(|pace| pace.permits(now));
-            (state.refresh?, of_origin && state.pace.permits(now))
-        };
-        if now && permitted {
-            self.join(id, None, None);
-        }
-        Some(every)
-    }
-
     async fn fly(self: &Rc<Self>, id: DocumentId, key: Option<KeyPath>, asker: Option<Asker>) {
         let (document, keys, known, limit, late_after) = {
             let documents = self.documents.borrow();
@@ -185,18 +129,16 @@ impl Engine {
         self.settle(id, ended);
         // Other paths may have come to need this document meanwhile.
         let keys = self.documents.borrow().get(id).map(|state| state.keys.clone()).unwrap_or_default();
+        let answered = answer.is_ok();
         let mut values = Vec::new();
-        for key in keys.iter() {
-            match self.value_of(key, &answer, &known) {
-                Some(Ok(fresh)) => values.push((key.clone(), fresh)),
-                Some(Err(failure)) => self.refuse(key, failure, answer.is_ok()).await,
-                None => {}
+        for (key, value) in self.values_of(&keys, answer, &known).await {
+            match value {
+                Ok(fresh) => values.push((key, fresh)),
+                Err(failure) => self.refuse(&key, failure, answered).await,
             }
         }
         self.accept(values).await;
-        if answer.is_ok()
-            && let Some(token) = document.token()
-        {
+        if answered && let Some(token) = document.token() {
             self.restore_withheld(token).await;
         }
     }
@@ -212,29 +154,46 @@ impl Engine {
         if counting.all(of_one_answer) { first.validators.clone() } else { Validators::default() }
     }
 
-    /// The value of a key in an answer, with the status of that. `None` when there is no such key any more, or no
-    /// value that could be as it was.
-    fn value_of(
+    /// What an answer is to each of these keys that is still there: its value, with the status that came with it. A key
+    /// without a value that could be as it was is left out.
+    async fn values_of(
         &self,
-        key: &KeyPath,
-        answer: &Result<Answer, Failure>,
+        keys: &[KeyPath],
+        answer: Result<Answer, Failure>,
         known: &Validators,
-    ) -> Option<Result<Fresh, Failure>> {
-        let entries = self.entries.borrow();
-        let entry = entries.get(key)?;
-        match answer {
-            Err(failure) => Some(Err(*failure)),
+    ) -> Vec<(KeyPath, Result<Fresh, Failure>)> {
+        let of_entries = |take: &dyn Fn(&Entry) -> bool| -> Vec<KeyPath> {
+            let entries = self.entries.borrow();
+            keys.iter().filter(|key| entries.get(*key).is_some_and(take)).cloned().collect()
+        };
+        let (body, fresh) = match answer {
+            Err(failure) => return of_entries(&|_| true).into_iter().map(|key| (key, Err(failure))).collect(),
             Ok(Answer::NotModified) => {
+                let fresh = || Fresh { value: None, status: Some(304), validators: known.clone() };
                 // Only what the upstream was told that there is.
-                entry.held.as_ref().filter(|held| held.validators == *known)?;
-                Some(Ok(Fresh { value: None, status: Some(304), validators: known.clone() }))
+                let told = |entry: &Entry| entry.held.as_ref().is_some_and(|held| held.validators == *known);
+                return of_entries(&told).into_iter().map(|key| (key, Ok(fresh()))).collect();
             }
             Ok(Answer::Answered { body, status, validators }) => {
-                let value = project(body, &entry.projection, self.value_size);
-                let fresh = |value| Fresh { value: Some(value), status: *status, validators: validators.clone() };
-                Some(value.map(fresh))
+                (body, move |value| Fresh { value: Some(value), status, validators: validators.clone() })
             }
-        }
+        };
+        let (wanted, projections): (Vec<(KeyPath, Definition)>, Vec<Projection>) = {
+            let entries = self.entries.borrow();
+            let of = |entry: &Entry| (entry.definition, entry.projection.clone());
+            let of_key = |key: &KeyPath| entries.get(key).map(of).map(|(is, made)| ((key.clone(), is), made));
+            keys.iter().filter_map(of_key).unzip()
+        };
+        let values = project_aside(body, projections, self.value_size).await;
+        // Where a reload came between, a key may be defined otherwise.
+        let entries = self.entries.borrow();
+        let same = |key: &KeyPath, is: Definition| entries.get(key).is_some_and(|entry| entry.definition == is);
+        let values: Vec<Result<SecretValue, Failure>> = match values {
+            Ok(values) => values,
+            Err(failure) => wanted.iter().map(|_| Err(failure)).collect(),
+        };
+        let all = wanted.into_iter().zip(values).filter(|((key, is), _)| same(key, *is));
+        all.map(|((key, _), value)| (key, value.map(&fresh))).collect()
     }
 
     /// After how long a call counts as unavailable for back-off, although it may still succeed.
@@ -379,7 +338,7 @@ fn log_fetch(
 }
 
 /// For spreading only: without randomness, nothing is spread.
-fn random() -> u8 {
+pub(super) fn random() -> u8 {
     let mut byte = [0];
     let _ = crate::sys::random::fill(&mut byte);
     byte[0]

@@ -2,6 +2,7 @@
 //!
 //! Never judges who may read: whoever calls has done so. Never fetches faster than back-off allows.
 
+mod ahead;
 mod answer;
 mod budget;
 mod documents;
@@ -14,6 +15,7 @@ mod pace;
 mod ranking;
 mod reconfigure;
 mod scribe;
+mod steps;
 mod storage;
 #[cfg(test)]
 mod tests;

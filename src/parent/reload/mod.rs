@@ -28,11 +28,12 @@ pub use self::wire::{
 };
 use super::engine::{Engine, NewTokens, Reconfigured, Trial};
 use super::greeting::Share;
+use super::judge::Judges;
 use super::outbox::Outbox;
 use super::upstream::{Authorities, SourceInputs};
 use super::vault::Vault;
-use crate::acl::Acl;
-use crate::config::{Config, Fixed, SecretFile, TokenName};
+use crate::config::{Fixed, SecretFile, TokenName};
+use crate::sys::replaced::{Watch, Watched};
 use crate::sys::{creds, memfd, peer};
 
 /// How long the command may take to read and open everything.
@@ -56,7 +57,7 @@ pub struct Origin {
 pub(super) struct Reloader {
     engine: Rc<Engine>,
     outbox: Outbox,
-    acl: Rc<RefCell<Acl>>,
+    judges: Rc<Judges>,
     origin: Origin,
     fixed: Fixed,
     /// Where the tokens that there are come from.
@@ -81,18 +82,19 @@ pub fn needs_restart(running: &Fixed, wanted: &Fixed) -> Option<String> {
 
 impl Reloader {
     pub(super) fn new(
-        config: &Config,
         origin: Origin,
-        (engine, outbox, acl): (Rc<Engine>, Outbox, Rc<RefCell<Acl>>),
+        fixed: Fixed,
+        tokens: BTreeMap<TokenName, SecretFile>,
+        (engine, outbox, judges): (Rc<Engine>, Outbox, Rc<Judges>),
         log_requests: bool,
     ) -> Rc<Self> {
         Rc::new(Self {
             engine,
             outbox,
-            acl,
+            judges,
             origin,
-            fixed: Fixed::of(config),
-            tokens: RefCell::new(config.tokens.clone()),
+            fixed,
+            tokens: RefCell::new(tokens),
             log_requests,
             turn: Semaphore::new(1),
             waiting: Cell::new(0),
@@ -172,8 +174,10 @@ impl Reloader {
         let payload = memfd::sealed(&bytes).map_err(|error| Refused(Refusal::Unavailable, error.to_string()))?;
         let (keys, clients, most) = (live.keys.len() + live.templates.len(), acl.clients.len(), live.limits.memory);
 
+        let paths = live.keys.iter().map(|key| key.path.clone()).collect();
+
         // From here to the recall nothing waits and nothing fails.
-        self.acl.replace(acl);
+        self.judges.replace(acl, paths);
         let reconfigured = self.engine.reconfigure(live, prepared, sources, tokens);
         self.tokens.replace(origins);
         self.outbox.set_most(most);
@@ -257,14 +261,19 @@ impl Reloader {
 }
 
 fn source_inputs(
-    files: Vec<PathBuf>,
+    files: Vec<(PathBuf, Option<Watched>)>,
     authorities: Vec<PathBuf>,
     descriptors: &mut impl Iterator<Item = OwnedFd>,
 ) -> Result<SourceInputs, Refused> {
     let mut inputs = SourceInputs::default();
     let mut next = || descriptors.next().map(File::from).ok_or(no_use("fewer descriptors came than are named"));
-    for path in files {
-        inputs.files.insert(path, next()?);
+    for (path, watched) in files {
+        let file = next()?;
+        let watch = match watched {
+            Some(watched) => Some(Watch::from_parts(path.clone(), next()?.into(), watched)),
+            None => None,
+        };
+        inputs.files.insert(path, (file, watch).into());
     }
     for path in authorities {
         let found = Authorities::read(&next()?).map_err(|error| no_use(format!("{}: {error}", path.display())))?;

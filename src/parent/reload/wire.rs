@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Fixed, Live, SecretFile, TokenName};
+use crate::sys::replaced::Watched;
 
 /// What the connection is upgraded to (RFC 9110 section 7.8).
 pub const UPGRADE: &str = "keyhatch-reload";
@@ -38,13 +39,13 @@ pub struct Offer {
     pub descriptors: u32,
 }
 
-/// Descriptors come in the order of these: tokens that are given, files, authorities.
+/// Descriptors come in the order of these: tokens that are given, files each with what it is watched by, authorities.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Offered {
     pub fixed: Fixed,
     pub live: Live,
     pub tokens: Vec<(TokenName, SecretFile, Given)>,
-    pub files: Vec<PathBuf>,
+    pub files: Vec<(PathBuf, Option<Watched>)>,
     pub authorities: Vec<PathBuf>,
 }
 

@@ -10,22 +10,48 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::Answer;
-use super::body::{Collector, DocumentBody};
+use super::aside::parse_aside;
+use super::body::Collector;
 use crate::config::{FileDocument, Format};
 use crate::outcome::{Failure, Reason};
 use crate::parent::cache::Validators;
+use crate::sys::replaced::Watch;
 
 /// How often a file is read again that changes meanwhile.
 const ATTEMPTS: usize = 3;
 
+/// A source that is open.
+pub struct SourceFile {
+    file: File,
+    /// Tells when the path leads elsewhere. Without it, only the loss of the last link is noticed.
+    watch: Option<Watch>,
+}
+
+impl From<(File, Option<Watch>)> for SourceFile {
+    fn from((file, watch): (File, Option<Watch>)) -> Self {
+        Self { file, watch }
+    }
+}
+
+impl SourceFile {
+    /// The file, and what tells that its path leads elsewhere.
+    pub fn into_parts(self) -> (File, Option<Watch>) {
+        (self.file, self.watch)
+    }
+
+    fn is_replaced(&self, found: &Metadata) -> bool {
+        found.nlink() == 0 || self.watch.as_ref().is_some_and(Watch::is_replaced)
+    }
+}
+
 pub(super) struct Files {
-    files: HashMap<PathBuf, Arc<File>>,
+    files: HashMap<PathBuf, Arc<SourceFile>>,
     limit: usize,
 }
 
 impl Files {
     /// `limit` is the longest document, in bytes.
-    pub(super) fn new(limit: usize, files: BTreeMap<PathBuf, File>) -> Self {
+    pub(super) fn new(limit: usize, files: BTreeMap<PathBuf, SourceFile>) -> Self {
         Self { files: files.into_iter().map(|(path, file)| (path, Arc::new(file))).collect(), limit }
     }
 
@@ -41,21 +67,23 @@ impl Files {
                 tracing::error!(%path, "the file was replaced by another: run `keyhatch reload` to open that one");
             }
         })?;
-        let body = DocumentBody::parse(if format == Format::Text { without_line_end(bytes) } else { bytes }, format)?;
+        let bytes = if format == Format::Text { without_line_end(bytes) } else { bytes };
+        let body = parse_aside(bytes, format).await?;
         Ok(Answer::Answered { body, validators: Validators::default(), status: None })
     }
 }
 
-/// The whole file, as it was at one moment as far as its times can tell.
-fn read(file: &File, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+/// The whole file, as it was at one moment as far as its times can tell, while the path led to it.
+fn read(source: &SourceFile, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let unreadable = |_: io::Error| Failure::unavailable(Reason::SourceUnreadable);
     for _ in 0..ATTEMPTS {
-        let before = file.metadata().map_err(unreadable)?;
-        if before.nlink() == 0 {
+        let before = source.file.metadata().map_err(unreadable)?;
+        let bytes = read_once(&source.file, &before, limit)?;
+        let after = source.file.metadata().map_err(unreadable)?;
+        if source.is_replaced(&after) {
             return Err(Failure::unavailable(Reason::SourceReplaced));
         }
-        let bytes = read_once(file, &before, limit)?;
-        if moment(&file.metadata().map_err(unreadable)?) == moment(&before) {
+        if moment(&after) == moment(&before) {
             return Ok(bytes);
         }
     }
@@ -104,11 +132,11 @@ mod tests {
 
     use super::*;
 
-    fn file(content: &[u8]) -> (tempfile::NamedTempFile, File) {
+    fn file(content: &[u8]) -> (tempfile::NamedTempFile, SourceFile) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
         let open = file.reopen().unwrap();
-        (file, open)
+        (file, (open, None).into())
     }
 
     #[test]

@@ -15,6 +15,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Response, StatusCode, Uri};
 use zeroize::Zeroizing;
 
+use super::aside::parse_aside;
 use super::authorities::Authorities;
 use super::body::{Collector, DocumentBody};
 use super::connect::{self, Client};
@@ -123,6 +124,12 @@ impl HttpUpstream {
             let known = if redirects == 0 { known } else { &nothing };
             let exchange = self.exchange(document, &hop, known, vault).await?;
             let (status, headers) = (exchange.response.status(), exchange.response.headers());
+            tracing::debug!(
+                origin = document.url.origin(),
+                status = status.as_u16(),
+                redirects,
+                "the upstream answered"
+            );
             let now = SystemTime::now();
             *quota_spent = response::quota_spent(headers, now).max(*quota_spent);
             if let Some(next) = redirected(document, &hop, status, headers)? {
@@ -209,7 +216,7 @@ impl HttpUpstream {
             let verified = credentials.verify_payload(&hash, content_type.unwrap_or_default(), &bytes);
             verified.map_err(|_| Failure::unavailable(Reason::ReplyNotAuthentic))?;
         }
-        DocumentBody::parse(bytes, document.format)
+        parse_aside(bytes, document.format).await
     }
 }
 

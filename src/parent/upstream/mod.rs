@@ -1,5 +1,6 @@
 //! Where documents come from. Borrows a token for one call and keeps nothing of it.
 
+mod aside;
 mod authorities;
 mod body;
 mod connect;
@@ -11,9 +12,9 @@ mod project;
 mod redirect;
 mod request;
 mod response;
+mod select;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,10 +25,11 @@ use crate::outcome::Failure;
 use crate::parent::cache::Validators;
 use crate::parent::vault::Vault;
 
+pub use aside::project_aside;
 pub use authorities::{Authorities, NoAuthorities};
 pub use body::DocumentBody;
+pub use file::SourceFile;
 pub use http::TlsSetupError;
-pub use project::project;
 
 /// What sources need that only the root phase may open, each by its path.
 #[derive(Default)]
@@ -35,7 +37,7 @@ pub struct SourceInputs {
     /// Of every `ca-file`.
     pub authorities: BTreeMap<PathBuf, Authorities>,
     /// The sources of type `file` that are there, open for reading.
-    pub files: BTreeMap<PathBuf, File>,
+    pub files: BTreeMap<PathBuf, SourceFile>,
 }
 
 /// A good answer.

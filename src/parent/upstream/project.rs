@@ -1,11 +1,6 @@
-//! From a document to a value. Pure, and never a rewrite: what is projected is the upstream's own text
+//! From a document to the values of its keys. Pure, and never a rewrite: what is projected is the upstream's own text
 //! (`1.50` stays `1.50`, `é` stays an escape).
-//!
-//! Each level is walked by skipping over its members, so neither nesting nor length costs stack.
 
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
@@ -14,27 +9,57 @@ use crate::outcome::{Class, Failure, Reason};
 use crate::secret::SecretValue;
 
 use super::DocumentBody;
+use super::select::Places;
 
-/// The value that `projection` selects, at most `value_size` bytes of JSON.
+/// The value that each projection selects, at most `value_size` bytes of JSON, in their order.
 ///
 /// # Errors
 /// - gone, `FieldMissing`: not there, or `null` (also when the whole document is);
 /// - misconfigured, `ValueTooLarge`;
 /// - unavailable, `InvalidBody`: a projection into what is no JSON.
-pub fn project(body: &DocumentBody, projection: &Projection, value_size: u64) -> Result<SecretValue, Failure> {
-    let value = match (body.as_text(), projection) {
-        (Some(text), Projection::Whole) => SecretValue::from_text(text),
-        (Some(_), _) => return Err(Failure::unavailable(Reason::InvalidBody)),
-        (None, Projection::Whole) => copy(present(Some(raw(body.bytes())?))?, value_size)?,
-        (None, Projection::Pointer(tokens)) => {
-            let mut at = raw(body.bytes())?;
-            for token in tokens {
-                at = present(step(at, token)?)?;
-            }
-            copy(present(Some(at))?, value_size)?
-        }
-        (None, Projection::Fields(names)) => fields(raw(body.bytes())?, names, value_size)?,
+pub(super) fn project(
+    body: &DocumentBody,
+    projections: &[Projection],
+    value_size: u64,
+) -> Vec<Result<SecretValue, Failure>> {
+    if let Some(text) = body.as_text() {
+        let of_text = |projection: &Projection| match projection {
+            Projection::Whole => within(SecretValue::from_text(text), value_size),
+            _ => Err(Failure::unavailable(Reason::InvalidBody)),
+        };
+        return projections.iter().map(of_text).collect();
+    }
+    let mut places = Places::new();
+    let selected: Vec<Selected<'_>> = projections.iter().map(|projection| select(&mut places, projection)).collect();
+    let found = raw(body.bytes()).and_then(|json| places.find(json).map_err(invalid));
+    let value = |selected: Selected<'_>| {
+        let found = found.as_deref().map_err(|failure| *failure)?;
+        let value = match selected {
+            Selected::Place(place) => copy(present(found[place])?, value_size)?,
+            Selected::Fields(names, places) => fields(found, names, &places, value_size)?,
+        };
+        within(value, value_size)
     };
+    selected.into_iter().map(value).collect()
+}
+
+/// What a projection selects, by the numbers of the places.
+enum Selected<'p> {
+    Place(usize),
+    Fields(&'p [String], Vec<usize>),
+}
+
+fn select<'p>(places: &mut Places<'p>, projection: &'p Projection) -> Selected<'p> {
+    match projection {
+        Projection::Whole => Selected::Place(places.add([])),
+        Projection::Pointer(tokens) => Selected::Place(places.add(tokens.iter().map(String::as_str))),
+        Projection::Fields(names) => {
+            Selected::Fields(names, names.iter().map(|name| places.add([name.as_str()])).collect())
+        }
+    }
+}
+
+fn within(value: SecretValue, value_size: u64) -> Result<SecretValue, Failure> {
     if value.len() as u64 > value_size { Err(too_large()) } else { Ok(value) }
 }
 
@@ -63,46 +88,21 @@ fn copy(json: &str, value_size: u64) -> Result<SecretValue, Failure> {
     Ok(SecretValue::from_json(Zeroizing::new(json.as_bytes().to_vec())))
 }
 
-/// One step of a JSON pointer (RFC 6901 section 4).
-fn step<'a>(json: &'a str, token: &str) -> Result<Option<&'a str>, Failure> {
-    let mut deserializer = serde_json::Deserializer::from_str(json);
-    match json.as_bytes().first() {
-        Some(b'{') => {
-            let names = [token];
-            let found = deserializer.deserialize_map(Members(&names)).map_err(invalid)?;
-            Ok(found.into_iter().next().flatten())
-        }
-        Some(b'[') => match array_index(token) {
-            Some(index) => deserializer.deserialize_seq(Element(index)).map_err(invalid),
-            None => Ok(None),
-        },
-        _ => Ok(None),
-    }
-}
-
-/// `0`, or digits without a leading zero. `-` is the element after the last: there is none.
-fn array_index(token: &str) -> Option<usize> {
-    let digits = !token.is_empty() && token.bytes().all(|b| b.is_ascii_digit());
-    if !digits || (token.len() > 1 && token.starts_with('0')) { None } else { token.parse().ok() }
-}
-
 /// The object with just these fields, in this order.
-fn fields(json: &str, names: &[String], value_size: u64) -> Result<SecretValue, Failure> {
-    if !json.starts_with('{') {
+fn fields(found: &[Option<&str>], names: &[String], places: &[usize], value_size: u64) -> Result<SecretValue, Failure> {
+    if !found[0].is_some_and(|json| json.starts_with('{')) {
         return Err(Failure::new(Class::Gone, Reason::FieldMissing));
     }
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let found = serde_json::Deserializer::from_str(json).deserialize_map(Members(&names)).map_err(invalid)?;
-    let found: Vec<&str> = found.into_iter().map(present).collect::<Result<_, _>>()?;
+    let found: Vec<&str> = places.iter().map(|place| present(found[*place])).collect::<Result<_, _>>()?;
 
-    let members = found.iter().zip(&names).map(|(value, name)| value.len() + name.len() * 6 + 4).sum::<usize>();
+    let members = found.iter().zip(names).map(|(value, name)| value.len() + name.len() * 6 + 4).sum::<usize>();
     if found.iter().map(|value| value.len() as u64).sum::<u64>() > value_size {
         return Err(too_large());
     }
     // Room for the worst escaping of the names: the buffer never moves, and so never leaves a copy.
     let mut object = Zeroizing::new(Vec::with_capacity(members + 2));
     object.push(b'{');
-    for (index, (value, name)) in found.iter().zip(&names).enumerate() {
+    for (index, (value, name)) in found.iter().zip(names).enumerate() {
         if index > 0 {
             object.push(b',');
         }
@@ -114,87 +114,6 @@ fn fields(json: &str, names: &[String], value_size: u64) -> Result<SecretValue, 
     Ok(SecretValue::from_json(object))
 }
 
-/// Finds these members of an object; of equal names, the last.
-struct Members<'n>(&'n [&'n str]);
-
-impl<'de> Visitor<'de> for Members<'_> {
-    type Value = Vec<Option<&'de str>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = vec![None; self.0.len()];
-        while let Some(wanted) = map.next_key_seed(Position(self.0))? {
-            match wanted {
-                Some(position) => {
-                    let value = map.next_value::<&'de RawValue>()?.get();
-                    let name = self.0[position];
-                    for (slot, _) in found.iter_mut().zip(self.0).filter(|(_, other)| **other == name) {
-                        *slot = Some(value);
-                    }
-                }
-                None => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// Where a member's name stands in a list, if it does.
-struct Position<'n>(&'n [&'n str]);
-
-impl<'de> DeserializeSeed<'de> for Position<'_> {
-    type Value = Option<usize>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        // As bytes: a name with a lone surrogate escape is legal JSON and no `str`; it matches nothing.
-        deserializer.deserialize_bytes(self)
-    }
-}
-
-impl Visitor<'_> for Position<'_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_bytes<E: serde::de::Error>(self, name: &[u8]) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|wanted| wanted.as_bytes() == name))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
-        self.visit_bytes(name.as_bytes())
-    }
-}
-
-/// Finds one element of an array.
-struct Element(usize);
-
-impl<'de> Visitor<'de> for Element {
-    type Value = Option<&'de str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        let mut index = 0;
-        loop {
-            if index == self.0 {
-                let Some(value) = array.next_element::<&'de RawValue>()? else { return Ok(None) };
-                found = Some(value.get());
-            } else if array.next_element::<IgnoredAny>()?.is_none() {
-                return Ok(found);
-            }
-            index += 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,7 +123,7 @@ mod tests {
 
     fn run(body: &str, format: Format, projection: &Projection, limit: u64) -> Result<String, Failure> {
         let body = DocumentBody::parse(Zeroizing::new(body.as_bytes().to_vec()), format)?;
-        let value = project(&body, projection, limit)?;
+        let value = project(&body, std::slice::from_ref(projection), limit).pop().unwrap()?;
         Ok(String::from_utf8(value.json().to_vec()).unwrap())
     }
 
@@ -297,6 +216,28 @@ mod tests {
         let doc = format!(r#"{{"skip":{nested},"a":{nested}}}"#);
         assert_eq!(at(&doc, &["a"]).unwrap(), nested);
         assert_eq!(at(&nested, &["0"; 100]).unwrap().len(), nested.len() - 200);
+    }
+
+    #[test]
+    fn many_are_found_together_as_each_is_alone() {
+        let doc = r#"{"a":{"b":[1,{"c":null},"x"],"a":1},"n":null,"a":{"b":[10,{"c":2}],"0":3},"list":[[0],[1,2]]}"#;
+        let pointer = |text: &str| Projection::Pointer(text.split('/').skip(1).map(str::to_owned).collect());
+        let mut all: Vec<Projection> = ["", "/a", "/a/b", "/a/b/0", "/a/b/1/c", "/a/b/2", "/a/a", "/a/0", "/n", "/n/x"]
+            .into_iter()
+            .chain(["/list/1/0", "/list/1/1", "/list/0/0", "/list/2", "/list/1/1", "/absent/deep/er"])
+            .map(pointer)
+            .collect();
+        all.extend([Projection::Whole, Projection::Fields(vec!["list".into(), "a".into()]), Projection::Whole]);
+        all.push(Projection::Fields(vec!["a".into(), "n".into()]));
+        let body = DocumentBody::parse(Zeroizing::new(doc.as_bytes().to_vec()), Format::Json).unwrap();
+        let together = project(&body, &all, LIMIT);
+        assert_eq!(together.len(), all.len());
+        for (projection, found) in all.iter().zip(together) {
+            let found = found.map(|value| String::from_utf8(value.json().to_vec()).unwrap());
+            assert_eq!(found, run(doc, Format::Json, projection, LIMIT), "{projection:?}");
+        }
+        assert_eq!(run(doc, Format::Json, &pointer("/a/b/1/c"), LIMIT).unwrap(), "2");
+        assert_eq!(run(doc, Format::Json, &pointer("/list/1/1"), LIMIT).unwrap(), "2");
     }
 
     proptest::proptest! {

@@ -61,6 +61,7 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_setsockopt, "TCP_NODELAY; the resolver's own"),
     any(libc::SYS_getsockname, "the listener that a peer came by"),
     any(libc::SYS_getpeername, "whether a peer is connected"),
+    any(libc::SYS_pidfd_open, "whose process a peer is, where the kernel has no SO_PEERPIDFD"),
     any(libc::SYS_shutdown, "the end of a connection"),
     any(libc::SYS_close, "the end of anything"),
     // Descriptors.
@@ -116,6 +117,9 @@ pub const CALLS: &[Call] = &[
     ),
     any(libc::SYS_munmap, "malloc"),
     any(libc::SYS_mremap, "realloc"),
+    any(libc::SYS_memfd_secret, "pages for tokens"),
+    any(libc::SYS_ftruncate, "the length of those"),
+    any(libc::SYS_mlock, "the same pages, where the kernel has no secret ones"),
     any(libc::SYS_madvise, "malloc gives memory back; the stack of a thread that ends"),
     only(libc::SYS_mprotect, &[&[without(2, PROT_EXEC)]], "malloc, guard pages, modules of the resolver"),
     // Threads: the log, the disk, names. Never a process.

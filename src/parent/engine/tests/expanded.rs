@@ -31,7 +31,11 @@ async fn fetch(engine: &Rc<Engine>, uid: u32, paths: &[&str]) {
 }
 
 fn lasting(engine: &Engine) -> Vec<String> {
-    engine.survey(|key| key.as_str().starts_with("/n/")).keys.iter().map(|state| state.key.to_string()).collect()
+    let entries = engine.entries.borrow();
+    let listed = entries.keys().filter(|key| key.as_str().starts_with("/n/") && engine.state_of(key).is_some());
+    let mut paths: Vec<String> = listed.map(ToString::to_string).collect();
+    paths.sort_unstable();
+    paths
 }
 
 #[test]

@@ -1,0 +1,82 @@
+//! A real systemd in namespaces of its own (tests/systemd-lab), with a broker as one of its services.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::support::wait_until;
+
+/// Where the directory of the broker is in the guest.
+const INSIDE: &str = "/srv/keyhatch";
+
+pub(crate) struct Lab {
+    name: String,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+impl Lab {
+    /// `files` are written into the directory of the broker, as root's alone.
+    pub(crate) fn up(files: &[(&str, &str)]) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let mode = std::fs::Permissions::from_mode;
+        std::fs::set_permissions(directory.path(), mode(0o755)).unwrap();
+        for (name, text) in files {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text.replace("DIR", INSIDE)).unwrap();
+            std::fs::set_permissions(&path, mode(0o600)).unwrap();
+        }
+        let lab = Self { name: format!("keyhatch-{}", std::process::id()), directory };
+        let program = Path::new(env!("CARGO_BIN_EXE_keyhatch")).parent().unwrap();
+        let binds =
+            [format!("{}:/opt/keyhatch:ro", program.display()), format!("{}:{INSIDE}", lab.directory.path().display())];
+        let up = lab.command().args(["up", "--bind", &binds[0], "--bind", &binds[1]]).output().unwrap();
+        assert!(up.status.success(), "{}", text(&up));
+        lab
+    }
+
+    fn command(&self) -> Command {
+        let mut lab = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/systemd-lab"));
+        lab.env("SYSTEMD_LAB_NAME", &self.name);
+        lab
+    }
+
+    /// As root in the guest, in a scope of its own. `KEYHATCH` is the program.
+    pub(crate) fn run(&self, command: &[&str]) -> Output {
+        let inside = |part: &&str| part.replace("KEYHATCH", "/opt/keyhatch/keyhatch").replace("DIR", INSIDE);
+        self.command().arg("run").args(command.iter().map(inside)).output().unwrap()
+    }
+
+    /// In a unit of this name, with these settings, to its end: what it says on stdout and stderr.
+    pub(crate) fn in_unit(&self, unit: &str, settings: &[&str], command: &[&str]) -> String {
+        let unit = format!("--unit={unit}");
+        let mut all = vec!["systemd-run", "-q", "--wait", "--pipe", "--collect", &unit];
+        for setting in settings {
+            all.extend(["-p", setting]);
+        }
+        all.extend(command);
+        text(&self.run(&all))
+    }
+
+    /// Starts the broker, and waits until it serves.
+    pub(crate) fn serve(&self) {
+        let log = format!("StandardError=file:{INSIDE}/log");
+        let serve = ["KEYHATCH", "serve", "--config", "DIR/keyhatch.toml"];
+        let started = self.run(&[&["systemd-run", "-q", "--unit=keyhatch", "-p", &log][..], &serve[..]].concat());
+        assert!(started.status.success(), "{}", text(&started));
+        wait_until("the broker serves", || self.log().contains("serving"));
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.command().arg("down").output();
+    }
+}
+
+pub(crate) fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
