@@ -38,6 +38,8 @@ const USES: &[(&str, &[&str])] = &[
             "parent::UnitSource",
             "acl::Who",
             "parent::cache::new_seal_key_text",
+            "parent::reload::Origin",
+            "parent::SourceFile",
         ],
     ),
     ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness", "telemetry"]),
@@ -60,6 +62,9 @@ const USES: &[(&str, &[&str])] = &[
             "parent",
             "secret::KeyPath",
             "sys::creds",
+            // A reload hands open files over, to nobody but a broker of root's or of the caller's.
+            "sys::memfd",
+            "sys::pass",
             "sys::peer",
             "sys::terminal",
             "sys::users",

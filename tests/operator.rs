@@ -191,7 +191,7 @@ fn bad_input_is_refused_with_a_sentence() {
     let (_upstream, broker) = one_key("");
     let long = format!("{{\"keys\":[\"/{}\"]}}", "x".repeat(70_000));
     for (method, path, body, status, sentence) in [
-        ("GET", "/nothing", "", 404, "there are /status, /metrics, /refresh, /purge, /drill"),
+        ("GET", "/nothing", "", 404, "there are /status, /metrics, /refresh, /purge, /reload, /drill"),
         ("GET", "/refresh", "", 405, "/refresh takes POST"),
         ("POST", "/status", "", 405, "/status takes GET"),
         ("POST", "/refresh", "garbage", 400, "the body: expected value at line 1"),

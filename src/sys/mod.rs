@@ -13,6 +13,7 @@ pub mod guarded;
 pub mod landlock;
 pub mod memfd;
 pub mod namespaces;
+pub mod pass;
 pub mod peer;
 pub mod proc;
 pub mod process;
