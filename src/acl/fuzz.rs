@@ -4,6 +4,9 @@ use super::Pattern;
 use crate::fuzz::{self, Start};
 use crate::secret::KeyPath;
 
+/// As long as keys are: to compare two patterns costs the product of their lengths.
+const LONGEST: usize = 512;
+
 /// Which beginnings of `text` match, one part of the pattern after the other: nothing is tried and taken back.
 fn glob<P: PartialEq, T>(pattern: &[P], star: &P, text: &[T], one: impl Fn(&P, &T) -> bool) -> bool {
     let mut matched = vec![false; text.len() + 1];
@@ -28,7 +31,7 @@ fn acl() {
     let words = &["*", "**", "/", "/**", "/*", "/a", "a", "b", "-", "\n/", "\n/**/"];
     fuzz::run("acl", Start { words, ..Start::default() }, |input| {
         let text = String::from_utf8_lossy(input);
-        let lines = text.lines().take(10);
+        let lines = text.lines().filter(|line| line.len() <= LONGEST).take(10);
         let patterns: Vec<(&str, Pattern)> =
             lines.clone().filter_map(|line| Some((line, Pattern::parse(line).ok()?))).collect();
         let paths: Vec<KeyPath> = lines.filter_map(|line| KeyPath::parse(line).ok()).collect();

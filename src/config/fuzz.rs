@@ -112,7 +112,8 @@ fn config() {
             Err(error) => {
                 let (plain, colored) = (error.render(false), error.render(true));
                 assert!(error.count() > 0 && plain.contains("error") && !colored.is_empty());
-                let strange = |c: &char| (c.is_control() && *c != '\n') || ('\u{202a}'..='\u{202e}').contains(c);
+                let turns = |c: &char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+                let strange = |c: &char| (c.is_control() && *c != '\n') || turns(c);
                 assert_eq!(plain.chars().find(strange), None, "{plain}");
                 // What is wrong, without what is quoted of it.
                 let titles = plain.lines().filter(|line| line.starts_with("error"));
