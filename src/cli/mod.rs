@@ -39,6 +39,11 @@ const SMALLEST: &str = r#"No such file; --config FILE names another one. The sma
     keys = ["/billing/*"]
 "#;
 
+/// The command line as it is parsed, for its manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the command line of this process.
 pub fn run() -> Exit {
     let cli = match Cli::try_parse() {
