@@ -36,6 +36,7 @@ struct Window {
     lines_of_all: HashMap<Event, u32>,
     /// Beyond what is counted apart.
     others: u64,
+    short: Cell<bool>,
 }
 
 /// Of one key: how many hits each user had, of which kind. Few users read one key, so a list is quicker than a map.
@@ -138,6 +139,13 @@ impl Log {
                 request: Some(told.request),
                 ..Record::of(told.event)
             });
+        }
+    }
+
+    /// There are no descriptors or no memory for a connection: told once in each interval.
+    pub(super) fn tell_shortage(&self, error: &std::io::Error) {
+        if !self.window.borrow().short.replace(true) {
+            tracing::error!(%error, "no connection can be accepted");
         }
     }
 

@@ -20,6 +20,7 @@ use super::own;
 use super::request::{self, Accepts, Target};
 use super::stream::{Conversation, Phase};
 use super::tally::Tally;
+use super::turns::Turns;
 use crate::ipc::record::Event;
 use crate::ipc::wire::{BootInstant, Forward, Reply, RequestId, Served, Verdict, WorkerConfig};
 use crate::secret::KeyPath;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) config: WorkerConfig,
     pub(super) connections: Rc<Connections>,
     pub(super) slots: Slots,
+    pub(super) turns: Rc<Turns>,
     pub(super) alive: Alive,
     pub(super) log: Log,
     pub(super) tally: Tally,
@@ -46,6 +48,7 @@ impl Shared {
         let _ = random::fill(&mut start);
         Self {
             connections: Rc::default(),
+            turns: Rc::default(),
             slots: Slots::new(&config.keys, config.templates.clone(), config.limits.memory),
             alive: Alive::new(config.limits.memory),
             log: Log::new(config.log_requests),
@@ -92,6 +95,7 @@ pub(super) async fn serve(
     conversation: &Conversation,
     request: &Request<Incoming>,
 ) -> Answer {
+    conversation.seat.turn().await;
     let started = BootInstant(clock::boot_nanos());
     conversation.enter_at(Phase::Exchange, started.0);
     let exchange = Exchange { shared, connection, conversation, request, id: shared.next_request(), started };
