@@ -158,9 +158,11 @@ impl Log {
                 *window.counts.entry(what).or_default() += count;
             }
         });
-        let counted = window.counts.into_iter().filter(|(_, count)| *count > 0);
+        let mut counted: Vec<(What, u64)> = window.counts.into_iter().filter(|(_, count)| *count > 0).collect();
+        // What was granted first: whoever is denied can make up keys without end.
+        counted.sort_by_key(|(what, _)| what.status);
         let mut others = window.others;
-        for (told, (what, count)) in counted.enumerate() {
+        for (told, (what, count)) in counted.into_iter().enumerate() {
             if told >= LINES as usize {
                 others += count;
                 continue;
