@@ -113,6 +113,9 @@ impl<'a> Exchange<'a> {
     /// `granted` becomes the client that grants.
     async fn answer(&self, granted: &mut Option<&'a str>) -> Result<Answer, Problem> {
         let uri = self.request.uri();
+        if let Some(status) = request::too_long(self.request, self.shared.config.limits.header_size) {
+            return Err(Problem::unparsed(status));
+        }
         let wanted = uri.path() == request::WHOAMI;
         let shared = self.shared;
         if !self.connection.attest(&shared.link, self.conversation, &shared.config.acl, wanted).await {
