@@ -5,6 +5,9 @@
 //! `garbage`: bytes that are no request, again and again. `deny`: requests for keys that nobody has, as many at once as fit.
 //! `measure`: COUNT requests for PATH, one after the other, on one connection; prints how many microseconds they took.
 //! `knock`: the same, each on a connection of its own.
+//!
+//! `SOCKET check OWN OTHER` is a good peer: it asks for ever for `/own/OWN`, and at times for what is OTHER's, tells each
+//! value that it gets, and what is wrong. `check-stale`: no age may be below the one before.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "part of the tests, which may panic")]
 
 use std::cell::Cell;
@@ -26,6 +29,9 @@ struct Swarm {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments[1].starts_with("check") {
+        return check(Path::new(&arguments[0]), &arguments[2], &arguments[3], arguments[1] == "check-stale");
+    }
     let (socket, mode, count) = (PathBuf::from(&arguments[0]), arguments[1].clone(), arguments[2].parse().unwrap());
     let path = arguments.get(3).cloned().unwrap_or_default();
     if mode == "measure" || mode == "knock" {
@@ -144,4 +150,51 @@ fn measure(socket: &Path, each_anew: bool, count: u64, path: &str) {
     took.sort_unstable();
     let at = |hundredths: usize| took[(took.len() - 1) * hundredths / 100].as_micros();
     println!("{{\"p50\":{},\"p99\":{},\"max\":{}}}", at(50), at(99), at(100));
+}
+
+/// Longer than every deadline of the broker together.
+const NEVER: Duration = Duration::from_secs(20);
+
+fn check(socket: &Path, own: &str, other: &str, stale: bool) {
+    let mut oldest = 0;
+    loop {
+        let Ok(mut stream) = std::os::unix::net::UnixStream::connect(socket) else {
+            std::thread::park_timeout(Duration::from_millis(5));
+            continue;
+        };
+        stream.set_read_timeout(Some(NEVER)).unwrap();
+        for round in 0..20 {
+            let key = if round % 10 == 9 { other } else { own };
+            if write!(stream, "GET /own/{key} HTTP/1.1\r\nHost: x\r\n\r\n").is_err() {
+                break;
+            }
+            // Larger than any answer here, which comes whole or not at all.
+            let mut answer = [0; 8192];
+            let length = match stream.read(&mut answer) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    println!("wrong: no answer within {NEVER:?}");
+                    break;
+                }
+                Err(_) => break,
+            };
+            let answer = String::from_utf8_lossy(&answer[..length]);
+            let status = answer.get(9..12).unwrap_or_default();
+            match answer.split_once("\r\n\r\n{\"value\":\"").and_then(|(_, value)| value.strip_suffix("\"}")) {
+                Some(value) if status == "200" && key == own && value.starts_with(own) => {
+                    let age =
+                        answer.lines().find_map(|line| line.strip_prefix("age: ")?.trim().parse().ok()).unwrap_or(0);
+                    if stale && age < oldest {
+                        println!("wrong: {age} s old after {oldest} s");
+                    }
+                    oldest = age;
+                    println!("{value}");
+                }
+                // A broker that has just ended or begun says so; another's key is denied.
+                None if matches!(status, "502" | "503") || (status == "403" && key == other) => {}
+                _ => println!("wrong: {key}: {answer:?}"),
+            }
+        }
+    }
 }
