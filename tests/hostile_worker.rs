@@ -228,6 +228,56 @@ fn the_end_of_the_worker_is_the_end_of_the_parent() {
     worker.expect_end("an end of file", "the worker is gone");
 }
 
+/// Whatever was said last, and whatever is on its way.
+#[test]
+fn the_channel_may_be_cut_in_every_state() {
+    type Say = fn(&Worker);
+    let before: [(&str, Say); 3] = [
+        ("before the greeting", |_| {}),
+        ("after the greeting", |worker| worker.say(&hello())),
+        ("after the configuration", |worker| {
+            worker.say(&hello());
+            assert!(matches!(worker.hear(), Some(ToWorker::Configure { .. })));
+        }),
+    ];
+    let survey = |id| encoded(&ToParent::Survey { id, request: RequestId(id) });
+    let one = |worker: &Worker, frame: &[u8]| {
+        let (_peer, accepted) = worker.peer();
+        assert!(worker.send(frame, &[accepted.as_fd()]));
+    };
+    let serving: [(&str, Box<dyn Fn(&Worker)>); 6] = [
+        ("at rest", Box::new(|_| {})),
+        ("a fetch under way", Box::new(|worker| one(worker, &fetch(0, "/open")))),
+        ("a denial that nobody reads", Box::new(|worker| one(worker, &fetch(0, "/closed")))),
+        ("a survey that nobody reads", Box::new(|worker| one(worker, &survey(0)))),
+        ("an attestation that nobody reads", Box::new(|worker| one(worker, &encoded(&ToParent::Attest { id: 0 })))),
+        (
+            "all at once",
+            Box::new(|worker| {
+                one(worker, &fetch(0, "/open"));
+                one(worker, &survey(1));
+                one(worker, &encoded(&ToParent::Attest { id: 2 }));
+                worker.say(&ToParent::Counted(Counted::default()));
+            }),
+        ),
+    ];
+    let begun = before.into_iter().map(|(name, say)| {
+        let worker = Worker::start();
+        say(&worker);
+        (name, worker)
+    });
+    let greeted = serving.into_iter().map(|(name, say)| {
+        let worker = Worker::greeted();
+        say(&worker);
+        (name, worker)
+    });
+    for (name, mut worker) in begun.chain(greeted) {
+        let (end, _) = channel_pair().unwrap();
+        drop(std::mem::replace(&mut worker.channel, end));
+        worker.expect_end(name, "");
+    }
+}
+
 #[test]
 #[ignore = "needs root: connects as another user"]
 fn a_peer_lends_its_own_rights_and_no_others() {

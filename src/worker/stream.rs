@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
+use super::turns::Seat;
 use crate::sys::clock::boot_nanos;
 
 /// What a connection is about at the moment.
@@ -39,10 +40,12 @@ pub(super) struct Conversation {
     unparsed: Cell<Option<StatusCode>>,
     cut: Cell<bool>,
     when_cut: Notify,
+    /// Its place among the connections of its user.
+    pub(super) seat: Seat,
 }
 
 impl Conversation {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: UnixStream, seat: Seat) -> Self {
         Self {
             stream: RefCell::new(stream),
             phase: Cell::new((Phase::Idle, boot_nanos())),
@@ -50,6 +53,7 @@ impl Conversation {
             unparsed: Cell::new(None),
             cut: Cell::new(false),
             when_cut: Notify::new(),
+            seat,
         }
     }
 
@@ -140,8 +144,10 @@ pub(super) struct Watched(pub(super) Rc<Conversation>);
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        ready!(self.0.seat.poll_turn(cx));
         ready!(Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(cx, buf))?;
         if let Some(received) = buf.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
+            self.0.seat.use_turn();
             self.0.received(received);
         }
         Poll::Ready(Ok(()))
