@@ -232,6 +232,7 @@ fn the_end_of_the_worker_is_the_end_of_the_parent() {
 #[test]
 fn the_channel_may_be_cut_in_every_state() {
     type Say = fn(&Worker);
+    type Saying<'a> = Box<dyn Fn(&Worker) + 'a>;
     let before: [(&str, Say); 3] = [
         ("before the greeting", |_| {}),
         ("after the greeting", |worker| worker.say(&hello())),
@@ -245,7 +246,7 @@ fn the_channel_may_be_cut_in_every_state() {
         let (_peer, accepted) = worker.peer();
         assert!(worker.send(frame, &[accepted.as_fd()]));
     };
-    let serving: [(&str, Box<dyn Fn(&Worker)>); 6] = [
+    let serving: [(&str, Saying<'_>); 6] = [
         ("at rest", Box::new(|_| {})),
         ("a fetch under way", Box::new(|worker| one(worker, &fetch(0, "/open")))),
         ("a denial that nobody reads", Box::new(|worker| one(worker, &fetch(0, "/closed")))),
