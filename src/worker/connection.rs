@@ -35,7 +35,22 @@ pub(super) struct Connections {
     rights: RefCell<HashMap<Peer, Rc<Rights>>>,
     /// Those over a limit that are about to be closed.
     turned_away: Rc<()>,
+    /// Those whose task is not done, whether they were admitted or not.
+    open: Rc<()>,
     ended: Notify,
+}
+
+/// Held from the moment on at which a connection was taken from the listener.
+pub(super) struct Accepted {
+    open: Option<Rc<()>>,
+    counted: Rc<Connections>,
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        self.open = None;
+        self.counted.ended.notify_waiters();
+    }
 }
 
 /// What peers of one identity may read, judged once for each key of the configuration.
@@ -121,11 +136,15 @@ impl Connections {
         self.all.get()
     }
 
+    pub(super) fn accepted(self: &Rc<Self>) -> Accepted {
+        Accepted { open: Some(self.open.clone()), counted: self.clone() }
+    }
+
     /// Resolves when no connection is left.
     pub(super) async fn drained(&self) {
         loop {
             let ended = self.ended.notified();
-            if self.all.get() == 0 {
+            if self.all.get() == 0 && Rc::strong_count(&self.open) == 1 {
                 return;
             }
             ended.await;

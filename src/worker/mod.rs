@@ -179,7 +179,13 @@ async fn accept(listener: UnixListener, shared: Rc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::task::spawn_local(converse(stream, shared.clone()));
+                // Counted from here on: an end that comes before its task has run must wait for it, too.
+                let accepted = shared.connections.accepted();
+                let conversing = converse(stream, shared.clone());
+                tokio::task::spawn_local(async move {
+                    conversing.await;
+                    drop(accepted);
+                });
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
