@@ -9,6 +9,7 @@ mod clock;
 mod engine;
 mod in_flight;
 mod judge;
+mod notify;
 mod openmetrics;
 mod outbox;
 mod relay;
@@ -18,6 +19,7 @@ mod units;
 pub mod upstream;
 mod vault;
 
+pub use notify::ServiceManager;
 pub use relay::LogOptions;
 pub use serve::{CacheInputs, ParentError, ParentInputs, run};
 pub use units::UnitSource;

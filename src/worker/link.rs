@@ -219,6 +219,7 @@ impl Link {
                     }
                     self.channel.send(&ToParent::Recalled { serial }, None).await?;
                 }
+                ToWorker::Ping { serial } => self.channel.send(&ToParent::Pong { serial }, None).await?,
                 ToWorker::Drain { within } => return Ok(within),
                 _ => return Err(WorkerError::Protocol("a message out of order")),
             }
