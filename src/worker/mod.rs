@@ -230,7 +230,11 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
         }
     });
     let mut serving = pin!(http.serve_connection(TokioIo::new(Watched(conversation.clone())), service));
-    let mut draining = pin!(shared.ending());
+    // Whoever was accepted and has not asked yet may still do so, as far as there is time.
+    let mut draining = pin!(async {
+        shared.ending().await;
+        conversation.when_spoken().await;
+    });
     let mut cut = pin!(conversation.when_cut());
     let mut drains = false;
     let end = loop {
