@@ -41,7 +41,8 @@ impl Engine {
             health.failing += usize::from(entry.failure.is_some());
             match (entry.age(now), entry.settings.max_age) {
                 (None, _) => health.without += 1,
-                (Some(age), Span::Finite(fresh)) if age >= fresh => {
+                // What is asked for anew each time is only stale when that fails.
+                (Some(age), Span::Finite(fresh)) if age >= fresh && (!fresh.is_zero() || entry.failure.is_some()) => {
                     let stale_for = u64::try_from((age - fresh).as_millis()).unwrap_or(u64::MAX);
                     let since = now.saturating_sub(stale_for);
                     health.stale += 1;
