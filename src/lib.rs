@@ -11,6 +11,8 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod exit;
+#[cfg(test)]
+mod fuzz;
 pub mod ipc;
 pub mod outcome;
 pub mod parent;

@@ -131,7 +131,7 @@ keys = ["/**"]
 fn a_failing_argument_is_nobody_elses_outage_and_takes_no_entry() {
     let (upstream, broker) = serving(&format!(
         "[keys.\"/p/{{p}}\"]\nsource = {{ type = \"http\", url = \"http://127.0.0.1:PORT/{{p}}\", format = \"text\", auth = {{ type = \"bearer\", token = \"t\" }}, allow-plaintext = true }}\n\
-         params.p = {{ matches = \"[a-z0-9.-]+\" }}\nmax-entries = 2\ntimeout = \"1s\"\nfetch-timeout = \"2s\"\n\
+         params.p = {{ matches = \"[a-z0-9.-]+\" }}\nmax-entries = 2\ntimeout = \"3s\"\nfetch-timeout = \"4s\"\n\
          [clients.all]\nuser = {GRANTED}\nkeys = [\"/p/*\"]\n"
     ));
     for (path, does) in

@@ -180,7 +180,10 @@ fn not_even_their_own_users_can_look_into_them() {
     let (_upstream, broker) = serving("");
     let mut plain = as_uid(PARENT, "sleep").arg("60").spawn().unwrap();
     let plain_pid = plain.id();
-    wait_until("it has become that user", || field(plain_pid, "Uid") == vec![PARENT.to_string(); 4]);
+    // Until it is executed, the change of ids keeps it from being looked into.
+    wait_until("it has become that user", || {
+        field(plain_pid, "Name") == ["sleep"] && field(plain_pid, "Uid") == vec![PARENT.to_string(); 4]
+    });
     let restricted = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").is_ok_and(|scope| scope.trim() != "0");
     let can = can_open_memory(PARENT, plain_pid);
     plain.kill().unwrap();

@@ -126,7 +126,7 @@ fn no_token_and_no_value_leaves_its_way() {
             as_uid(uid, env!("CARGO_BIN_EXE_keyhatch"))
         };
         command.args(arguments).arg("--config").arg(&configuration).arg("--socket").arg(&socket);
-        if arguments[0] == "status" {
+        if ["status", "metrics", "top", "refresh", "purge", "drill", "reload"].contains(&arguments[0]) {
             command.arg("--admin-socket").arg(&admin);
         }
         command.stdin(Stdio::null()).output().unwrap()
@@ -135,6 +135,14 @@ fn no_token_and_no_value_leaves_its_way() {
         (0, &["check"]),
         (0, &["status"]),
         (0, &["status", "--json"]),
+        (0, &["metrics"]),
+        (0, &["top"]),
+        (0, &["refresh", "/bearer", "/hawk", "/header/500", "/basic/200"]),
+        (0, &["refresh", "--json", "/bearer/403", "/untrusted", "/file"]),
+        (0, &["drill", "--token", "t", "--fail", "401", "--for", "1s"]),
+        (0, &["reload"]),
+        (0, &["reload", "--json"]),
+        (0, &["purge", "--json", "/heroku"]),
         (0, &["explain", "--user", "61010", "/bearer"]),
         (0, &["cache", "ls"]),
         (0, &["cache", "ls", "--json"]),

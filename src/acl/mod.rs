@@ -4,6 +4,8 @@
 //! A judgement grants by naming the client that grants; nothing else makes a [`Grant`].
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod fuzz;
 mod pattern;
 mod peer;
 mod unit;

@@ -105,12 +105,19 @@ pub(super) fn token(from: &SecretFile) -> Result<File, Refusal> {
     Ok(file)
 }
 
+/// Where systemd puts credentials (systemd.exec(5)).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+pub(super) fn sees_credentials() -> bool {
+    std::env::var_os(CREDENTIALS).is_some()
+}
+
 /// A secret by its path, or by its name in the credentials directory (systemd.exec(5)).
 fn secret_file(from: &SecretFile) -> Result<File, Refusal> {
     match from {
         SecretFile::File(path) => secret(path),
         SecretFile::Credential(credential) => {
-            let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+            let directory = std::env::var_os(CREDENTIALS).ok_or_else(|| {
                 Refusal::Absent("$CREDENTIALS_DIRECTORY is not set: a unit has it by LoadCredential=".into())
             })?;
             // To a service with a user of its own, systemd shows the file by an ACL, which looks like rights of a group.

@@ -17,7 +17,7 @@ mod surroundings;
 mod units;
 mod worker;
 
-pub use examine::{Examined, examine};
+pub use examine::{Credentials, Examined, examine};
 pub use inputs::OpenedToken;
 pub use reach::of_parent as reach;
 pub use surroundings::Surroundings;
@@ -25,11 +25,12 @@ pub use worker::{confine as confine_worker, enter};
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use self::confine::Confinement;
 use crate::config::Config;
 use crate::ipc::wire::Layer;
+use crate::parent::reload::Origin;
 use crate::parent::{CacheInputs, ParentInputs};
 use crate::sys::{cleaner, clock, creds, file, process, spawn};
 
@@ -71,9 +72,10 @@ fn harden() -> Result<(), StartError> {
     process::no_dump().map_err(|errno| StartError::System(format!("cannot forbid core dumps: {errno}")))
 }
 
-/// The root phase, in the only order that is right.
-pub fn start(mut config: Config, surroundings: Surroundings) -> Result<ParentInputs, StartError> {
+/// The root phase, in the only order that is right. The configuration was read from `path`.
+pub fn start(mut config: Config, path: &Path, surroundings: Surroundings) -> Result<ParentInputs, StartError> {
     surroundings::refuse_half_a_root()?;
+    let path = std::path::absolute(path).map_err(system("cannot tell where we are"))?;
     surroundings::make_room(&config)?;
     let users = if creds::is_root() { Some(service_users(&config)?) } else { None };
     let parent_ids = users.map(|(parent, _)| parent);
@@ -91,8 +93,9 @@ pub fn start(mut config: Config, surroundings: Surroundings) -> Result<ParentInp
     let missing =
         tokens.iter().filter_map(|(name, _, opened)| Some(format!("token `{name}`: {}", opened.as_ref().err()?)));
     config.problems.extend(missing);
-    let (sources, missing) = sources::open(&config)?;
-    config.problems.extend(missing);
+    let opened = sources::open(&config)?;
+    config.problems.extend(opened.missing);
+    let sources = opened.inputs;
     let units = units::open(&config);
     let hindrances = units::problems(&config, parent_ids.map(|(_, gid)| gid));
     hindrances.iter().for_each(|problem| tracing::error!("{problem}"));
@@ -128,6 +131,7 @@ pub fn start(mut config: Config, surroundings: Surroundings) -> Result<ParentInp
         (Some(missing), Some(_)) => tracing::warn!("what does not hold: {missing}"),
         (None, _) => {}
     }
+    let origin = Origin { config: path, privileged: users.is_some() };
     Ok(ParentInputs {
         config,
         channel,
@@ -137,6 +141,7 @@ pub fn start(mut config: Config, surroundings: Surroundings) -> Result<ParentInp
         sources,
         listeners,
         units,
+        origin,
         admin,
         manager,
         layers,
@@ -199,6 +204,6 @@ fn give_up(ids: Option<Ids>) -> Result<(), StartError> {
 }
 
 /// A path in a message of ours.
-fn at(path: &std::path::Path) -> String {
+fn at(path: &Path) -> String {
     PathBuf::from(path).display().to_string()
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Document};
+use crate::config::Config;
 use crate::sys::landlock::Reach;
 
 /// What the C library reads to resolve a name (nsswitch.conf(5), resolv.conf(5), gai.conf(5), host.conf(5)), and to load
@@ -47,21 +47,8 @@ pub fn of_parent<'a>(config: &Config, store: BorrowedFd<'a>) -> Reach<'a> {
         read_by_name: resolv_conf_directory().into_iter().collect(),
         proc: config.acl.has_units(),
         sockets,
-        connect: ports(config),
+        connect: config.ports().chain([DNS]).collect(),
     }
-}
-
-/// Of all sources and proxies: a redirect stays within its origin.
-fn ports(config: &Config) -> BTreeSet<u16> {
-    let mut ports = BTreeSet::from([DNS]);
-    // Parameters never stand in a port.
-    let of_templates: Vec<Document> = config.templates.iter().map(|key| key.source.any_document()).collect();
-    for document in config.keys.iter().map(|key| &key.source.document).chain(&of_templates) {
-        if let Document::Http(http) = document {
-            ports.insert(http.proxy.as_ref().unwrap_or(&http.url).port);
-        }
-    }
-    ports
 }
 
 /// When the network changes, `resolv.conf` is replaced by another file: a rule about the file alone would lose it.

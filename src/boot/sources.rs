@@ -1,10 +1,10 @@
 //! What sources need that only the root phase may open: the authorities of `ca-file`, and the files of type `file`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::inputs::{Refusal, secret};
 use super::{StartError, at};
@@ -13,13 +13,20 @@ use crate::parent::{Authorities, SourceInputs};
 use crate::sys::replaced::Watch;
 use crate::sys::{creds, trusted};
 
-/// The longest file of authorities: a whole system's are a quarter of a megabyte.
-const MAX_AUTHORITIES: u64 = 16 << 20;
+/// Opened and checked.
+#[derive(Default)]
+pub(super) struct Opened {
+    pub(super) inputs: SourceInputs,
+    /// What the authorities were read from.
+    pub(super) authorities: BTreeMap<PathBuf, File>,
+    /// Each with what to do about it.
+    pub(super) missing: Vec<String>,
+}
 
 /// A file that is missing costs its keys their refreshing, and is told beside the inputs. One that is not safe, and a
 /// `ca-file` that is no use, cost the start.
-pub(super) fn open(config: &Config) -> Result<(SourceInputs, Vec<String>), StartError> {
-    let (mut inputs, mut missing) = (SourceInputs::default(), Vec::new());
+pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
+    let Opened { mut inputs, mut authorities, mut missing } = Opened::default();
     let keys = config.keys.iter().map(|key| (&key.path as &dyn fmt::Display, &key.at, &key.source.document));
     // All paths of a key with parameters have their authorities, and their file, in common.
     let common: Vec<Document> = config.templates.iter().map(|key| key.source.any_document()).collect();
@@ -32,8 +39,10 @@ pub(super) fn open(config: &Config) -> Result<(SourceInputs, Vec<String>), Start
             Document::Http(http) => {
                 let Some(path) = &http.ca_file else { continue };
                 if !inputs.authorities.contains_key(path) {
-                    let found = authorities(path).map_err(|why| wrong(format!("ca-file {}: {why}", at(path))))?;
-                    inputs.authorities.insert(path.clone(), found);
+                    let wrong = |why: String| wrong(format!("ca-file {}: {why}", at(path)));
+                    let file = open_authorities(path).map_err(wrong)?;
+                    inputs.authorities.insert(path.clone(), Authorities::read(&file).map_err(wrong)?);
+                    authorities.insert(path.clone(), file);
                 }
             }
             Document::File(file) if inputs.files.contains_key(&file.path) => {}
@@ -51,7 +60,7 @@ pub(super) fn open(config: &Config) -> Result<(SourceInputs, Vec<String>), Start
             },
         }
     }
-    Ok((inputs, missing))
+    Ok(Opened { inputs, authorities, missing })
 }
 
 /// The parent may not look at the path: what is not watched from now on, it does not learn.
@@ -61,7 +70,7 @@ fn watch(path: &Path, open: &File) -> Option<Watch> {
 }
 
 /// Of a file that nobody else can write: whoever does decides whom the token is shown to.
-fn authorities(path: &Path) -> Result<Authorities, String> {
+fn open_authorities(path: &Path) -> Result<File, String> {
     let file = trusted::open_secret(path).map_err(|error| error.to_string())?;
     let found = file.metadata().map_err(|error| error.to_string())?;
     if found.uid() != 0 && found.uid() != creds::own_uid() {
@@ -70,7 +79,5 @@ fn authorities(path: &Path) -> Result<Authorities, String> {
     if found.mode() & 0o022 != 0 {
         return Err(format!("it can be written by others. Mend it with: chmod go-w {}", at(path)));
     }
-    let mut pem = Vec::new();
-    file.take(MAX_AUTHORITIES).read_to_end(&mut pem).map_err(|error| error.to_string())?;
-    Authorities::from_pem(&pem).map_err(|error| error.to_string())
+    Ok(file)
 }

@@ -150,6 +150,23 @@ pub(super) enum Command {
         Example: keyhatch drill --key '/billing/*' --fail timeout --for 60s"
     )]
     Drill(Drill),
+    /// Have the running broker take over its changed configuration, tokens and files, as root
+    ///
+    /// Reads and checks the file that the broker was started with, and conf.d beside it, as `check` does, and hands them
+    /// over with the tokens and files that they name: all of it, or nothing. Connections stay. Who was granted less is
+    /// denied from then on, what left the configuration is out of memory, and what did not change keeps its value and age.
+    /// A changed token is tried first: while its upstream refuses it, the old one stays, and the exit code is 1. What only
+    /// a start can change (sockets, users, directories, the sandbox, the seal key, new TCP ports) needs a restart; then
+    /// nothing is changed, and the exit code is 78.
+    #[command(after_help = "Example: keyhatch reload")]
+    Reload {
+        /// The operator's socket
+        #[arg(long, default_value = "/run/keyhatch/admin.sock", value_name = "PATH")]
+        admin_socket: PathBuf,
+        /// Print each step as a line of JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Tell what is sealed on disk, as root: names, ages and sizes, never values
     #[command(after_help = "Example: keyhatch cache ls")]
     Cache {

@@ -8,6 +8,7 @@ mod drill;
 mod explain;
 mod get;
 mod operate;
+mod reload;
 mod status;
 mod table;
 mod top;
@@ -18,8 +19,8 @@ use std::path::Path;
 use clap::Parser;
 
 use self::args::{Cli, Command, Log};
-use crate::boot::{self, StartError};
-use crate::config;
+use crate::boot::{self, Credentials, Examined, StartError};
+use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::sys::creds;
 use crate::telemetry::Stderr;
@@ -38,6 +39,11 @@ const SMALLEST: &str = r#"No such file; --config FILE names another one. The sma
     user = "billing"
     keys = ["/billing/*"]
 "#;
+
+/// The command line as it is parsed, for its manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
 
 /// Runs the command line of this process.
 pub fn run() -> Exit {
@@ -63,6 +69,7 @@ pub fn run() -> Exit {
         Command::Refresh { keys, operator, json } => operate::refresh(&operator.admin_socket, &keys, json),
         Command::Purge(asked) => operate::purge(&asked),
         Command::Drill(asked) => drill::run(&asked),
+        Command::Reload { admin_socket, json } => reload::run(&admin_socket, json),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Worker { arguments } => work(&arguments),
@@ -114,7 +121,7 @@ fn serve(path: &Path, log: Log, level: tracing::Level, log_requests: bool) -> Ex
         let config = config::load(path, trust()).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         config.problems.iter().for_each(|problem| tracing::error!("{problem}"));
-        boot::start(config, surroundings)
+        boot::start(config, path, surroundings)
     });
     let tell = |error: &dyn std::fmt::Display| match stderr {
         Stderr::Journal => tell_journal(error),
@@ -152,12 +159,7 @@ fn check(path: &Path) -> Exit {
         }
     };
     config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
-    let mut errors = config.problems.clone();
-    let found = boot::examine(&config);
-    errors.extend(found.errors);
-    for token in found.tokens {
-        errors.extend(parent::Vault::read(vec![token]).err().map(|error| error.to_string()));
-    }
+    let (errors, _) = errors(&config, Credentials::Needed);
     errors.iter().for_each(|error| tell(&format_args!("error: {error}")));
     if !errors.is_empty() {
         return Exit::Configuration;
@@ -168,6 +170,20 @@ fn check(path: &Path) -> Exit {
     let templates = if templates > 0 { format!(" ({templates} with parameters)") } else { String::new() };
     tell(&format_args!("{}: good: {keys} keys{templates}, {clients} clients", path.display()));
     Exit::Ok
+}
+
+/// What is wrong with what a configuration names, and what of that could be opened.
+fn errors(config: &Config, credentials: Credentials) -> (Vec<String>, Examined) {
+    let mut errors = config.problems.clone();
+    let mut found = boot::examine(config, credentials);
+    errors.append(&mut found.errors);
+    for (name, from, opened) in &found.tokens {
+        // A descriptor of its own: reading it closes it.
+        let opened = opened.as_ref().map_err(Clone::clone).and_then(|fd| fd.try_clone().map_err(|e| e.to_string()));
+        let read = parent::Vault::read(vec![(name.clone(), from.clone(), opened)]);
+        errors.extend(read.err().map(|error| error.to_string()));
+    }
+    (errors, found)
 }
 
 fn work(arguments: &[String]) -> Exit {

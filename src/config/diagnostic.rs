@@ -217,7 +217,7 @@ impl LoadError {
     /// All errors for a person to read, each with the line it is about. Ends without a newline.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let shown: Vec<String> = self.files.iter().map(|file| mask::masked(&file.text)).collect();
+        let shown: Vec<String> = self.files.iter().map(|file| visible(&mask::masked(&file.text))).collect();
         let mut texts: Vec<String> = self
             .errors
             .iter()
@@ -249,12 +249,19 @@ impl fmt::Debug for LoadError {
 
 impl std::error::Error for LoadError {}
 
+/// Without the control characters that the renderer lets through (C1, which some terminals obey), each of two bytes.
+fn visible(text: &str) -> String {
+    text.replace(|c| ('\u{80}'..='\u{9f}').contains(&c), "·")
+}
+
+/// Whether a character is for the terminal, or turns the direction of the text around it.
+fn moves(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// A path for a person: whatever could move the terminal is escaped.
 fn shown_path(path: &Path) -> String {
-    path.to_string_lossy()
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] })
-        .collect()
+    path.to_string_lossy().chars().flat_map(|c| if moves(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
 }
 
 /// A text of the configuration inside a message: in backticks, control characters escaped, not too long.

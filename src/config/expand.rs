@@ -13,7 +13,7 @@ use crate::template::{self, Found, Template};
 const HEROKU_ACCEPT: &str = "application/vnd.heroku+json; version=3";
 
 /// A key with parameters.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct KeyTemplate {
     pub template: Template,
     pub source: SourceTemplate,
@@ -34,7 +34,7 @@ pub fn expand<'t>(keys: impl Iterator<Item = &'t KeyTemplate> + Clone, path: &Ke
 }
 
 /// Which value goes when there is one too many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Eviction {
     /// The one that was asked for longest ago.
     Lru,
@@ -52,10 +52,10 @@ impl Eviction {
 }
 
 /// A source in which parameters stand.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct SourceTemplate(pub(super) Kind);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) enum Kind {
     Http {
         /// Without its target and body.
@@ -79,7 +79,7 @@ pub(super) enum Kind {
 }
 
 /// A projection in which parameters stand.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) enum Selection {
     Whole,
     Fields(Vec<Text>),

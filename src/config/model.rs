@@ -86,7 +86,7 @@ pub struct Cache {
 }
 
 /// Where a token or a seal key is read from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SecretFile {
     File(PathBuf),
     /// A file of this name in `$CREDENTIALS_DIRECTORY` (systemd.exec(5)).
@@ -136,7 +136,7 @@ impl Default for Limits {
 }
 
 /// The name of an entry of `[tokens]`. Not a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct TokenName(pub String);
 
 impl fmt::Display for TokenName {
@@ -145,7 +145,7 @@ impl fmt::Display for TokenName {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Key {
     pub path: KeyPath,
     pub source: Source,
@@ -154,7 +154,7 @@ pub struct Key {
 }
 
 /// Where a value comes from: a document, and what of it is the value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Source {
     pub document: Document,
     pub projection: Projection,
@@ -164,13 +164,13 @@ pub struct Source {
 }
 
 /// One upstream answer. Keys with equal documents share one fetch.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Document {
     Http(Box<HttpDocument>),
     File(FileDocument),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct HttpDocument {
     pub url: Url,
     pub method: Method,
@@ -184,14 +184,14 @@ pub struct HttpDocument {
     pub proxy: Option<Url>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct FileDocument {
     pub path: PathBuf,
     pub format: Format,
 }
 
 /// How the bytes of a document are read. `Toml` and `Env` are only for files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Format {
     Json,
     /// The whole text is one string.
@@ -202,7 +202,7 @@ pub enum Format {
 }
 
 /// What of a document is the value.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Projection {
     Whole,
     /// The object with these fields, in this order. Never empty.
@@ -211,14 +211,14 @@ pub enum Projection {
     Pointer(Vec<String>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Method {
     Get,
     Post,
 }
 
 /// An `http` or `https` URL without user info and fragment.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Url {
     pub https: bool,
     /// Lower case; IPv6 addresses with their brackets.
@@ -235,7 +235,7 @@ impl Url {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Auth {
     None,
     Bearer {
@@ -269,7 +269,7 @@ impl Auth {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum HawkAlgorithm {
     Sha256,
     Sha1,

@@ -13,10 +13,10 @@ pub(super) struct Scope<'a> {
 }
 
 /// Literal pieces and parameters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Text(Vec<Piece>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 enum Piece {
     Literal(String),
     /// Its place among the parameters of the key.
@@ -24,7 +24,7 @@ enum Piece {
 }
 
 /// How a value is written, so that it means itself there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Encoding {
     /// Nothing has a meaning there.
     Plain,

@@ -3,5 +3,7 @@
 
 pub mod channel;
 mod counts;
+#[cfg(test)]
+mod fuzz;
 pub mod record;
 pub mod wire;

@@ -16,7 +16,7 @@ use crate::secret::{KeyPath, WireBytes};
 use crate::template::Template;
 
 /// Raised with every change of a frame.
-pub const PROTOCOL: u16 = 6;
+pub const PROTOCOL: u16 = 7;
 
 /// The longest frame, in bytes. Larger payloads cross as a sealed memfd beside the frame.
 pub const MAX_FRAME: usize = 64 * 1024;
@@ -48,6 +48,8 @@ pub enum ToParent {
     Recalled { serial: u64 },
     /// The answer to [`ToWorker::Ping`].
     Pong { serial: u64 },
+    /// Requests are judged by the configuration of this generation, and nothing is left of the one before.
+    Configured { generation: u64 },
     /// Nothing is in flight any more; the worker is about to exit.
     Drained,
 }
@@ -84,7 +86,8 @@ impl fmt::Display for RequestId {
 /// What the parent says.
 #[derive(Serialize, Deserialize)]
 pub enum ToWorker {
-    /// With exactly one fd: a sealed memfd with the postcard encoding of a [`WorkerConfig`].
+    /// With exactly one fd: a sealed memfd with the postcard encoding of a [`WorkerConfig`]. The first one is answered with
+    /// [`ToParent::Ready`], those of reloads with [`ToParent::Configured`].
     Configure { generation: u64, len: u64 },
     /// With one fd if the body is a memfd, else with none.
     Reply { id: u64, reply: Reply },

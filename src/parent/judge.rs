@@ -23,6 +23,41 @@ const SLICE: usize = 64;
 /// For so many identities it is remembered which keys they may read: a byte for each key.
 const REMEMBERED: usize = 128;
 
+/// The judge of the configuration that holds.
+pub(super) struct Judges {
+    now: RefCell<Rc<Judge>>,
+    listeners: Vec<PathBuf>,
+    units: Rc<Units>,
+}
+
+impl Judges {
+    /// `listeners` are the paths that a peer may have come by.
+    pub(super) fn new(acl: Acl, keys: Vec<KeyPath>, listeners: Vec<PathBuf>, units: Rc<Units>) -> Rc<Self> {
+        let now = RefCell::new(Judge::new(acl, keys, listeners.clone(), units.clone()));
+        Rc::new(Self { now, listeners, units })
+    }
+
+    pub(super) fn now(&self) -> Rc<Judge> {
+        self.now.borrow().clone()
+    }
+
+    /// By this from now on.
+    pub(super) fn replace(&self, acl: Acl, keys: Vec<KeyPath>) {
+        self.now.replace(Judge::new(acl, keys, self.listeners.clone(), self.units.clone()));
+    }
+
+    /// The states of all keys that the peer may read, by what holds when that is known.
+    pub(super) async fn survey(&self, engine: &Engine, attested: &Attested) -> Option<Survey> {
+        loop {
+            let judge = self.now();
+            let survey = judge.survey(engine, attested).await;
+            if Rc::ptr_eq(&judge, &self.now()) {
+                return survey;
+            }
+        }
+    }
+}
+
 /// One configuration's rules, and what was judged by them.
 pub(super) struct Judge {
     acl: Acl,
@@ -60,8 +95,7 @@ struct Turn {
 }
 
 impl Judge {
-    /// `listeners` are the paths that a peer may have come by.
-    pub(super) fn new(acl: Acl, mut keys: Vec<KeyPath>, listeners: Vec<PathBuf>, units: Rc<Units>) -> Rc<Self> {
+    fn new(acl: Acl, mut keys: Vec<KeyPath>, listeners: Vec<PathBuf>, units: Rc<Units>) -> Rc<Self> {
         keys.sort_unstable();
         Rc::new(Self { acl, keys, listeners, units, readable: RefCell::default(), turns: Rc::default() })
     }
@@ -124,7 +158,7 @@ impl Judge {
 
     /// The states of all keys that the peer may read. One at a time for each uid, and others have their turn in between.
     /// `None` when the peer is not who it was any more.
-    pub(super) async fn survey(&self, engine: &Engine, attested: &Attested) -> Option<Survey> {
+    async fn survey(&self, engine: &Engine, attested: &Attested) -> Option<Survey> {
         let turn = self.turns.of(attested.peer.uid).await;
         let surveyed = self.look_at_all(engine, &attested.peer).await;
         drop(turn);

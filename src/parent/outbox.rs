@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::in_flight::Open;
 use crate::ipc::channel::ParentEnd;
@@ -18,8 +18,10 @@ pub(super) struct Outbox {
     queue: mpsc::UnboundedSender<Outgoing>,
     /// Bytes of values that wait for a worker that does not read.
     waiting: Rc<Cell<u64>>,
-    most: u64,
+    most: Rc<Cell<u64>>,
     recalls: Rc<Cell<u64>>,
+    generation: Rc<Cell<u64>>,
+    confirmed: Rc<watch::Sender<Confirmed>>,
     /// Who waits for the worker to have forgotten, by the number of the recall, in its order.
     awaited: Rc<RefCell<VecDeque<Awaited>>>,
 }
@@ -30,6 +32,12 @@ type Awaited = (u64, oneshot::Sender<()>);
 pub(super) struct Recalling {
     pub(super) keys: Recall,
     pub(super) done: Option<oneshot::Sender<()>>,
+}
+
+/// What the worker has said that it has done.
+struct Confirmed {
+    recalled: u64,
+    generation: u64,
 }
 
 struct Outgoing {
@@ -57,25 +65,71 @@ impl Outbox {
                 drop(next.open);
             }
         });
-        Self { queue, waiting, most, recalls: Rc::default(), awaited: Rc::default() }
+        let confirmed = watch::Sender::new(Confirmed { recalled: 0, generation: 1 });
+        Self {
+            queue,
+            waiting,
+            most: Rc::new(Cell::new(most)),
+            recalls: Rc::default(),
+            generation: Rc::new(Cell::new(1)),
+            confirmed: Rc::new(confirmed),
+            awaited: Rc::default(),
+        }
     }
 
-    /// How many recalls were said.
-    pub(super) fn recalls(&self) -> u64 {
-        self.recalls.get()
+    pub(super) fn set_most(&self, most: u64) {
+        self.most.set(most);
+    }
+
+    /// Recalls are confirmed one after another, and none that was not said; whether this one is in its order.
+    pub(super) fn confirm_recall(&self, serial: u64) -> bool {
+        let in_order = serial == self.confirmed.borrow().recalled + 1 && serial <= self.recalls.get();
+        if in_order {
+            self.confirmed.send_modify(|confirmed| confirmed.recalled = serial);
+            let mut awaited = self.awaited.borrow_mut();
+            while let Some((_, done)) = awaited.pop_front_if(|(of, _)| *of <= serial) {
+                // Who waited may be gone.
+                let _ = done.send(());
+            }
+        }
+        in_order
+    }
+
+    /// The same for configurations.
+    pub(super) fn confirm_configuration(&self, generation: u64) -> bool {
+        let in_order = generation == self.confirmed.borrow().generation + 1 && generation <= self.generation.get();
+        if in_order {
+            self.confirmed.send_modify(|confirmed| confirmed.generation = generation);
+        }
+        in_order
+    }
+
+    /// Resolves when the worker has done all that was said to it until now: forgotten, and taken over.
+    pub(super) async fn until_confirmed(&self) {
+        let (recalls, generation) = (self.recalls.get(), self.generation.get());
+        let mut confirmed = self.confirmed.subscribe();
+        // The sender lives as long as this does.
+        let _ = confirmed.wait_for(|c| c.recalled >= recalls && c.generation >= generation).await;
+    }
+
+    /// The number of the configuration that comes next.
+    pub(super) fn next_generation(&self) -> u64 {
+        self.generation.get() + 1
+    }
+
+    /// `payload` holds the configuration of the next generation, `len` bytes.
+    pub(super) fn configure(&self, payload: OwnedFd, len: u64) {
+        let generation = self.next_generation();
+        self.generation.set(generation);
+        self.say(ToWorker::Configure { generation, len }, Some(payload), None);
     }
 
     pub(super) fn say(&self, message: ToWorker, fd: Option<OwnedFd>, open: Option<Open>) {
         self.put(Outgoing { message, fd, open, size: 0 });
     }
 
-    /// The worker has forgotten what this recall and those before it named.
-    pub(super) fn recalled(&self, serial: u64) {
-        let mut awaited = self.awaited.borrow_mut();
-        while let Some((_, done)) = awaited.pop_front_if(|(of, _)| *of <= serial) {
-            // Who waited may be gone.
-            let _ = done.send(());
-        }
+    pub(super) fn recall_all(&self) {
+        self.recall(Recalling { keys: Recall::All, done: None });
     }
 
     pub(super) fn recall(&self, Recalling { keys, done }: Recalling) {
@@ -100,7 +154,7 @@ impl Outbox {
             && let Body::Inline(bytes) = &value.body
         {
             size = bytes.0.len() as u64;
-            if size.saturating_add(self.waiting.get()) > self.most.max(size) {
+            if size.saturating_add(self.waiting.get()) > self.most.get().max(size) {
                 tracing::error!("the worker does not take its replies: a request is refused");
                 return self.say(ToWorker::Reply { id, reply: Reply::Busy }, None, Some(open));
             }

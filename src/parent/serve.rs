@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,22 +16,21 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::admin;
 use super::cache::{KeyRing, Store};
 use super::engine::{Asker, Engine};
+use super::greeting;
 use super::in_flight::{InFlight, Open};
-use super::judge::{Attested, Judge};
+use super::judge::{Attested, Judges};
 use super::notify::{Notifier, ServiceManager};
 use super::outbox::Outbox;
 use super::relay::{self, LogOptions};
+use super::reload::{Origin, Reloader};
 use super::repeats;
 use super::units::{UnitSource, Units};
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
-use crate::config::{Config, KeyTemplate, SecretFile, TokenName};
+use crate::config::{Config, Fixed, SecretFile, TokenName};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
-use crate::ipc::wire::{
-    FetchRequest, Layer, PROTOCOL, Reply, RequestId, ToParent, ToWorker, WorkerConfig, WorkerKey, WorkerTemplate,
-};
+use crate::ipc::wire::{FetchRequest, Layer, Reply, RequestId, ToParent, ToWorker};
 use crate::secret::KeyPath;
-use crate::staleness::Settings;
 use crate::sys::cleaner::Unfinished;
 use crate::sys::clock::BootId;
 use crate::sys::{memfd, process};
@@ -56,6 +55,8 @@ pub struct ParentInputs {
     pub sources: SourceInputs,
     /// The paths of our listeners, as `getsockname` gives them for an accepted connection.
     pub listeners: Vec<PathBuf>,
+    /// Where the configuration is, for `keyhatch reload`.
+    pub origin: Origin,
     /// What tells the units of peers, if some client has one.
     pub units: Option<UnitSource>,
     /// The operator's socket.
@@ -137,7 +138,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         tokio::task::spawn_local(outbox.clone().relay(recalled));
         tokio::task::spawn_local(tell_repeats(engine.clone()));
         tokio::task::spawn_local(engine.clone().keep_sealed());
-        let greeted = timeout(GREETING, greet(&channel, &inputs.config, log.requests)).await;
+        let greeted = timeout(GREETING, greeting::greet(&channel, &inputs.config, log.requests)).await;
         let of_worker = match greeted.unwrap_or(Err(ParentError::WorkerStuck)) {
             Ok(layers) => layers,
             Err(error) => {
@@ -146,11 +147,18 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
                 return Err(error);
             }
         };
-        let layers = tell_layers(inputs.layers, of_worker)?;
+        let layers = greeting::tell_layers(inputs.layers, of_worker)?;
         tokio::task::spawn_local(engine.clone().tidy());
         tokio::task::spawn_local(engine.clone().forget_passing());
         tokio::task::spawn_local(engine.clone().watch_clock());
+        let most = inputs.config.limits.connections;
+        let units = Units::new(inputs.units, most, outbox.clone());
         let paths = inputs.config.keys.iter().map(|key| key.path.clone()).collect();
+        let acl = std::mem::take(&mut inputs.config.acl);
+        let fixed = Fixed::of(&inputs.config, acl.has_units());
+        let judges = Judges::new(acl, paths, inputs.listeners, units.clone());
+        let of_broker = (engine.clone(), outbox.clone(), judges.clone());
+        let reloader = Reloader::new(inputs.origin, fixed, inputs.config.tokens, of_broker, log.requests);
         // The engine has what it needs of them, and ten thousand keys are ten megabytes.
         drop((std::mem::take(&mut inputs.config.keys), std::mem::take(&mut inputs.config.templates)));
         engine.refresh_ahead();
@@ -159,15 +167,12 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             let listener = tokio::net::UnixListener::from_std(admin).map_err(ParentError::Io)?;
             let group = inputs.config.server.admin_group.map(|gid| gid.as_raw());
             let who = admin::Who::new(group, inputs.started_as_root);
-            let desk = admin::Desk { engine: engine.clone(), layers, dropped_lines };
+            let desk = admin::Desk { engine: engine.clone(), layers, dropped_lines, reloader };
             tokio::task::spawn_local(admin::serve(listener, Rc::new(desk), who));
         }
-        let most = inputs.config.limits.connections;
-        let units = Units::new(inputs.units, most, outbox.clone());
-        let judge = Judge::new(inputs.config.acl, paths, inputs.listeners, units.clone());
         let notifier = Notifier::ready(inputs.manager, &engine, &outbox).map_err(ParentError::Io)?;
         let in_flight = InFlight::new(most);
-        let broker = Broker { engine: engine.clone(), outbox, judge, units, in_flight, notifier };
+        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight, notifier };
         if let Some(start) = inputs.start {
             start.finished();
         }
@@ -182,62 +187,11 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
     ended
 }
 
-/// The handshake: one version on both sides, then the worker's share of the configuration.
-async fn greet(channel: &ParentEnd, config: &Config, log_requests: bool) -> Result<Vec<Layer>, ParentError> {
-    match channel.recv().await? {
-        Some((ToParent::Hello { protocol: PROTOCOL, version }, Passed::Nothing))
-            if version == env!("CARGO_PKG_VERSION") => {}
-        Some(_) => return Err(ParentError::Protocol("no greeting of this version")),
-        None => return Err(ParentError::WorkerGone),
-    }
-    let patience = |of: &Settings| of.timeout.max(of.failover_timeout) + Duration::from_secs(2);
-    let keys = config.keys.iter().map(|key| WorkerKey { path: key.path.clone(), patience: patience(&key.settings) });
-    let template =
-        |key: &KeyTemplate| WorkerTemplate { template: key.template.clone(), patience: patience(&key.settings) };
-    let worker = WorkerConfig {
-        generation: 1,
-        limits: config.limits.clone(),
-        keys: keys.collect(),
-        templates: config.templates.iter().map(template).collect(),
-        acl: config.acl.clone(),
-        degraded: !config.problems.is_empty(),
-        log_requests,
-    };
-    let bytes =
-        postcard::to_stdvec(&worker).map_err(|_| ParentError::Protocol("the configuration cannot be encoded"))?;
-    let payload = memfd::sealed(&bytes).map_err(ParentError::Io)?;
-    let configure = ToWorker::Configure { generation: 1, len: bytes.len() as u64 };
-    channel.send(&configure, Some(payload.as_fd())).await?;
-    match channel.recv().await? {
-        Some((ToParent::Ready { layers }, Passed::Nothing)) => Ok(layers),
-        Some(_) => Err(ParentError::Protocol("not ready after its configuration")),
-        None => Err(ParentError::WorkerGone),
-    }
-}
-
-/// One line for each layer of each role; the same for the operator. What the worker says is its own word: capped and escaped.
-fn tell_layers(of_parent: Vec<Layer>, of_worker: Vec<Layer>) -> Result<serde_json::Value, ParentError> {
-    const MOST: usize = 32;
-    const LONGEST: usize = 200;
-    let fits = |layer: &Layer| layer.name.len() <= LONGEST && layer.level.len() <= LONGEST;
-    if of_worker.len() > MOST || !of_worker.iter().all(fits) {
-        return Err(ParentError::Protocol("more layers than there can be"));
-    }
-    let mut told = Vec::with_capacity(of_parent.len() + of_worker.len());
-    let of_parent = of_parent.into_iter().map(|layer| ("parent", layer));
-    for (role, Layer { name, level, holds }) in of_parent.chain(of_worker.into_iter().map(|layer| ("worker", layer))) {
-        let (name, level) = (name.escape_debug().to_string(), level.escape_debug().to_string());
-        tracing::info!(role, holds, "layer {name}: {level}");
-        told.push(serde_json::json!({ "role": role, "name": name, "level": level, "holds": holds }));
-    }
-    Ok(told.into())
-}
-
 /// What the event loop works with.
 struct Broker {
     engine: Rc<Engine>,
     outbox: Outbox,
-    judge: Rc<Judge>,
+    judges: Rc<Judges>,
     units: Rc<Units>,
     in_flight: Rc<InFlight>,
     notifier: Rc<Notifier>,
@@ -250,14 +204,13 @@ impl Broker {
         let mut hangup = signal(SignalKind::hangup()).map_err(ParentError::Io)?;
         process::release_free_memory();
         tracing::info!("serving");
-        let mut recalled = 0;
         let mut end: Option<Instant> = None;
         loop {
             let received = tokio::select! {
                 received = channel.recv() => received?,
                 _ = terminate.recv(), if end.is_none() => { end = Some(self.drain()); continue }
                 _ = interrupt.recv(), if end.is_none() => { end = Some(self.drain()); continue }
-                _ = hangup.recv() => { tracing::warn!("SIGHUP is ignored"); continue }
+                _ = hangup.recv() => { tracing::warn!("SIGHUP is ignored: `keyhatch reload` has the configuration read again"); continue }
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
                     return Err(ParentError::WorkerStuck);
                 }
@@ -275,7 +228,7 @@ impl Broker {
                 }
                 Some((ToParent::Attest { id }, Passed::One(peer))) => {
                     let open = self.in_flight.open(id)?;
-                    let attestation = self.judge.attest_unit(peer)?;
+                    let attestation = self.judges.now().attest_unit(peer)?;
                     self.outbox.say(ToWorker::Attested { id, attestation }, None, Some(open));
                 }
                 Some((ToParent::Attest { id }, Passed::Lost)) => {
@@ -286,13 +239,9 @@ impl Broker {
                 Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
                 Some((ToParent::Counted(counted), Passed::Nothing)) => self.engine.count_served(&counted),
                 Some((ToParent::Pong { serial }, Passed::Nothing)) => self.notifier.answered(serial)?,
-                // One after another, and none that was not sent.
-                Some((ToParent::Recalled { serial }, Passed::Nothing))
-                    if serial == recalled + 1 && serial <= self.outbox.recalls() =>
-                {
-                    recalled = serial;
-                    self.outbox.recalled(serial);
-                }
+                Some((ToParent::Recalled { serial }, Passed::Nothing)) if self.outbox.confirm_recall(serial) => {}
+                Some((ToParent::Configured { generation }, Passed::Nothing))
+                    if self.outbox.confirm_configuration(generation) => {}
                 Some((ToParent::Drained, Passed::Nothing)) if end.is_some() => return Ok(()),
                 Some(_) => return Err(ParentError::Protocol("a message out of order")),
                 None if end.is_some() => return Ok(()),
@@ -311,7 +260,7 @@ impl Broker {
 
     /// Judges from the peer's own socket, closes it, then answers.
     fn fetch(&self, request: FetchRequest, socket: OwnedFd) -> Result<(), ParentError> {
-        let attested = self.judge.attest(socket)?;
+        let attested = self.judges.now().attest(socket)?;
         let open = self.in_flight.open(request.id)?;
         let FetchRequest { id, request, key, revalidate } = request;
         let Some(attested) = attested else {
@@ -319,7 +268,8 @@ impl Broker {
             self.outbox.reply(id, Reply::Busy, open);
             return Ok(());
         };
-        let (engine, outbox, judge) = (self.engine.clone(), self.outbox.clone(), self.judge.clone());
+        let (engine, outbox, judges) = (self.engine.clone(), self.outbox.clone(), self.judges.clone());
+        let judge = judges.now();
         let Some(client) = judge.granted_by(&attested, &key) else {
             self.deny(&attested, &key, request);
             outbox.reply(id, Reply::Denied, open);
@@ -329,11 +279,22 @@ impl Broker {
         let client = engine.has_drill().then(|| client.to_owned());
         let asker = Asker { uid: attested.peer.uid, pid: attested.peer.pid, request };
         tokio::task::spawn_local(async move {
-            let mut reply = engine.ask(&key, asker, revalidate).await;
-            // It may have waited for long.
-            if judge.granted_by(&attested, &key).is_none() {
-                reply = Reply::Denied;
-            }
+            let mut reloads = engine.reloads();
+            let reply = loop {
+                reloads.mark_unchanged();
+                if judges.now().granted_by(&attested, &key).is_none() {
+                    break Reply::Denied;
+                }
+                tokio::select! {
+                    biased;
+                    // Whatever it waits for: it is judged again, and begins anew.
+                    _ = reloads.changed() => {}
+                    reply = engine.ask(&key, asker, revalidate) => {
+                        // It may have waited for long.
+                        break if judges.now().granted_by(&attested, &key).is_some() { reply } else { Reply::Denied };
+                    }
+                }
+            };
             if let Some(client) = client {
                 engine.note_drilled(asker.uid, &client, &key, &reply);
             }
@@ -351,7 +312,7 @@ impl Broker {
 
     /// The states of the keys that the peer may read.
     fn survey(&self, id: u64, socket: OwnedFd) -> Result<(), ParentError> {
-        let attested = self.judge.attest(socket)?;
+        let attested = self.judges.now().attest(socket)?;
         let open = self.in_flight.open(id)?;
         let Some(attested) = attested else {
             tracing::error!("out of file descriptors: a request is refused");
@@ -362,9 +323,9 @@ impl Broker {
             refuse_survey(&self.outbox, id, Some(wait), open);
             return Ok(());
         }
-        let (engine, outbox, judge) = (self.engine.clone(), self.outbox.clone(), self.judge.clone());
+        let (engine, outbox, judges) = (self.engine.clone(), self.outbox.clone(), self.judges.clone());
         tokio::task::spawn_local(async move {
-            let survey = judge.survey(&engine, &attested).await;
+            let survey = judges.survey(&engine, &attested).await;
             let bytes = survey.and_then(|survey| postcard::to_stdvec(&survey).ok());
             match bytes.as_ref().map(|bytes| (bytes.len(), memfd::sealed(bytes))) {
                 Some((len, Ok(payload))) => {

@@ -1,14 +1,15 @@
 //! The tokens: the only place where their bytes live.
 //!
-//! Filled after the worker exists and after the drop, from descriptors that the root phase opened.
-//! A token leaves this module as a borrow, inside one call; it is never cloned, printed, serialised or compared,
-//! and no error here holds a byte of one.
+//! Filled after the worker exists and after the drop, from descriptors that the root phase, or root's own `keyhatch reload`,
+//! opened. A token leaves this module as a borrow, inside one call; it is never copied, printed or serialised, compared
+//! with nothing but the one that is to replace it, and no error here holds a byte of one.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use crate::config::{SecretFile, TokenName};
 use crate::sys::guarded::Guarded;
@@ -62,8 +63,32 @@ impl ApiToken {
     }
 }
 
-/// All tokens of the configuration, by name. One that could not be opened is absent.
-pub struct Vault(HashMap<TokenName, ApiToken>);
+/// All tokens of the configuration, by name. One that could not be opened is absent. Never changes: a reload makes another
+/// one, and what only the first has is wiped when the last fetch with it has ended.
+pub struct Vault(HashMap<TokenName, Known>);
+
+#[derive(Clone)]
+struct Known {
+    token: Rc<ApiToken>,
+    /// Is to replace it once the upstream has accepted it, and is tried first until then.
+    unproven: Option<Rc<ApiToken>>,
+}
+
+/// A token that no upstream has accepted yet: a vault with nothing else.
+pub(in crate::parent) struct Candidate {
+    token: Rc<ApiToken>,
+    pub(in crate::parent) alone: Vault,
+}
+
+/// What a reload makes of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::parent) enum Replacement {
+    Unchanged,
+    /// There was none of this name.
+    New,
+    /// To be tried.
+    Changed,
+}
 
 /// A token file that was opened and holds no token: the start (or reload) must not go on with it.
 #[derive(Debug)]
@@ -123,7 +148,7 @@ impl Vault {
         for (name, file, opened) in entries {
             let Ok(fd) = opened else { continue };
             match ApiToken::read(fd) {
-                Ok(token) => tokens.insert(name, token),
+                Ok(token) => tokens.insert(name, Known { token: Rc::new(token), unproven: None }),
                 Err(fault) => return Err(VaultError { token: name, file, fault }),
             };
         }
@@ -131,7 +156,73 @@ impl Vault {
     }
 
     pub(in crate::parent) fn get(&self, name: &TokenName) -> Option<&ApiToken> {
-        self.0.get(name)
+        self.0.get(name).map(|known| &*known.token)
+    }
+
+    /// Whether the token that is used for this name is one that waits to be replaced.
+    pub(in crate::parent) fn is_unproven(&self, name: &TokenName) -> bool {
+        self.0.get(name).is_some_and(|known| known.unproven.is_some())
+    }
+
+    /// What is to replace the token of this name.
+    pub(in crate::parent) fn candidate(&self, name: &TokenName) -> Option<Candidate> {
+        let token = self.0.get(name)?.unproven.clone()?;
+        let known = Known { token: token.clone(), unproven: None };
+        Some(Candidate { token, alone: Self(HashMap::from([(name.clone(), known)])) })
+    }
+
+    /// With these tokens in the place of those of the same names, each once it is proven; those of `kept` stay as they are,
+    /// and all others go.
+    pub(in crate::parent) fn replaced_by(
+        &self,
+        new: Self,
+        kept: &[TokenName],
+    ) -> (Self, Vec<(TokenName, Replacement)>) {
+        let mut tokens: HashMap<TokenName, Known> = HashMap::with_capacity(new.0.len() + kept.len());
+        let mut told = Vec::with_capacity(new.0.len());
+        for (name, Known { token: new, .. }) in new.0 {
+            let (known, replacement) = match self.0.get(&name) {
+                None => (Known { token: new, unproven: None }, Replacement::New),
+                Some(before) if before.token.is(&new) => {
+                    (Known { token: before.token.clone(), unproven: None }, Replacement::Unchanged)
+                }
+                Some(before) => (Known { token: before.token.clone(), unproven: Some(new) }, Replacement::Changed),
+            };
+            tokens.insert(name.clone(), known);
+            told.push((name, replacement));
+        }
+        for name in kept {
+            if let Some(known) = self.0.get(name) {
+                tokens.insert(name.clone(), known.clone());
+                told.push((name.clone(), Replacement::Unchanged));
+            }
+        }
+        told.sort_by(|(a, _), (b, _)| a.cmp(b));
+        (Self(tokens), told)
+    }
+
+    /// Whether this candidate still waits; and, if not, whether it is what is used now.
+    pub(in crate::parent) fn standing(&self, name: &TokenName, candidate: &Candidate) -> (bool, bool) {
+        let is = |token: &Rc<ApiToken>| Rc::ptr_eq(token, &candidate.token);
+        let known = self.0.get(name);
+        let waits = known.and_then(|known| known.unproven.as_ref()).is_some_and(is);
+        (waits, known.is_some_and(|known| is(&known.token)))
+    }
+
+    /// After this candidate was accepted, or refused. `None` when it is not the one that waits any more.
+    pub(in crate::parent) fn settled(&self, name: &TokenName, candidate: &Candidate, accepted: bool) -> Option<Self> {
+        let known = self.0.get(name)?;
+        known.unproven.as_ref().filter(|unproven| Rc::ptr_eq(unproven, &candidate.token))?;
+        let token = if accepted { &candidate.token } else { &known.token }.clone();
+        let mut tokens = self.0.clone();
+        tokens.insert(name.clone(), Known { token, unproven: None });
+        Some(Self(tokens))
+    }
+}
+
+impl ApiToken {
+    fn is(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
     }
 }
 
@@ -201,6 +292,33 @@ mod tests {
     fn an_error_never_holds_a_byte_of_the_token() {
         let error = vault(b"hunter2\nhunter3\n").err().unwrap();
         assert!(!format!("{error} {error:?}").contains("hunter"));
+    }
+
+    #[test]
+    fn a_new_token_waits_beside_the_old_one_until_it_is_settled() {
+        let bytes = |vault: &Vault| vault.get(&name()).unwrap().bytes().to_vec();
+        let old = vault(b"old").ok().unwrap();
+        let (waiting, told) = old.replaced_by(vault(b"new\n").ok().unwrap(), &[]);
+        assert_eq!(told, [(name(), Replacement::Changed)]);
+        assert!(bytes(&waiting) == b"old" && waiting.is_unproven(&name()));
+        let candidate = waiting.candidate(&name()).unwrap();
+        assert_eq!(bytes(&candidate.alone), b"new");
+        let accepted = waiting.settled(&name(), &candidate, true).unwrap();
+        assert!(bytes(&accepted) == b"new" && !accepted.is_unproven(&name()));
+        let refused = waiting.settled(&name(), &candidate, false).unwrap();
+        assert!(bytes(&refused) == b"old" && !refused.is_unproven(&name()));
+        let (newer, _) = waiting.replaced_by(vault(b"newer").ok().unwrap(), &[]);
+        assert!(newer.settled(&name(), &candidate, true).is_none(), "it was overtaken");
+    }
+
+    #[test]
+    fn what_is_neither_given_nor_kept_goes() {
+        let old = vault(b"old").ok().unwrap();
+        let nothing = || Vault::read(Vec::new()).ok().unwrap();
+        assert!(old.replaced_by(nothing(), &[]).0.get(&name()).is_none());
+        assert_eq!(old.replaced_by(nothing(), &[name()]).0.get(&name()).unwrap().bytes(), b"old");
+        let (same, told) = old.replaced_by(vault(b"old\n").ok().unwrap(), &[]);
+        assert!(told == [(name(), Replacement::Unchanged)] && !same.is_unproven(&name()));
     }
 
     #[test]

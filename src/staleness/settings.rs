@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A length of time that may have no end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Span {
     Finite(Duration),
     Forever,
@@ -38,7 +38,7 @@ impl Span {
 }
 
 /// When refusals make a value be given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Revocation {
     Never,
     /// This many refusals in a row, spread over at least this long.
@@ -49,7 +49,7 @@ pub enum Revocation {
 }
 
 /// Section 4 of the contract, for one key. All durations are exact; `timeout` etc. are of one request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
     /// Younger than this: answered from memory, no upstream call.
     pub max_age: Span,

@@ -14,6 +14,7 @@ pub mod inherited;
 pub mod landlock;
 pub mod memfd;
 pub mod namespaces;
+pub mod pass;
 pub mod peer;
 pub mod proc;
 pub mod process;

@@ -5,12 +5,14 @@ use std::collections::{HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use serde::{Deserialize, Serialize};
 
 /// As many links as the kernel follows (path_resolution(7)).
 const MOST_LINKS: usize = 40;
@@ -26,7 +28,29 @@ pub struct Watch {
     replaced: AtomicBool,
 }
 
+/// What of a watch is not its descriptor, to go on elsewhere.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Watched {
+    file: (u64, u64),
+    names: HashSet<OsString>,
+    replaced: bool,
+}
+
 impl Watch {
+    /// Takes it apart, to be handed to another process.
+    pub fn into_parts(self) -> (OwnedFd, Watched) {
+        let watched = Watched { file: self.file, names: self.names, replaced: self.replaced.into_inner() };
+        (self.inotify.into(), watched)
+    }
+
+    /// Of a file that was opened by this path; `inotify` came with what it watches.
+    pub fn from_parts(path: PathBuf, inotify: OwnedFd, watched: Watched) -> Self {
+        // SAFETY: an owned descriptor gives up its number. Were it of another kind, reading events from it would fail.
+        let inotify = unsafe { Inotify::from_raw_fd(inotify.into_raw_fd()) };
+        let Watched { file, names, replaced } = watched;
+        Self { inotify, path, file, names, replaced: AtomicBool::new(replaced) }
+    }
+
     /// `file` was opened by this absolute path.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod constraint;
+#[cfg(test)]
+mod fuzz;
 mod overlap;
 mod shape;
 
@@ -24,10 +26,33 @@ const MAX_PATTERNS: usize = 1024;
 
 /// The path of a key with parameters, and what each of them may be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Template {
     shape: Shape,
     /// One for each parameter, in the order of their names in the path.
     constraints: Vec<Constraint>,
+}
+
+/// As it crosses from role to role: what arrives is checked as what is configured.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    path: String,
+    constraints: Vec<Constraint>,
+}
+
+impl From<Template> for Written {
+    fn from(template: Template) -> Self {
+        Self { path: template.to_string(), constraints: template.constraints }
+    }
+}
+
+impl TryFrom<Written> for Template {
+    type Error = ShapeError;
+
+    fn try_from(written: Written) -> Result<Self, ShapeError> {
+        let shape = Shape::parse(&written.path)?;
+        Self::new(shape, written.constraints).ok_or(ShapeError::Unconstrained)
+    }
 }
 
 /// What a path is to a template.
@@ -233,6 +258,19 @@ mod tests {
         assert_eq!(received.read(&key("/a-q/abc")), inside(&["q", "abc"]));
         assert_eq!(received.read(&key("/a-r/abc")), Reading::Outside { parameter: "x" });
         assert_eq!(received.read(&key("/a-q/ABC")), Reading::Outside { parameter: "y" });
+    }
+
+    #[test]
+    fn what_no_configuration_can_hold_does_not_arrive() {
+        let arrives = |path: &str, constraints: &[Constraint]| {
+            let written = Written { path: path.to_owned(), constraints: constraints.to_vec() };
+            postcard::from_bytes::<Template>(&postcard::to_stdvec(&written).unwrap()).is_ok()
+        };
+        let any = Constraint::matching(".*").unwrap();
+        assert!(arrives("/{a}-{b}", &[any.clone(), any.clone()]));
+        assert!(!arrives("/{a}{b}", &[any.clone(), any.clone()]), "nothing between");
+        assert!(!arrives("/{a}-{b}", std::slice::from_ref(&any)), "a parameter that may be anything");
+        assert!(!arrives("/{a}", &[any.clone(), any]));
     }
 
     proptest! {

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use crate::secret::{KeyPath, KeyPathError};
 
 /// The most parameters of one key.
@@ -13,14 +11,14 @@ const MAX_IN_SEGMENT: usize = 2;
 const LONGEST_NAME: usize = 64;
 
 /// A path with parameters, without what they may be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     segments: Vec<Segment>,
     parameters: Vec<String>,
 }
 
 /// Literal texts with a parameter between each two of them; one text alone has no parameter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Segment(pub(super) Vec<String>);
 
 /// Why a text is no path with parameters.
@@ -37,6 +35,8 @@ pub enum ShapeError {
     Adjacent,
     TooManyInSegment,
     TooMany,
+    /// There is not one constraint for each parameter.
+    Unconstrained,
 }
 
 impl fmt::Display for ShapeError {
@@ -53,6 +53,7 @@ impl fmt::Display for ShapeError {
             Self::Adjacent => write!(f, "two parameters of this key have nothing between them"),
             Self::TooManyInSegment => write!(f, "a segment of a key has at most {MAX_IN_SEGMENT} parameters"),
             Self::TooMany => write!(f, "a key has at most {MAX_PARAMETERS} parameters"),
+            Self::Unconstrained => write!(f, "each parameter of a key has one constraint"),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A peer that does not read keeps its answer here. When there is too much of that, it is the one that loses.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,7 +18,7 @@ const SLOW: i64 = 1_000_000_000;
 /// Counts the bytes of all values.
 pub(super) struct Alive {
     bytes: Arc<AtomicU64>,
-    most: u64,
+    most: Cell<u64>,
     conversations: RefCell<Vec<Weak<Conversation>>>,
 }
 
@@ -32,7 +32,11 @@ pub(super) struct Value {
 impl Alive {
     /// `memory` bytes may be held, and as many be on their way.
     pub(super) fn new(memory: u64) -> Self {
-        Self { bytes: Arc::default(), most: memory.saturating_mul(2), conversations: RefCell::default() }
+        Self { bytes: Arc::default(), most: Cell::new(memory.saturating_mul(2)), conversations: RefCell::default() }
+    }
+
+    pub(super) fn set_memory(&self, memory: u64) {
+        self.most.set(memory.saturating_mul(2));
     }
 
     pub(super) fn count(&self, json: SecretValue) -> Value {
@@ -51,7 +55,7 @@ impl Alive {
 
     /// Whether what there is, is not too much; else the slowest connections are cut until it is not.
     pub(super) async fn fits(&self, now: i64) -> bool {
-        while self.bytes.load(Ordering::Relaxed) > self.most {
+        while self.bytes.load(Ordering::Relaxed) > self.most.get() {
             let slowest = {
                 let all = self.conversations.borrow();
                 let slow = all.iter().filter_map(Weak::upgrade).filter_map(|one| Some((one.unread_since()?, one)));

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::standing::Standing;
 use super::stream::Conversation;
 use crate::acl::{Acl, Client, Peer, Who};
-use crate::config::Limits;
+use crate::ipc::wire::WorkerConfig;
 use crate::secret::KeyPath;
 
 /// Above this many identities, those without a connection are forgotten.
@@ -56,10 +56,12 @@ impl Drop for Accepted {
 /// What peers of one identity may read, judged once for each key of the configuration.
 pub(super) struct Rights {
     peer: Peer,
+    /// What is judged here is so by the configuration of this generation.
+    generation: Cell<u64>,
     /// As far as is known without its unit, or with the one that it has.
-    known: Known,
+    known: Cell<Known>,
     /// What it may read depends on its unit.
-    depends_on_unit: bool,
+    depends_on_unit: Cell<bool>,
     /// By the number of the key.
     judged: RefCell<Vec<Judgement>>,
 }
@@ -92,7 +94,9 @@ enum Judgement {
 
 impl Rights {
     /// The name of the client that grants, if one does.
-    pub(super) fn judge<'a>(&self, acl: &'a Acl, slot: &Slot) -> Option<&'a str> {
+    pub(super) fn judge<'a>(&self, config: &'a WorkerConfig, slot: &Slot) -> Option<&'a str> {
+        self.renew(config);
+        let acl = &config.acl;
         let mut judged = self.judged.borrow_mut();
         if judged.len() <= slot.number {
             if slot.is_expanded() {
@@ -119,6 +123,15 @@ impl Rights {
 }
 
 impl Rights {
+    /// Forgets what another configuration made of this identity.
+    fn renew(&self, config: &WorkerConfig) {
+        if self.generation.replace(config.generation) != config.generation {
+            self.judged.borrow_mut().clear();
+            self.known.set(Known::of(&self.peer, &config.acl));
+            self.depends_on_unit.set(config.acl.depends_on_unit(&self.peer));
+        }
+    }
+
     /// The name of a client that would grant this path, whatever it is.
     pub(super) fn covers<'a>(&self, acl: &'a Acl, path: &KeyPath) -> Option<&'a str> {
         acl.judge(&self.peer, path).map(|grant| grant.client.name.as_str())
@@ -156,13 +169,12 @@ impl Connections {
         self: &Rc<Self>,
         peer: Peer,
         standing: Rc<Standing>,
-        acl: &Acl,
-        limits: &Limits,
+        config: &WorkerConfig,
     ) -> Option<Connection> {
-        let pid = peer.pid;
-        let rights = self.rights_of(peer, acl);
+        let (pid, limits) = (peer.pid, &config.limits);
+        let rights = self.rights_of(peer, config);
         // Who may turn out to be a client counts as one until then.
-        let known = if rights.depends_on_unit { Known::Named } else { rights.known };
+        let known = if rights.depends_on_unit.get() { Known::Named } else { rights.known.get() };
         let uid = rights.peer.uid;
         let of_user = self.by_user.borrow().get(&uid).copied().unwrap_or(0);
         let full = self.all.get() >= limits.connections
@@ -177,7 +189,7 @@ impl Connections {
         *self.by_user.borrow_mut().entry(uid).or_default() += 1;
         let permit = Rc::new(Permit { uid, known: Cell::new(known), counted: self.clone() });
         let (in_unit, told, last_told) = (RefCell::default(), RefCell::default(), Cell::new(usize::MAX));
-        Some(Connection { rights, in_unit, standing, pid, told, last_told, permit })
+        Some(Connection { rights, in_unit, standing, pid, told, told_of: Cell::default(), last_told, permit })
     }
 
     fn enter(&self, known: Known) {
@@ -190,18 +202,21 @@ impl Connections {
         self.strangers.set(self.strangers.get() - u32::from(known < Known::Anyone));
     }
 
-    fn rights_of(&self, peer: Peer, acl: &Acl) -> Rc<Rights> {
+    fn rights_of(&self, peer: Peer, config: &WorkerConfig) -> Rc<Rights> {
         let mut rights = self.rights.borrow_mut();
         let peer = Peer { pid: 0, ..peer };
         if let Some(known) = rights.get(&peer) {
+            known.renew(config);
             return known.clone();
         }
         if rights.len() >= REMEMBERED {
             rights.retain(|_, rights| Rc::strong_count(rights) > 1);
         }
-        let known = Known::of(&peer, acl);
-        let depends_on_unit = acl.depends_on_unit(&peer);
-        let new = Rc::new(Rights { peer: peer.clone(), known, depends_on_unit, judged: RefCell::default() });
+        let known = Cell::new(Known::of(&peer, &config.acl));
+        let depends_on_unit = Cell::new(config.acl.depends_on_unit(&peer));
+        let generation = Cell::new(config.generation);
+        let judged = RefCell::default();
+        let new = Rc::new(Rights { peer: peer.clone(), generation, known, depends_on_unit, judged });
         rights.insert(peer, new.clone());
         new
     }
@@ -215,8 +230,9 @@ pub(super) struct Connection {
     in_unit: RefCell<Option<Rc<Rights>>>,
     standing: Rc<Standing>,
     pid: i32,
-    /// Keys whose first answer is in the log.
+    /// Keys whose first answer is in the log, and the generation that their numbers are of.
     told: RefCell<HashSet<usize>>,
+    told_of: Cell<u64>,
     last_told: Cell<usize>,
     permit: Rc<Permit>,
 }
@@ -256,8 +272,15 @@ impl Connection {
 
     /// Lets the parent attest the unit, once, if that could matter or if it is `wanted` all the same. False when the parent
     /// does not answer.
-    pub(super) async fn attest(&self, link: &Link, conversation: &Conversation, acl: &Acl, wanted: bool) -> bool {
-        let wanted = self.rights.depends_on_unit || (wanted && acl.has_units());
+    pub(super) async fn attest(
+        &self,
+        link: &Link,
+        conversation: &Conversation,
+        config: &WorkerConfig,
+        wanted: bool,
+    ) -> bool {
+        self.rights.renew(config);
+        let wanted = self.rights.depends_on_unit.get() || (wanted && config.acl.has_units());
         // An answer may have come after its question was given up.
         let settled = self.standing.is_known() && (self.in_unit.borrow().is_some() || !self.standing.has_unit());
         if settled || !wanted {
@@ -272,8 +295,8 @@ impl Connection {
         let connections = &self.permit.counted;
         let unit = self.standing.unit();
         let in_unit =
-            unit.map(|unit| connections.rights_of(Peer { unit: Some(unit), ..self.rights.peer.clone() }, acl));
-        let known = in_unit.as_ref().unwrap_or(&self.rights).known;
+            unit.map(|unit| connections.rights_of(Peer { unit: Some(unit), ..self.rights.peer.clone() }, config));
+        let known = in_unit.as_ref().unwrap_or(&self.rights).known.get();
         connections.leave(self.permit.known.replace(known));
         connections.enter(known);
         self.in_unit.replace(in_unit);
@@ -289,6 +312,11 @@ impl Connection {
         // A path has a new number each time that nobody holds its value: not worth remembering.
         if asked && slot.is_expanded() {
             return true;
+        }
+        let generation = self.rights.generation.get();
+        if self.told_of.replace(generation) != generation {
+            self.last_told.set(usize::MAX);
+            self.told.borrow_mut().clear();
         }
         if self.last_told.replace(slot.number) == slot.number {
             return false;

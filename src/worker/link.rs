@@ -41,6 +41,8 @@ const MAX_SURVEY: u64 = 64 << 20;
 pub(super) struct Replied {
     pub(super) reply: Reply,
     pub(super) recalls: u64,
+    /// Of the configuration that it was said under.
+    pub(super) generation: u64,
     payload: Passed,
 }
 
@@ -189,7 +191,8 @@ impl Link {
             let (message, fd) = self.channel.recv().await?.ok_or(WorkerError::ParentGone)?;
             match message {
                 ToWorker::Reply { id, reply } => {
-                    self.hand_out(id, Said::Replied(Replied { reply, recalls: self.recalls.get(), payload: fd }))?;
+                    let (recalls, generation) = (self.recalls.get(), shared.current().config.generation);
+                    self.hand_out(id, Said::Replied(Replied { reply, recalls, generation, payload: fd }))?;
                 }
                 ToWorker::SurveyReply { id, len } => self.hand_out(id, Said::Surveyed { payload: fd, len })?,
                 ToWorker::SurveyRefused { id, retry_after } => {
@@ -205,14 +208,15 @@ impl Link {
                 ToWorker::Unattested { fact } => self.facts.take_back(fact),
                 ToWorker::Recall { serial, keys } => {
                     self.recalls.set(self.recalls.get() + 1);
+                    let current = shared.current();
                     match keys {
                         Recall::All => {
-                            shared.slots.forget_where(|_, _| true);
-                            shared.slots.for_each(|slot| slot.watchers(Watch::recalled).unwrap_or_default());
+                            current.slots.forget_where(|_, _| true);
+                            current.slots.for_each(|slot| slot.watchers(Watch::recalled).unwrap_or_default());
                         }
                         Recall::Keys(keys) => {
-                            keys.iter().filter_map(|key| shared.slots.known(key.as_str())).for_each(|slot| {
-                                shared.slots.forget(&slot);
+                            keys.iter().filter_map(|key| current.slots.known(key.as_str())).for_each(|slot| {
+                                current.slots.forget(&slot);
                                 slot.watchers(Watch::recalled);
                             });
                         }
@@ -220,6 +224,14 @@ impl Link {
                     self.channel.send(&ToParent::Recalled { serial }, None).await?;
                 }
                 ToWorker::Ping { serial } => self.channel.send(&ToParent::Pong { serial }, None).await?,
+                ToWorker::Configure { generation, len } => {
+                    let config = super::configuration(generation, len, fd)?;
+                    if generation <= shared.current().config.generation {
+                        return Err(WorkerError::Protocol("a configuration that is older than the one that holds"));
+                    }
+                    shared.configure(config);
+                    self.channel.send(&ToParent::Configured { generation }, None).await?;
+                }
                 ToWorker::Drain { within } => return Ok(within),
                 _ => return Err(WorkerError::Protocol("a message out of order")),
             }

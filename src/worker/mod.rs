@@ -5,9 +5,12 @@
 
 mod alive;
 mod answer;
+mod ask;
 mod body;
 mod connection;
 mod expanded;
+#[cfg(test)]
+mod fuzz;
 mod held;
 mod link;
 mod log;
@@ -119,7 +122,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         telling.abort();
         parting.abort();
         counting.abort();
-        shared.log.flush(&shared.slots);
+        shared.log.flush(&shared.current().slots);
         channel.send(&ToParent::Drained, None).await?;
         Ok(())
     })
@@ -129,13 +132,23 @@ async fn introduce(channel: &WorkerEnd) -> Result<WorkerConfig, WorkerError> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     channel.send(&ToParent::Hello { protocol: PROTOCOL, version }, None).await?;
     match channel.recv().await? {
-        Some((ToWorker::Configure { len, .. }, Passed::One(payload))) => {
-            let bytes = memfd::read_sealed(payload, len, MAX_CONFIG)?;
-            decode_payload(&bytes).map_err(|_| WorkerError::Protocol("a configuration that does not decode"))
-        }
+        Some((ToWorker::Configure { generation, len }, payload)) => configuration(generation, len, payload),
         Some(_) => Err(WorkerError::Protocol("no configuration after the greeting")),
         None => Err(WorkerError::ParentGone),
     }
+}
+
+/// What the parent has sent beside its frame.
+fn configuration(generation: u64, len: u64, payload: Passed) -> Result<WorkerConfig, WorkerError> {
+    let Passed::One(payload) = payload else {
+        return Err(WorkerError::Protocol("a configuration without its payload"));
+    };
+    let bytes = memfd::read_sealed(payload, len, MAX_CONFIG)?;
+    let config: Result<WorkerConfig, _> = decode_payload(&bytes);
+    config
+        .ok()
+        .filter(|config| config.generation == generation)
+        .ok_or(WorkerError::Protocol("a configuration that does not decode, or is another one than announced"))
 }
 
 /// Values whose lease has ended are wiped within a second.
@@ -144,8 +157,9 @@ async fn sweep(shared: Rc<Shared>) {
     loop {
         tick.tick().await;
         let now = boot_nanos();
-        shared.slots.forget_where(|_, lease| lease.usable_until.0 <= now);
-        shared.slots.expanded.drop_idle();
+        let current = shared.current();
+        current.slots.forget_where(|_, lease| lease.usable_until.0 <= now);
+        current.slots.expanded.drop_idle();
     }
 }
 
@@ -154,7 +168,7 @@ async fn tell(shared: Rc<Shared>) {
     let mut tick = tokio::time::interval(log::INTERVAL);
     loop {
         tick.tick().await;
-        shared.log.flush(&shared.slots);
+        shared.log.flush(&shared.current().slots);
     }
 }
 
@@ -213,15 +227,15 @@ async fn turn_away(stream: &UnixStream, shared: &Shared) {
 async fn converse(stream: UnixStream, shared: Rc<Shared>) {
     let Ok(found) = peer::credentials(stream.as_fd()) else { return };
     let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, unit: None, pid: found.pid };
-    let limits = &shared.config.limits;
+    let header_size = shared.current().config.limits.header_size;
     let standing = shared.link.facts.stand();
-    let Some(connection) = shared.connections.admit(found, standing, &shared.config.acl, limits) else {
+    let Some(connection) = shared.connections.admit(found, standing, &shared.current().config) else {
         return turn_away(&stream, &shared).await;
     };
     let conversation = Rc::new(Conversation::new(stream));
     shared.alive.watch(&conversation);
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.half_close(true).max_buf_size(usize::try_from(limits.header_size).unwrap_or(usize::MAX).max(8192));
+    http.half_close(true).max_buf_size(usize::try_from(header_size).unwrap_or(usize::MAX).max(8192));
     let service = hyper::service::service_fn(|request| {
         let (shared, connection, conversation) = (&shared, &connection, &conversation);
         async move {
@@ -238,6 +252,8 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
     let mut cut = pin!(conversation.when_cut());
     let mut drains = false;
     let end = loop {
+        let current = shared.current();
+        let limits = &current.config.limits;
         let left = deadline(&conversation, limits).saturating_sub(boot_nanos());
         // Looks again in time for any phase that may begin meanwhile, so that no request has to set a timer.
         let wait =

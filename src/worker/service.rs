@@ -1,6 +1,6 @@
 //! One request: judged, then answered from memory while the lease lasts, else by the parent.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,16 +20,16 @@ use super::own;
 use super::request::{self, Accepts, Target};
 use super::stream::{Conversation, Phase};
 use super::tally::Tally;
+use super::watch::Watch;
 use crate::ipc::record::Event;
-use crate::ipc::wire::{BootInstant, Forward, Reply, RequestId, Served, Verdict, WorkerConfig};
+use crate::ipc::wire::{BootInstant, Forward, RequestId, Served, Verdict, WorkerConfig};
 use crate::secret::KeyPath;
 use crate::sys::{clock, random};
 
 /// What all connections have in common.
 pub(super) struct Shared {
-    pub(super) config: WorkerConfig,
+    current: RefCell<Rc<Current>>,
     pub(super) connections: Rc<Connections>,
-    pub(super) slots: Slots,
     pub(super) alive: Alive,
     pub(super) log: Log,
     pub(super) tally: Tally,
@@ -39,6 +39,19 @@ pub(super) struct Shared {
     requests: Cell<u64>,
 }
 
+/// The configuration of one generation, with the slots of its keys.
+pub(super) struct Current {
+    pub(super) config: WorkerConfig,
+    pub(super) slots: Slots,
+}
+
+impl Current {
+    fn new(config: WorkerConfig) -> Rc<Self> {
+        let slots = Slots::new(&config.keys, config.templates.clone(), config.limits.memory);
+        Rc::new(Self { config, slots })
+    }
+}
+
 impl Shared {
     pub(super) fn new(config: WorkerConfig, link: Rc<Link>) -> Self {
         let mut start = [0; 8];
@@ -46,15 +59,29 @@ impl Shared {
         let _ = random::fill(&mut start);
         Self {
             connections: Rc::default(),
-            slots: Slots::new(&config.keys, config.templates.clone(), config.limits.memory),
             alive: Alive::new(config.limits.memory),
             log: Log::new(config.log_requests),
             tally: Tally::default(),
             link,
             ending: watch::Sender::new(false),
             requests: Cell::new(u64::from_le_bytes(start)),
-            config,
+            current: RefCell::new(Current::new(config)),
         }
+    }
+
+    /// What holds now. Who keeps it over a wait asks again whether it still does.
+    pub(super) fn current(&self) -> Rc<Current> {
+        self.current.borrow().clone()
+    }
+
+    /// From now on all requests are judged by this; those that wait are to look what it means for them. Nothing stays of
+    /// the values: the parent has taken them back.
+    pub(super) fn configure(&self, config: WorkerConfig) {
+        self.alive.set_memory(config.limits.memory);
+        let before = self.current.replace(Current::new(config));
+        self.log.flush(&before.slots);
+        before.slots.forget_where(|_, _| true);
+        before.slots.for_each(|slot| slot.watchers(Watch::lost).unwrap_or_default());
     }
 
     /// No connection takes another request.
@@ -78,10 +105,12 @@ impl Shared {
 /// One request on its way to its answer.
 pub(super) struct Exchange<'a> {
     pub(super) shared: &'a Shared,
+    /// As it was when the request came.
+    current: &'a Rc<Current>,
     pub(super) connection: &'a Connection,
     pub(super) conversation: &'a Conversation,
     pub(super) request: &'a Request<Incoming>,
-    id: RequestId,
+    pub(super) id: RequestId,
     started: BootInstant,
 }
 
@@ -94,7 +123,9 @@ pub(super) async fn serve(
 ) -> Answer {
     let started = BootInstant(clock::boot_nanos());
     conversation.enter_at(Phase::Exchange, started.0);
-    let exchange = Exchange { shared, connection, conversation, request, id: shared.next_request(), started };
+    let current = shared.current();
+    let id = shared.next_request();
+    let exchange = Exchange { shared, current: &current, connection, conversation, request, id, started };
     let mut granted = None;
     match exchange.answer(&mut granted).await {
         Ok(answer) => answer,
@@ -111,20 +142,20 @@ impl<'a> Exchange<'a> {
         let uri = self.request.uri();
         let wanted = uri.path() == request::WHOAMI;
         let shared = self.shared;
-        if !self.connection.attest(&shared.link, self.conversation, &shared.config.acl, wanted).await {
+        if !self.connection.attest(&shared.link, self.conversation, &self.current.config, wanted).await {
             return Err(not_answering());
         }
         // What is a key of the configuration, letter by letter, is well-formed.
         let plain = uri.query().is_none() && uri.scheme().is_none() && uri.authority().is_none();
-        let target = match if plain { self.shared.slots.known(uri.path()) } else { None } {
+        let target = match if plain { self.current.slots.known(uri.path()) } else { None } {
             Some(slot) => Ok(slot),
             None => match request::target(uri).ok_or_else(malformed)? {
-                Target::Key(key) => Ok(self.named(&key)?),
+                Target::Key(key) => Ok(self.named(self.current, &key)?),
                 own => Err(own),
             },
         };
         if let Ok(slot) = &target {
-            *granted = Some(self.connection.rights().judge(&self.shared.config.acl, slot).ok_or_else(denied)?);
+            *granted = Some(self.connection.rights().judge(&self.current.config, slot).ok_or_else(denied)?);
         }
         if !matches!(*self.request.method(), Method::GET | Method::HEAD) {
             return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "malformed", "only GET and HEAD are served here"));
@@ -139,15 +170,15 @@ impl<'a> Exchange<'a> {
     }
 
     /// The slot of a key that is written in some other way, or of a path that nobody has asked for lately.
-    fn named(&self, key: &KeyPath) -> Result<Rc<Slot>, Problem> {
-        let slots = &self.shared.slots;
+    pub(super) fn named(&self, current: &Current, key: &KeyPath) -> Result<Rc<Slot>, Problem> {
+        let slots = &current.slots;
         if let Some(slot) = slots.known(key.as_str()) {
             return Ok(slot);
         }
         match slots.expanded.read(key) {
             Expansion::Path(slot) => Ok(Rc::new(slot)),
             Expansion::Outside => {
-                self.connection.rights().covers(&self.shared.config.acl, key).ok_or_else(denied)?;
+                self.connection.rights().covers(&current.config.acl, key).ok_or_else(denied)?;
                 Err(Problem::new(
                     StatusCode::BAD_REQUEST,
                     "malformed",
@@ -160,12 +191,12 @@ impl<'a> Exchange<'a> {
 
     async fn own(&self, target: &Target) -> Result<Answer, Problem> {
         if *target == Target::Whoami {
-            return Ok(answer::own(&own::whoami(&self.shared.config.acl, &self.connection.peer())));
+            return Ok(answer::own(&own::whoami(&self.current.config.acl, &self.connection.peer())));
         }
         let peer = self.connection.socket(self.conversation).map_err(|_| not_answering())?;
         let survey = self.shared.link.survey(self.id, peer).await;
         let survey = survey.map_err(|wait| wait.map_or_else(not_answering, over_budget))?;
-        let degraded = self.shared.config.degraded;
+        let degraded = self.shared.current().config.degraded;
         Ok(answer::own(&if *target == Target::Keys { own::keys(&survey) } else { own::health(degraded, &survey) }))
     }
 
@@ -182,11 +213,11 @@ impl<'a> Exchange<'a> {
             return Ok(answer);
         }
         let revalidate = request::revalidates(self.request.headers());
-        let remembered = if revalidate { None } else { self.shared.slots.remembered(slot, self.started) };
+        let remembered = if revalidate { None } else { self.current.slots.remembered(slot, self.started) };
         let asked = remembered.is_none();
         let (held, verdict) = match remembered {
             Some(found) => found,
-            None => self.ask(slot, revalidate).await?,
+            None => self.ask(self.current, slot, revalidate).await?,
         };
         let now = if asked { BootInstant(clock::boot_nanos()) } else { self.started };
         let mut answer = self.represent(accepts, &held, &verdict, asked, now)?;
@@ -221,49 +252,6 @@ impl<'a> Exchange<'a> {
         } else {
             answer::value(StatusCode::OK, headers, form.body.clone())
         })
-    }
-
-    pub(super) async fn ask(&self, slot: &Rc<Slot>, revalidate: bool) -> Result<(Rc<Held>, Verdict), Problem> {
-        let peer = self.connection.socket(self.conversation).map_err(|_| not_answering())?;
-        let largest = self.shared.config.limits.value_size;
-        let link = &self.shared.link;
-        if slot.is_expanded() {
-            link.tell_uses(self.shared.slots.expanded.take_uses()).await;
-        }
-        let reply = link.fetch(&slot.path, self.id, revalidate, peer, slot.patience, largest).await;
-        let replied = reply.ok_or_else(not_answering)?;
-        match replied.reply {
-            Reply::Value(value) => {
-                let alive = &self.shared.alive;
-                let (held, verdict) = Held::new(value, slot, alive).ok_or_else(not_answering)?;
-                let held = Rc::new(held);
-                let now = BootInstant(clock::boot_nanos());
-                if !alive.fits(now.0).await {
-                    return Err(short_of_memory());
-                }
-                let recalled = replied.recalls != link.recalls();
-                if !recalled && held.lease().usable_until > now {
-                    self.shared.slots.keep(slot, &held, now);
-                } else {
-                    // What was kept before it is older.
-                    self.shared.slots.forget(slot);
-                }
-                if !recalled {
-                    slot.watchers(|watch| watch.offer(&held, verdict, now));
-                }
-                Ok((held, verdict))
-            }
-            Reply::Failure(failure) => {
-                let mut problem = Problem::upstream(failure.class, &failure.reason);
-                let unavailable = problem.status == StatusCode::SERVICE_UNAVAILABLE;
-                problem.retry_after = unavailable.then_some(failure.retry_after);
-                problem.verdict = Some(failure.verdict);
-                Err(problem)
-            }
-            Reply::Busy => Err(not_answering()),
-            Reply::Denied => Err(denied()),
-            Reply::OverBudget { retry_after } => Err(over_budget(retry_after)),
-        }
     }
 
     fn tell_answer(&self, status: StatusCode, slot: &Rc<Slot>, client: Option<&str>, verdict: &Verdict, asked: bool) {
@@ -343,17 +331,17 @@ fn malformed() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "malformed", "the request target is no key path")
 }
 
-fn not_answering() -> Problem {
+pub(super) fn not_answering() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "keyhatch is not answering")
 }
 
-fn short_of_memory() -> Problem {
+pub(super) fn short_of_memory() -> Problem {
     let detail = "too many answers wait for peers that do not read; try again later";
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
     Problem { retry_after: Some(Duration::from_secs(1)), ..problem }
 }
 
-fn over_budget(retry_after: Duration) -> Problem {
+pub(super) fn over_budget(retry_after: Duration) -> Problem {
     let detail = "too many fetches for this user; try again later";
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "over-budget", detail);
     Problem { retry_after: Some(retry_after), ..problem }

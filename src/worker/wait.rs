@@ -10,7 +10,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use super::answer::{self, Answer, Problem};
 use super::held::{Held, Slot};
 use super::request::{self, Accepts};
-use super::service::{Exchange, denied};
+use super::service::{Current, Exchange};
 use super::watch::{News, Watch};
 use crate::ipc::wire::{BootInstant, Verdict};
 use crate::sys::clock::boot_nanos;
@@ -29,7 +29,25 @@ enum Step {
     Nothing,
 }
 
+/// What a request waits on: the slot of its path in the configuration that holds.
+struct Waiting {
+    current: Rc<Current>,
+    slot: Rc<Slot>,
+}
+
 impl Exchange<'_> {
+    /// Goes over to a configuration that has come meanwhile, if the key is still granted; whether there was one.
+    async fn follow(&self, waiting: &mut Waiting) -> Result<bool, Problem> {
+        let current = self.shared.current();
+        if Rc::ptr_eq(&current, &waiting.current) {
+            return Ok(false);
+        }
+        let slot = self.judge_again(&current, &waiting.slot).await?;
+        let slot = current.slots.expanded.registered(&slot);
+        *waiting = Waiting { current, slot };
+        Ok(true)
+    }
+
     /// The new value, or 304 when it is still the one that the peer has.
     pub(super) async fn wait(
         &self,
@@ -37,16 +55,17 @@ impl Exchange<'_> {
         accepts: Accepts,
         wait: Duration,
     ) -> Result<(Answer, Verdict), Problem> {
+        let mut waiting = Waiting { current: self.shared.current(), slot: slot.clone() };
         // A recall finds those who wait.
-        let slot = &self.shared.slots.expanded.registered(slot);
+        waiting.slot = waiting.current.slots.expanded.registered(slot);
         let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs())).ok();
-        let waited = self.news(slot, accepts, wait).await?;
+        let waited = self.news(&mut waiting, accepts, wait).await?;
         // What was granted when the wait began need not be granted now.
-        self.connection.rights().judge(&self.shared.config.acl, slot).ok_or_else(denied)?;
+        let waited = if self.follow(&mut waiting).await? { None } else { waited };
         let now = BootInstant(boot_nanos());
         let (mut answer, verdict) = match waited {
             Some((held, verdict)) => (self.represent(accepts, &held, &verdict, true, now)?, verdict),
-            None => self.unchanged(slot, accepts, now).await?,
+            None => self.unchanged(&waiting, accepts, now).await?,
         };
         if let Some(applied) = applied {
             answer.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -57,17 +76,21 @@ impl Exchange<'_> {
     /// Waits for a value that the peer has not. `None` when there was none in time.
     async fn news(
         &self,
-        slot: &Rc<Slot>,
+        waiting: &mut Waiting,
         accepts: Accepts,
         wait: Duration,
     ) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
         let until = tokio::time::Instant::now() + wait;
         let mut draining = std::pin::pin!(self.shared.ending());
-        let mut next = self.first(slot, accepts);
+        let mut next = self.first(&waiting.slot, accepts);
         let mut told = None;
         loop {
+            if self.follow(waiting).await? {
+                (next, told) = (Step::Ask, None);
+            }
+            let slot = &waiting.slot;
             if let Step::Ask = next
-                && let Some(new) = self.look(slot, accepts).await?
+                && let Some(new) = self.look(waiting, accepts).await?
             {
                 return Ok(Some(new));
             }
@@ -115,14 +138,15 @@ impl Exchange<'_> {
     }
 
     /// The value there is now, unless the peer has it.
-    async fn look(&self, slot: &Rc<Slot>, accepts: Accepts) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
+    async fn look(&self, waiting: &Waiting, accepts: Accepts) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
+        let Waiting { current, slot } = waiting;
         let now = BootInstant(boot_nanos());
-        let found = match self.shared.slots.remembered(slot, now) {
+        let found = match current.slots.remembered(slot, now) {
             Some((held, verdict)) => {
                 slot.watch(|watch| watch.offer(&held, verdict, now));
                 (held, verdict)
             }
-            None => match self.ask(slot, false).await {
+            None => match self.ask(current, slot, false).await {
                 Ok(found) => found,
                 // An outage is no news: the peer keeps what it has.
                 Err(problem) if problem.status == StatusCode::SERVICE_UNAVAILABLE => return Ok(None),
@@ -142,7 +166,7 @@ impl Exchange<'_> {
 
     async fn unchanged(
         &self,
-        slot: &Rc<Slot>,
+        Waiting { current, slot }: &Waiting,
         accepts: Accepts,
         now: BootInstant,
     ) -> Result<(Answer, Verdict), Problem> {
@@ -150,7 +174,7 @@ impl Exchange<'_> {
         let known = slot.watch(|watch| watch.known.as_ref().map(|known| (known.headers(text, now), known.verdict)));
         let Some((headers, verdict)) = known else {
             // Nothing is known: the outage, then, is the answer.
-            let (held, verdict) = self.ask(slot, false).await?;
+            let (held, verdict) = self.ask(current, slot, false).await?;
             return Ok((self.represent(accepts, &held, &verdict, true, now)?, verdict));
         };
         Ok((answer::value(StatusCode::NOT_MODIFIED, headers, Bytes::new()), verdict))

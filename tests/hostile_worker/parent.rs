@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keyhatch::config::{SourceText, System, parse};
+use keyhatch::parent::reload::Origin;
 use keyhatch::parent::{CacheInputs, LogOptions, ParentInputs, SourceInputs, UnitSource, run};
 use keyhatch::sys::{clock, file, peer, proc, spawn};
 use keyhatch::telemetry;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         },
         tokens: Vec::new(),
         sources: SourceInputs::default(),
+        origin: Origin { config: "/nowhere".into(), privileged: true },
         listeners: vec![directory.join("keyhatch.sock")],
         units: Some(UnitSource { proc: proc::find().unwrap(), certain: peer::has_pidfd() }),
         admin: None,

@@ -42,7 +42,7 @@ fn status_tells_of_keys_origins_tokens_and_layers() {
         all.iter().find(|one| one[name] == is).unwrap_or_else(|| panic!("{list} {is}: {status}")).clone()
     };
     assert_eq!(find("tokens", "token", "t")["state"], "proven");
-    assert_eq!(find("tokens", "token", "u")["state"], "unproven");
+    assert_eq!(find("tokens", "token", "u")["state"], "untried");
     assert_eq!(find("tokens", "token", "absent")["state"], "missing");
     let origins = status["origins"].as_array().unwrap();
     assert!(origins.iter().any(|one| one["token"].is_null() && one["back-off"].as_u64() > Some(20)), "{status}");

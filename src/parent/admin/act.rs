@@ -1,17 +1,19 @@
-//! What root does to keys: refresh and purge. One line in the log for each, before it is done.
+//! What root does: refresh, purge and reload. One line in the log for each, before it is done.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use hyper::StatusCode;
+use hyper::header::{self, HeaderValue};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::answer::{Answer, Problem, json};
+use super::answer::{Answer, Problem, json, text};
 use super::request::Call;
 use crate::parent::engine::{Engine, PurgeError, Refreshed, Unselectable};
+use crate::parent::reload::UPGRADE;
 use crate::secret::KeyPath;
 
 /// Keys that one refresh may fetch, and how many at a time.
@@ -109,6 +111,19 @@ pub(super) async fn purge(call: Call) -> Result<Answer, Problem> {
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "incomplete", detail))
         }
     }
+}
+
+/// The connection becomes the reloader's.
+pub(super) async fn reload(call: Call) -> Result<Answer, Problem> {
+    let (desk, uid, pid) = (call.desk.clone(), call.operator.uid, call.operator.pid);
+    let upgrade = call.upgrade(UPGRADE)?;
+    tracing::info!(uid, pid, "reload");
+    tokio::task::spawn_local(desk.reloader.clone().take(upgrade));
+    let mut answer = text(String::new(), "application/json");
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(UPGRADE));
+    Ok(answer)
 }
 
 /// For the log: what was asked for, as far as a line goes.

@@ -27,6 +27,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use self::answer::{Answer, Problem};
 use super::engine::Engine;
+use super::reload::Reloader;
 use crate::sys::{creds, peer};
 
 /// Connections at a time, and how many of them those may have who only look.
@@ -41,6 +42,7 @@ pub(super) struct Desk {
     /// What confines each role, as it was told at start.
     pub(super) layers: serde_json::Value,
     pub(super) dropped_lines: ErrorCounter,
+    pub(super) reloader: Rc<Reloader>,
 }
 
 /// Who may do what here.
@@ -127,7 +129,7 @@ async fn converse(stream: UnixStream, desk: Rc<Desk>, operator: Operator) {
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(COMING).keep_alive(false);
-    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
     loop {
         tokio::select! {
             // A client that goes away ends its own connection only.
@@ -147,7 +149,7 @@ async fn route(desk: Rc<Desk>, operator: Operator, request: Request<Incoming>, e
         return Problem::denied().into();
     }
     end.set(Instant::now() + route.longest);
-    let call = match request::read(desk, operator, request.into_body()).await {
+    let call = match request::read(desk, operator, request).await {
         Ok(call) => call,
         Err(problem) => return problem.into(),
     };

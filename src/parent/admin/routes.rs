@@ -57,6 +57,13 @@ pub(super) const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/reload",
+        right: Right::Change,
+        longest: SOON,
+        handler: |call| Box::pin(act::reload(call)),
+    },
+    Route {
+        method: Method::POST,
         path: "/drill",
         right: Right::Change,
         longest: LONGEST_DRILL.saturating_add(SOON),

@@ -22,7 +22,7 @@ pub(super) fn pack(files: &[Vec<u8>]) -> Option<Vec<u8>> {
     Some(packed)
 }
 
-fn unpack(mut packed: &[u8]) -> Vec<&[u8]> {
+pub(super) fn unpack(mut packed: &[u8]) -> Vec<&[u8]> {
     let mut files = Vec::new();
     while let Some((length, rest)) = packed.split_first_chunk() {
         let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);

@@ -9,6 +9,8 @@
 mod archive;
 mod bundle;
 mod format;
+#[cfg(test)]
+mod fuzz;
 mod inspect;
 mod lane;
 mod ledger;

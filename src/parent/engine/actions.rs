@@ -89,12 +89,12 @@ impl Engine {
             age: self.entries.borrow().get(&key).and_then(|entry| entry.age(self.clock.now())).map(|age| age.as_secs()),
             millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        if self.enter(&key, 0).is_err() {
+        let Ok(in_hand) = self.enter(&key, 0) else {
             return told(
                 "misconfigured",
                 Some("too many paths of its key are being fetched for the first time".into()),
             );
-        }
+        };
         let done = if self.is_drilled(&key) {
             told("drill", Some("a drill covers it: nothing was asked".into()))
         } else {
@@ -107,7 +107,7 @@ impl Engine {
                 Some(Err((class, reason))) => told(class, Some(reason)),
             }
         };
-        self.leave(&key);
+        drop(in_hand);
         done
     }
 

@@ -22,6 +22,14 @@ impl Budget {
         Self { interval, burst: interval * per_second.max(1).saturating_mul(2), paid: HashMap::new() }
     }
 
+    /// From now on. Another rate begins with the whole burst for all.
+    pub(super) fn set_rate(&mut self, per_second: u32) {
+        let new = Self::new(per_second);
+        if new.interval != self.interval {
+            *self = new;
+        }
+    }
+
     /// Takes one fetch, or says how long to wait for it.
     pub(super) fn take(&mut self, uid: u32, now: Instant) -> Result<(), Duration> {
         if self.paid.len() > REMEMBERED {

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::Engine;
 use super::documents::Origin;
 use super::entry::Standing;
-use crate::config::{Config, Document, TokenName};
+use crate::acl::Acl;
+use crate::config::{Document, Key, KeyTemplate, TokenName};
 use crate::ipc::wire::{Counted, Served};
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::upstream::Answer;
@@ -35,7 +36,8 @@ pub(super) struct Counters {
     /// Every token of the configuration.
     tokens: RefCell<BTreeMap<TokenName, Option<Proof>>>,
     /// Every origin of the configuration.
-    origins: Vec<Origin>,
+    origins: RefCell<Vec<Origin>>,
+    templates: RefCell<Vec<String>>,
     /// Answers of keys with parameters, by their number.
     pub(super) of_templates: RefCell<Vec<u64>>,
     recalls: Cell<u64>,
@@ -43,24 +45,77 @@ pub(super) struct Counters {
     pub(super) started: Instant,
 }
 
-impl Counters {
-    pub(super) fn new(config: &Config) -> Self {
-        let fixed = config.keys.iter().map(|key| key.source.document.clone());
-        let documents = fixed.chain(config.templates.iter().map(|key| key.source.any_document()));
+/// All names of a configuration that are counted.
+pub(super) struct Names {
+    clients: Vec<String>,
+    origins: Vec<Origin>,
+    tokens: Vec<TokenName>,
+    templates: Vec<String>,
+}
+
+impl Names {
+    pub(super) fn of<'c>(
+        keys: &[Key],
+        templates: &[KeyTemplate],
+        acl: &Acl,
+        tokens: impl IntoIterator<Item = &'c TokenName>,
+    ) -> Self {
+        let fixed = keys.iter().map(|key| key.source.document.clone());
+        let documents = fixed.chain(templates.iter().map(|key| key.source.any_document()));
         let mut origins: Vec<Origin> =
             documents.map(|document| (document.origin(), document.token().cloned())).collect();
         origins.sort_unstable();
         origins.dedup();
         Self {
-            granted: RefCell::new(config.acl.clients.iter().map(|one| (one.name.clone(), Row::default())).collect()),
-            others: Cell::default(),
-            fetches: RefCell::new(origins.iter().map(|(origin, _)| (origin.clone(), BTreeMap::new())).collect()),
-            tokens: RefCell::new(config.tokens.keys().map(|name| (name.clone(), None)).collect()),
+            clients: acl.clients.iter().map(|one| one.name.clone()).collect(),
             origins,
-            of_templates: RefCell::new(vec![0; config.templates.len()]),
+            tokens: tokens.into_iter().cloned().collect(),
+            templates: templates.iter().map(|key| key.template.to_string()).collect(),
+        }
+    }
+}
+
+/// What is known of these names, and nothing of others.
+fn keep<N: Ord, C: Default>(known: &RefCell<BTreeMap<N, C>>, names: impl IntoIterator<Item = N>) {
+    let mut before = known.take();
+    let of = |name: N| (before.remove(&name).unwrap_or_default(), name);
+    known.replace(names.into_iter().map(of).map(|(count, name)| (name, count)).collect());
+}
+
+impl Counters {
+    pub(super) fn new(names: Names) -> Self {
+        let counters = Self {
+            granted: RefCell::default(),
+            others: Cell::default(),
+            fetches: RefCell::default(),
+            tokens: RefCell::default(),
+            origins: RefCell::default(),
+            templates: RefCell::default(),
+            of_templates: RefCell::default(),
             recalls: Cell::default(),
             connections: Cell::default(),
             started: Instant::now(),
+        };
+        counters.renew(names);
+        counters
+    }
+
+    /// Counts these from now on. Names that were known keep their counts.
+    pub(super) fn renew(&self, names: Names) {
+        keep(&self.granted, names.clients);
+        keep(&self.fetches, names.origins.iter().map(|(origin, _)| origin.clone()));
+        keep(&self.tokens, names.tokens);
+        self.origins.replace(names.origins);
+        let before: BTreeMap<String, u64> = self.templates.take().into_iter().zip(self.of_templates.take()).collect();
+        let serves = names.templates.iter().map(|name| before.get(name).copied().unwrap_or_default());
+        self.of_templates.replace(serves.collect());
+        self.templates.replace(names.templates);
+    }
+
+    /// What an upstream has said of the token that is in use from now on.
+    pub(super) fn prove(&self, name: &TokenName) {
+        if let Some(proof) = self.tokens.borrow_mut().get_mut(name) {
+            *proof = Some(Proof { accepted: true, at: Instant::now() });
         }
     }
 
@@ -97,8 +152,8 @@ impl Counters {
         self.connections.get()
     }
 
-    pub(super) fn origins(&self) -> &[Origin] {
-        &self.origins
+    pub(super) fn origins(&self) -> Vec<Origin> {
+        self.origins.borrow().clone()
     }
 
     pub(super) fn has_token(&self, name: &TokenName) -> bool {

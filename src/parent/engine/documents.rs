@@ -2,7 +2,7 @@
 //!
 //! A document is there as long as some key needs it or somebody is fetching it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::flight::Flight;
 use super::pace::Pace;
-use crate::config::{Config, Document, Key, TokenName};
+use crate::config::{Document, Key, TokenName};
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 
-/// Its place among the documents of the configuration; above those, a number that no other document has had.
+/// A number that no other document has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct DocumentId(pub(super) usize);
 
@@ -42,9 +42,7 @@ pub(super) struct DocumentState {
 
 #[derive(Default)]
 pub(super) struct Documents {
-    fixed: Vec<DocumentState>,
-    expanded: HashMap<DocumentId, DocumentState>,
-    /// Where keys have parameters: a path of theirs may need a document that is there already.
+    all: BTreeMap<DocumentId, DocumentState>,
     by_document: HashMap<Rc<Document>, DocumentId>,
     next: usize,
 }
@@ -65,63 +63,55 @@ impl DocumentState {
             expanded: false,
         }
     }
+
+    fn is_idle(&self) -> bool {
+        self.expanded && self.keys.is_empty() && self.flight.is_none()
+    }
 }
 
 impl Documents {
-    /// The documents of the configuration, and which key needs which.
-    pub(super) fn of(config: &Config) -> (Self, HashMap<KeyPath, DocumentId>) {
-        let mut found: HashMap<&Document, DocumentId> = HashMap::new();
-        let mut keys: Vec<Vec<&Key>> = Vec::new();
-        let mut of_key = HashMap::new();
-        for key in &config.keys {
-            let id = *found.entry(&key.source.document).or_insert_with(|| {
-                keys.push(Vec::new());
-                DocumentId(keys.len() - 1)
-            });
-            keys[id.0].push(key);
+    /// Those that these keys of the configuration need, and which of them needs which. Documents that are there already
+    /// stay what they are, but for their keys: nobody is fetching anew, or sooner, because the configuration was read again.
+    /// All others wait for [`enter`](Self::enter), or for [`drop_idle`](Self::drop_idle).
+    pub(super) fn arrange(&mut self, keys: &[Key]) -> HashMap<KeyPath, DocumentId> {
+        for state in self.all.values_mut() {
+            (state.keys, state.fetch_timeout, state.refresh) = (Rc::default(), Duration::ZERO, None);
+            state.expanded = true;
+        }
+        let mut of_key = HashMap::with_capacity(keys.len());
+        for key in keys {
+            let id = self.enter(&key.source.document, key.path.clone(), &key.settings);
+            if let Some(state) = self.get_mut(id) {
+                state.expanded = false;
+                state.refresh = state.refresh.into_iter().chain(key.settings.refresh).min();
+            }
             of_key.insert(key.path.clone(), id);
         }
-        let state = |keys: Vec<&Key>| {
-            let document = keys.first().map(|key| key.source.document.clone())?;
-            Some(DocumentState {
-                fetch_timeout: keys.iter().map(|key| key.settings.fetch_timeout).max().unwrap_or_default(),
-                refresh: keys.iter().filter_map(|key| key.settings.refresh).min(),
-                keys: Rc::new(keys.iter().map(|key| key.path.clone()).collect()),
-                ..DocumentState::new(document)
-            })
-        };
-        let fixed: Vec<DocumentState> = keys.into_iter().filter_map(state).collect();
-        let mut documents = Self { next: fixed.len(), fixed, ..Self::default() };
-        if !config.templates.is_empty() {
-            let fixed = documents.fixed.iter().enumerate();
-            documents.by_document = fixed.map(|(id, state)| (state.document.clone(), DocumentId(id))).collect();
-        }
-        (documents, of_key)
+        of_key
     }
 
     pub(super) fn get(&self, id: DocumentId) -> Option<&DocumentState> {
-        self.fixed.get(id.0).or_else(|| self.expanded.get(&id))
+        self.all.get(&id)
     }
 
     pub(super) fn get_mut(&mut self, id: DocumentId) -> Option<&mut DocumentState> {
-        self.fixed.get_mut(id.0).or_else(|| self.expanded.get_mut(&id))
+        self.all.get_mut(&id)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (DocumentId, &DocumentState)> {
-        let fixed = self.fixed.iter().enumerate().map(|(id, state)| (DocumentId(id), state));
-        fixed.chain(self.expanded.iter().map(|(id, state)| (*id, state)))
+        self.all.iter().map(|(id, state)| (*id, state))
     }
 
     /// Adds a key to the document that it needs, which is made if there is none.
-    pub(super) fn enter(&mut self, document: Document, key: KeyPath, settings: &Settings) -> DocumentId {
-        let id = match self.by_document.get(&document) {
+    pub(super) fn enter(&mut self, document: &Document, key: KeyPath, settings: &Settings) -> DocumentId {
+        let id = match self.by_document.get(document) {
             Some(id) => *id,
             None => {
                 let id = DocumentId(self.next);
                 self.next += 1;
-                let state = DocumentState { expanded: true, ..DocumentState::new(document) };
+                let state = DocumentState { expanded: true, ..DocumentState::new(document.clone()) };
                 self.by_document.insert(state.document.clone(), id);
-                self.expanded.insert(id, state);
+                self.all.insert(id, state);
                 id
             }
         };
@@ -142,12 +132,17 @@ impl Documents {
 
     /// Drops a document that no key needs any more and nobody is fetching.
     pub(super) fn drop_if_idle(&mut self, id: DocumentId) {
-        let idle = |state: &DocumentState| state.keys.is_empty() && state.flight.is_none();
-        if self.expanded.get(&id).is_some_and(idle)
-            && let Some(state) = self.expanded.remove(&id)
+        if self.get(id).is_some_and(DocumentState::is_idle)
+            && let Some(state) = self.all.remove(&id)
         {
             self.by_document.remove(&state.document);
         }
+    }
+
+    /// All of them.
+    pub(super) fn drop_idle(&mut self) {
+        let idle: Vec<DocumentId> = self.iter().filter(|(_, state)| state.is_idle()).map(|(id, _)| id).collect();
+        idle.into_iter().for_each(|id| self.drop_if_idle(id));
     }
 
     pub(super) fn in_flight(&self, id: DocumentId) -> bool {

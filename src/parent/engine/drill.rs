@@ -216,8 +216,7 @@ impl Engine {
     }
 
     /// Ends what drill there is: a reload does, since it may have changed what the drill was about.
-    #[allow(dead_code, reason = "for the reload")]
-    pub(in crate::parent) fn end_drills(&self) {
+    pub(super) fn end_drills(&self) {
         self.end_drill(None, Over::Reload);
     }
 

@@ -24,8 +24,8 @@ pub(super) struct Entry {
     pub(super) definition: Definition,
     pub(super) settings: Settings,
     pub(super) standing: Standing,
-    /// Requests that are being answered from it.
-    pub(super) in_hand: u32,
+    /// Held by each request that is being answered from it, too.
+    pub(super) in_hand: Rc<()>,
     pub(super) held: Option<Held>,
     /// How the last fetch ended, if it brought no value.
     pub(super) failure: Option<Failure>,
@@ -153,7 +153,7 @@ impl Entry {
             definition,
             settings,
             standing: Standing::Fixed,
-            in_hand: 0,
+            in_hand: Rc::default(),
             held,
             failure: None,
             status: None,
@@ -182,6 +182,17 @@ impl Entry {
     /// Is there to stay, as far as peers are told.
     pub(super) fn is_listed(&self) -> bool {
         matches!(self.standing, Standing::Fixed | Standing::Lasting(_))
+    }
+
+    /// As before, by another configuration. No lease of it is left.
+    pub(super) fn move_to(&mut self, document: DocumentId, settings: Settings, standing: Standing) {
+        (self.document, self.settings, self.standing) = (document, settings, standing);
+        (self.leased_until, self.leased_stale) = (0, false);
+    }
+
+    /// Some request is being answered from it.
+    pub(super) fn is_in_hand(&self) -> bool {
+        Rc::strong_count(&self.in_hand) > 1
     }
 
     /// Of a path of a key with parameters, with a place of its own.

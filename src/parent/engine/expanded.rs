@@ -14,7 +14,7 @@ use super::Engine;
 use super::documents::{DocumentId, Documents};
 use super::entry::{Entry, Held, Standing};
 use super::ranking::{Owner, Ranking};
-use crate::config::{Config, KeyTemplate, Source, expand};
+use crate::config::{Document, KeyTemplate, Source, expand};
 use crate::ipc::wire::Reply;
 use crate::parent::cache::{Definition, Label, Ledger, Listing};
 use crate::secret::KeyPath;
@@ -49,21 +49,36 @@ pub(super) struct OnDisk {
     pub(super) source: Source,
 }
 
-pub(super) fn tables(config: &Config) -> Vec<Table> {
+/// A request that is being answered from an entry: the entry stays until this is dropped.
+pub(super) struct InHand {
+    engine: Rc<Engine>,
+    key: KeyPath,
+    held: Option<Rc<()>>,
+}
+
+impl Drop for InHand {
+    /// The end of a request: what was there for it alone goes.
+    fn drop(&mut self) {
+        self.held = None;
+        self.engine.let_go(&self.key);
+    }
+}
+
+pub(super) fn tables(templates: &[KeyTemplate]) -> Vec<Table> {
     let table =
         |key: &KeyTemplate| Table { key: key.clone(), lasting: Ranking::new(key.eviction), passing: Vec::new() };
-    config.templates.iter().map(table).collect()
+    templates.iter().map(table).collect()
 }
 
 /// The paths that have a file, the oldest first, and those that are too many. What has another definition now counts:
 /// it serves again when the change is taken back.
 pub(super) fn on_disk(
-    config: &Config,
+    templates: &[KeyTemplate],
     fixed: &HashMap<KeyPath, Definition>,
     listing: &Listing,
     ledger: &Ledger,
 ) -> (Vec<OnDisk>, Vec<KeyPath>) {
-    if config.templates.is_empty() {
+    if templates.is_empty() {
         return (Vec::new(), Vec::new());
     }
     let mut instants: BTreeMap<&KeyPath, u64> = BTreeMap::new();
@@ -80,12 +95,12 @@ pub(super) fn on_disk(
     }
     let mut newest: Vec<(&KeyPath, u64)> = instants.into_iter().collect();
     newest.sort_unstable_by_key(|(_, at)| Reverse(*at));
-    let mut counts = vec![0; config.templates.len()];
+    let mut counts = vec![0; templates.len()];
     let (mut found, mut surplus) = (Vec::new(), Vec::new());
     for (key, _) in newest {
-        let Some((template, source)) = expand(config.templates.iter(), key) else { continue };
+        let Some((template, source)) = expand(templates.iter(), key) else { continue };
         counts[template] += 1;
-        if counts[template] > config.templates[template].max_entries {
+        if counts[template] > templates[template].max_entries {
             surplus.push(key.clone());
         } else {
             found.push(OnDisk { key: key.clone(), template, source });
@@ -116,9 +131,21 @@ pub(super) fn restore(
 }
 
 impl Table {
-    fn entry(&self, documents: &mut Documents, key: &KeyPath, source: Source, standing: Standing) -> Entry {
+    pub(super) fn in_order(&self) -> Vec<(KeyPath, Owner, u64)> {
+        self.lasting.in_order()
+    }
+
+    pub(super) fn any_document(&self) -> Document {
+        self.key.source.any_document()
+    }
+
+    pub(super) fn move_in(&mut self, key: KeyPath, owner: Owner, uses: u64) {
+        self.lasting.move_in(key, owner, uses);
+    }
+
+    pub(super) fn entry(&self, documents: &mut Documents, key: &KeyPath, source: Source, standing: Standing) -> Entry {
         let settings = self.key.settings.clone();
-        let document = documents.enter(source.document, key.clone(), &settings);
+        let document = documents.enter(&source.document, key.clone(), &settings);
         let definition = Definition::of(&source.definition);
         let mut entry = Entry::new(document, source.projection, definition, settings, None);
         entry.standing = standing;
@@ -127,19 +154,20 @@ impl Table {
 }
 
 impl Engine {
-    /// Makes sure that a key has an entry until [`leave`](Self::leave): for a path of a key with parameters one is made, if
+    /// Makes sure that a key has an entry until what this gives is dropped: for a path of a key with parameters one is made, if
     /// there is room.
     ///
     /// # Errors
     /// The reply to whoever asks for what is no key, or for one path too many.
-    pub(super) fn enter(&self, key: &KeyPath, uid: u32) -> Result<(), Reply> {
-        let enter = |entry: &mut Entry| {
-            entry.in_hand += 1;
-            entry.standing
+    pub(super) fn enter(self: &Rc<Self>, key: &KeyPath, uid: u32) -> Result<InHand, Reply> {
+        let enter = |entry: &Entry| (entry.standing, entry.in_hand.clone());
+        let (standing, held) = self.entries.borrow().get(key).map(enter).unzip();
+        let held = match standing {
+            None => Some(self.begin(key, uid)?),
+            Some(_) => held,
         };
-        let standing = self.entries.borrow_mut().get_mut(key).map(enter);
         match standing {
-            Some(Standing::Fixed | Standing::Leaving(..)) => {}
+            None | Some(Standing::Fixed | Standing::Leaving(..)) => {}
             Some(Standing::Lasting(template)) => {
                 self.with_table(template, |table| table.lasting.touch(key, Some(uid), 1));
             }
@@ -149,17 +177,8 @@ impl Engine {
                     known.into_iter().for_each(|passing| passing.asked = Instant::now());
                 });
             }
-            None => return self.begin(key, uid),
         }
-        Ok(())
-    }
-
-    /// The end of a request: what was there for it alone goes.
-    pub(super) fn leave(&self, key: &KeyPath) {
-        if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
-            entry.in_hand = entry.in_hand.saturating_sub(1);
-        }
-        self.let_go(key);
+        Ok(InHand { engine: self.clone(), key: key.clone(), held })
     }
 
     /// Drops an entry that is not to stay once nobody is busy with it.
@@ -180,20 +199,21 @@ impl Engine {
     }
 
     /// Somebody asks for a path that has no entry yet.
-    fn begin(&self, key: &KeyPath, uid: u32) -> Result<(), Reply> {
+    fn begin(&self, key: &KeyPath, uid: u32) -> Result<Rc<()>, Reply> {
         let expanded = expand(self.expanded.borrow().iter().map(|table| &table.key), key);
         let (template, source) = expanded.ok_or(Reply::Denied)?;
         if !self.make_room(template, uid) {
             tracing::warn!(uid, %key, "too many paths of its key are being fetched for the first time");
             return Err(Reply::OverBudget { retry_after: TRY_AGAIN });
         }
-        self.with_table(template, |table| {
-            let mut entry = table.entry(&mut self.documents.borrow_mut(), key, source, Standing::Passing(template));
-            entry.in_hand = 1;
+        let begun = self.with_table(template, |table| {
+            let entry = table.entry(&mut self.documents.borrow_mut(), key, source, Standing::Passing(template));
+            let held = entry.in_hand.clone();
             self.entries.borrow_mut().insert(key.clone(), entry);
             table.passing.push(Passing { key: key.clone(), uid, asked: Instant::now() });
+            held
         });
-        Ok(())
+        begun.ok_or(Reply::Denied)
     }
 
     /// Room for one more path without a value: that of the oldest failure, rather of the user with the most.
@@ -225,7 +245,7 @@ impl Engine {
     fn is_busy(&self, key: &KeyPath) -> bool {
         let entries = self.entries.borrow();
         let fetched = |entry: &Entry| self.documents.borrow().in_flight(entry.document);
-        entries.get(key).is_some_and(|entry| entry.in_hand > 0 || fetched(entry))
+        entries.get(key).is_some_and(|entry| entry.is_in_hand() || fetched(entry))
     }
 
     /// A path that has a value stays, and another one goes if that makes one too many.
@@ -237,6 +257,11 @@ impl Engine {
             table.lasting.insert(key.clone(), asker.unwrap_or(owner));
         });
         self.renew_refresh(key);
+        self.shrink(template, Some(key));
+    }
+
+    /// As many paths go as are too many, and not this one.
+    pub(super) fn shrink(&self, template: usize, except: Option<&KeyPath>) {
         loop {
             let victim = {
                 let tables = self.expanded.borrow();
@@ -244,7 +269,7 @@ impl Engine {
                 if table.lasting.len() <= table.key.max_entries {
                     return;
                 }
-                table.lasting.victim(key, |other| self.is_busy(other))
+                table.lasting.victim(except, |other| self.is_busy(other))
             };
             let Some(victim) = victim else { return };
             self.evict(&victim);
@@ -302,7 +327,7 @@ impl Engine {
     }
 
     /// How often a document is refreshed follows from the keys that have a value of it, or are of the configuration.
-    fn renew_refresh_of(&self, document: DocumentId) {
+    pub(super) fn renew_refresh_of(&self, document: DocumentId) {
         let (entries, mut documents) = (self.entries.borrow(), self.documents.borrow_mut());
         if let Some(state) = documents.get_mut(document) {
             let lasting = state.keys.iter().filter_map(|key| entries.get(key)).filter(|entry| entry.is_listed());
@@ -321,9 +346,6 @@ impl Engine {
 
     /// Forgets paths without a value some time after the last one asked. Does not end.
     pub(in crate::parent) async fn forget_passing(self: Rc<Self>) {
-        if self.expanded.borrow().is_empty() {
-            return;
-        }
         loop {
             tokio::time::sleep(PASSING_FOR / 2).await;
             let over: Vec<KeyPath> = {

@@ -14,7 +14,7 @@ use super::{Asker, Engine, Origin};
 use crate::config::{Document, Projection};
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
-use crate::parent::cache::Validators;
+use crate::parent::cache::{Definition, Validators};
 use crate::parent::outbox::Recalling;
 use crate::parent::upstream::{Answer, Fetched, project_aside};
 use crate::secret::{KeyPath, SecretValue};
@@ -102,52 +102,7 @@ impl Engine {
         self.keep_refreshed(id, false);
     }
 
-    /// Keeps documents with `refresh` fresh, each for itself.
-    pub(in crate::parent) fn refresh_ahead(self: &Rc<Self>) {
-        let all: Vec<DocumentId> = self.documents.borrow().iter().map(|(id, _)| id).collect();
-        all.into_iter().for_each(|id| self.keep_refreshed(id, true));
-    }
-
-    /// Keeps a document fresh as long as its keys want it, if nobody does so already.
-    fn keep_refreshed(self: &Rc<Self>, id: DocumentId, at_once: bool) {
-        let wanted = |state: &mut DocumentState| {
-            let wanted = state.refresh.is_some() && !state.refreshing;
-            state.refreshing |= wanted;
-            wanted
-        };
-        if !self.documents.borrow_mut().get_mut(id).is_some_and(wanted) {
-            return;
-        }
-        let engine = self.clone();
-        tokio::task::spawn_local(async move {
-            let mut now = at_once;
-            while let Some(every) = engine.refresh_once(id, now) {
-                now = true;
-                // Up to a tenth earlier, so that many documents do not stay in step.
-                tokio::time::sleep(every - every * u32::from(random()) / 2550).await;
-            }
-        });
-    }
-
-    /// Fetches it, if it is to be now and back-off permits. How often its keys want that, if they still do.
-    fn refresh_once(self: &Rc<Self>, id: DocumentId, now: bool) -> Option<Duration> {
-        let (every, permitted) = {
-            let mut documents = self.documents.borrow_mut();
-            let state = documents.get_mut(id)?;
-            state.refreshing = state.refresh.is_some();
-            let now = Instant::now();
-            let origins = self.origins.borrow();
-            let of_origin = origins.get(&state.origin).is_none_or(|pace| pace.permits(now));
-            let of_origin = of_origin && !state.keys.iter().all(|key| self.is_covered(key, &state.document));
-            (state.refresh?, of_origin && state.pace.permits(now))
-        };
-        if now && permitted {
-            self.join(id, None, None);
-        }
-        Some(every)
-    }
-
-    async fn fly(&self, id: DocumentId, key: Option<KeyPath>, asker: Option<Asker>) {
+    async fn fly(self: &Rc<Self>, id: DocumentId, key: Option<KeyPath>, asker: Option<Asker>) {
         let (document, keys, known, limit, late_after) = {
             let documents = self.documents.borrow();
             let Some(state) = documents.get(id) else { return };
@@ -156,7 +111,7 @@ impl Engine {
         };
         let started = Instant::now();
         let mut late = false;
-        let call = timeout(limit, self.sources.fetch(&document, &known, &self.vault));
+        let call = timeout(limit, self.call(&document, &known));
         tokio::pin!(call);
         let fetched = loop {
             tokio::select! {
@@ -188,8 +143,8 @@ impl Engine {
             }
         }
         self.accept(values).await;
-        if answered {
-            self.restore_withheld(&document).await;
+        if answered && let Some(token) = document.token() {
+            self.restore_withheld(token).await;
         }
     }
 
@@ -220,20 +175,30 @@ impl Engine {
             Err(failure) => return of_entries(&|_| true).into_iter().map(|key| (key, Err(failure))).collect(),
             Ok(Answer::NotModified) => {
                 let fresh = || Fresh { value: None, status: Some(304), validators: known.clone() };
-                return of_entries(&|entry| entry.held.is_some()).into_iter().map(|key| (key, Ok(fresh()))).collect();
+                // Only what the upstream was told that there is.
+                let told = |entry: &Entry| entry.held.as_ref().is_some_and(|held| held.validators == *known);
+                return of_entries(&told).into_iter().map(|key| (key, Ok(fresh()))).collect();
             }
             Ok(Answer::Answered { body, status, validators }) => {
                 (body, move |value| Fresh { value: Some(value), status, validators: validators.clone() })
             }
         };
-        let (keys, projections): (Vec<KeyPath>, Vec<Projection>) = {
+        let (wanted, projections): (Vec<(KeyPath, Definition)>, Vec<Projection>) = {
             let entries = self.entries.borrow();
-            keys.iter().filter_map(|key| Some((key.clone(), entries.get(key)?.projection.clone()))).unzip()
+            let of = |entry: &Entry| (entry.definition, entry.projection.clone());
+            let of_key = |key: &KeyPath| entries.get(key).map(of).map(|(is, made)| ((key.clone(), is), made));
+            keys.iter().filter_map(of_key).unzip()
         };
-        match project_aside(body, projections, self.value_size).await {
-            Ok(values) => keys.into_iter().zip(values).map(|(key, value)| (key, value.map(&fresh))).collect(),
-            Err(failure) => keys.into_iter().map(|key| (key, Err(failure))).collect(),
-        }
+        let values = project_aside(body, projections, self.value_size).await;
+        // Where a reload came between, a key may be defined otherwise.
+        let entries = self.entries.borrow();
+        let same = |key: &KeyPath, is: Definition| entries.get(key).is_some_and(|entry| entry.definition == is);
+        let values: Vec<Result<SecretValue, Failure>> = match values {
+            Ok(values) => values,
+            Err(failure) => wanted.iter().map(|_| Err(failure)).collect(),
+        };
+        let all = wanted.into_iter().zip(values).filter(|((key, is), _)| same(key, *is));
+        all.map(|((key, _), value)| (key, value.map(&fresh))).collect()
     }
 
     /// After how long a call counts as unavailable for back-off, although it may still succeed.
@@ -380,7 +345,7 @@ fn log_fetch(
 }
 
 /// For spreading only: without randomness, nothing is spread.
-fn random() -> u8 {
+pub(super) fn random() -> u8 {
     let mut byte = [0];
     let _ = crate::sys::random::fill(&mut byte);
     byte[0]

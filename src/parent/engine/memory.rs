@@ -23,7 +23,7 @@ const AHEAD: usize = 16;
 /// What all values in memory have in common.
 pub(super) struct Memory {
     used: Rc<Cell<u64>>,
-    limit: u64,
+    limit: Cell<u64>,
     /// Counts uses: the clock of what was used last.
     uses: Cell<u64>,
 }
@@ -37,7 +37,7 @@ pub(super) struct InMemory {
 
 impl Memory {
     pub(super) fn new(limit: u64) -> Self {
-        Self { used: Rc::default(), limit, uses: Cell::new(0) }
+        Self { used: Rc::default(), limit: Cell::new(limit), uses: Cell::new(0) }
     }
 
     pub(super) fn take(&self, value: SecretValue) -> Rc<InMemory> {
@@ -52,13 +52,18 @@ impl Memory {
         value.last_use.set(self.uses.get());
     }
 
+    /// A smaller limit makes the next answer trim.
+    pub(super) fn set_limit(&self, limit: u64) {
+        self.limit.set(limit);
+    }
+
     fn is_over(&self) -> bool {
-        self.used.get() > self.limit
+        self.used.get() > self.limit.get()
     }
 
     /// To go on dropping until there is this much, so that not every answer has to.
     fn enough(&self) -> u64 {
-        self.limit - self.limit / 8
+        self.limit.get() - self.limit.get() / 8
     }
 }
 
@@ -156,6 +161,13 @@ impl Engine {
     pub(super) fn trim(&self, key: &KeyPath) {
         if self.memory.is_over() {
             self.drop_least_used(Some(key));
+        }
+    }
+
+    /// The same for all.
+    pub(super) fn trim_all(&self) {
+        if self.memory.is_over() {
+            self.drop_least_used(None);
         }
     }
 

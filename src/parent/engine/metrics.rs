@@ -95,7 +95,7 @@ impl Engine {
             "Until an origin is asked again with this token (empty: without one); 0 when it may be asked.",
         );
         for origin in self.counters.origins() {
-            let due = paces.get(origin).and_then(|pace| pace.due());
+            let due = paces.get(&origin).and_then(|pace| pace.due());
             let left = due.map_or(0, |due| due.saturating_duration_since(Instant::now()).as_secs());
             let token = origin.1.as_ref().map_or("", |token| token.0.as_str());
             told.sample(&[("origin", &origin.0), ("token", token)], left);

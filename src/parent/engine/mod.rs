@@ -3,6 +3,7 @@
 //! Never judges who may read: whoever calls has done so. Never fetches faster than back-off allows.
 
 mod actions;
+mod ahead;
 mod answer;
 mod budget;
 mod counters;
@@ -16,6 +17,7 @@ mod metrics;
 mod open;
 mod pace;
 mod ranking;
+mod reconfigure;
 mod scribe;
 mod status;
 mod steps;
@@ -23,6 +25,10 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod tidy;
+mod tokens;
+
+pub(super) use self::reconfigure::{NewTokens, Reconfigured};
+pub(super) use self::tokens::Trial;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -30,12 +36,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::actions::{PurgeError, Refreshed, Unselectable};
 use self::budget::Budget;
-use self::counters::Counters;
+use self::counters::{Counters, Names};
 use self::documents::{DocumentId, Documents, Origin};
 use self::drill::Drill;
 pub(super) use self::drill::{Covers, Fail, LONGEST as LONGEST_DRILL, NoDrill, Over, Running as RunningDrill};
@@ -79,8 +85,10 @@ pub(super) struct Engine {
     /// What is to be sealed anew.
     outdated: RefCell<Vec<Sealed>>,
     clock: Clock,
-    sources: Sources,
-    vault: Vault,
+    sources: RefCell<Rc<Sources>>,
+    vault: RefCell<Rc<Vault>>,
+    /// Counts what has been put in the place of the configuration of the start.
+    reloads: watch::Sender<u64>,
     value_size: u64,
     repeats: Repeats,
     recalls: mpsc::UnboundedSender<Recalling>,
@@ -101,7 +109,8 @@ impl Engine {
         vault: Vault,
         recalls: mpsc::UnboundedSender<Recalling>,
     ) -> std::io::Result<Self> {
-        let (mut documents, of_key) = Documents::of(config);
+        let mut documents = Documents::default();
+        let of_key = documents.arrange(&config.keys);
         let store = Arc::new(store);
         let memory = Memory::new(config.limits.memory);
         let opened = open::open(config, &store, &memory, boot);
@@ -117,7 +126,7 @@ impl Engine {
             (key.path.clone(), entry)
         };
         let mut entries: HashMap<KeyPath, Entry> = config.keys.iter().map(entry).collect();
-        let mut tables = expanded::tables(config);
+        let mut tables = expanded::tables(&config.templates);
         for found in opened.expanded {
             let held = held.remove(&found.key);
             expanded::restore(found, held, &mut tables, &mut documents, &mut entries);
@@ -141,12 +150,13 @@ impl Engine {
             outdated: RefCell::new(opened.outdated),
             scribe,
             store,
-            sources,
-            vault,
+            sources: RefCell::new(Rc::new(sources)),
+            vault: RefCell::new(Rc::new(vault)),
+            reloads: watch::Sender::new(0),
             value_size: config.limits.value_size,
             repeats: Repeats::default(),
             recalls,
-            counters: Counters::new(config),
+            counters: Counters::new(Names::of(&config.keys, &config.templates, &config.acl, config.tokens.keys())),
             drill: RefCell::default(),
         })
     }
@@ -161,14 +171,25 @@ impl Engine {
         self.budget.borrow_mut().take(uid, Instant::now())
     }
 
-    /// The answer for a peer that may read `key`.
+    /// Changes when the configuration does: who waits is to begin anew.
+    pub(super) fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
+    }
+
+    /// How many there have been.
+    pub(super) fn reloaded(&self) -> u64 {
+        *self.reloads.borrow()
+    }
+
+    /// The answer for a peer that may read `key`. Can be dropped at any moment.
     pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Reply {
         for _ in 0..ATTEMPTS {
-            if let Err(refused) = self.enter(key, asker.uid) {
-                return refused;
-            }
+            let in_hand = match self.enter(key, asker.uid) {
+                Ok(in_hand) => in_hand,
+                Err(refused) => return refused,
+            };
             let reply = self.try_to_ask(key, asker, revalidate).await;
-            self.leave(key);
+            drop(in_hand);
             if let Some(reply) = reply {
                 return reply;
             }

@@ -44,13 +44,13 @@ pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option
     let overruled = overruled(&listing, &mut ledger);
     let definition = |key: &crate::config::Key| (key.path.clone(), Definition::of(&key.source.definition));
     let mut definitions: HashMap<KeyPath, Definition> = config.keys.iter().map(definition).collect();
-    let (expanded, surplus) = expanded::on_disk(config, &definitions, &listing, &ledger);
+    let (expanded, surplus) = expanded::on_disk(&config.templates, &definitions, &listing, &ledger);
     surplus.iter().for_each(|key| ledger.forget(key));
     definitions.extend(expanded.iter().map(|one| (one.key.clone(), Definition::of(&one.source.definition))));
     let values = values(&listing, &ledger, &definitions);
     let mut held = HashMap::with_capacity(values.len());
     for (key, found) in values {
-        match found.and_then(|sealed| hold(config, store, memory, &ledger, sealed)) {
+        match found.and_then(|sealed| hold(config.limits.value_size, store, memory, &ledger, sealed)) {
             Ok(value) => drop(held.insert(key.clone(), value)),
             Err(problem) => tracing::warn!(%key, %problem, "no last known good"),
         }
@@ -87,10 +87,10 @@ fn overruled(listing: &Listing, ledger: &mut Ledger) -> Vec<Tombstone> {
 }
 
 /// A label, and whether an older seal key has sealed it.
-type Candidate<'l> = (&'l ValueLabel, bool);
+pub(super) type Candidate<'l> = (&'l ValueLabel, bool);
 
 /// Of each key of the configuration that has a file: the newest value of its source.
-fn values<'l>(
+pub(super) fn values<'l>(
     listing: &'l Listing,
     ledger: &Ledger,
     definitions: &HashMap<KeyPath, Definition>,
@@ -111,14 +111,14 @@ fn values<'l>(
     values
 }
 
-fn hold(
-    config: &Config,
+pub(super) fn hold(
+    largest: u64,
     store: &Store,
     memory: &Memory,
     ledger: &Ledger,
     (label, outdated): Candidate<'_>,
 ) -> Result<Held, Problem> {
-    if label.size > config.limits.value_size {
+    if label.size > largest {
         return Err(Problem::TooLarge);
     }
     let fetched_at = ledger.fetched_at(&label.key, label.fetched_at);

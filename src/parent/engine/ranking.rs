@@ -48,6 +48,19 @@ impl Ranking {
         self.place(key, owner, Rank::default(), 1);
     }
 
+    /// All of them with owner and uses, the one that was used last at the end.
+    pub(super) fn in_order(&self) -> Vec<(KeyPath, Owner, u64)> {
+        let mut all: Vec<_> = self.places.iter().collect();
+        all.sort_unstable_by_key(|(_, (_, rank))| rank.last);
+        all.into_iter().map(|(key, (owner, rank))| (key.clone(), *owner, rank.uses)).collect()
+    }
+
+    /// One that was used so often before, now as the one that was used last.
+    pub(super) fn move_in(&mut self, key: KeyPath, owner: Owner, uses: u64) {
+        self.remove(&key);
+        self.place(key, owner, Rank::default(), uses.max(1));
+    }
+
     /// It was asked for so often. The first to ask for an entry of nobody becomes its owner.
     pub(super) fn touch(&mut self, key: &KeyPath, by: Option<u32>, times: u64) {
         if let Some((owner, rank)) = self.take(key) {
@@ -88,14 +101,15 @@ impl Ranking {
 
     /// The entry that makes room for a new one, which is among them already: of the owner with the most, and among
     /// equals of the new one's own; rather one that nobody is fetching.
-    pub(super) fn victim(&self, new: &KeyPath, busy: impl Fn(&KeyPath) -> bool) -> Option<KeyPath> {
-        let own = self.places.get(new).map(|(owner, _)| *owner);
-        let first = |ranks: &BTreeSet<(Rank, KeyPath)>| ranks.iter().find(|(_, key)| key != new).map(|(rank, _)| *rank);
+    pub(super) fn victim(&self, new: Option<&KeyPath>, busy: impl Fn(&KeyPath) -> bool) -> Option<KeyPath> {
+        let own = new.and_then(|new| self.places.get(new)).map(|(owner, _)| *owner);
+        let first =
+            |ranks: &BTreeSet<(Rank, KeyPath)>| ranks.iter().find(|(_, key)| Some(key) != new).map(|(rank, _)| *rank);
         let losing = self.by_owner.iter().filter_map(|(owner, ranks)| Some((owner, ranks, first(ranks)?)));
         let (_, ranks, _) = losing.max_by_key(|(owner, ranks, first)| {
             (**owner == Owner::Nothing, ranks.len(), Some(**owner) == own, Reverse(*first))
         })?;
-        let others = || ranks.iter().map(|(_, key)| key).filter(|key| *key != new);
+        let others = || ranks.iter().map(|(_, key)| key).filter(|key| Some(*key) != new);
         others().find(|key| !busy(key)).or_else(|| others().next()).cloned()
     }
 }
@@ -117,7 +131,7 @@ mod tests {
     }
 
     fn victim(ranking: &Ranking, new: &str) -> String {
-        ranking.victim(&key(new), |_| false).unwrap().as_str()[1..].to_owned()
+        ranking.victim(Some(&key(new)), |_| false).unwrap().as_str()[1..].to_owned()
     }
 
     #[test]
@@ -179,7 +193,7 @@ mod tests {
     fn what_is_being_fetched_goes_last_of_its_owners() {
         let mut busy = ranking(Eviction::Lru, &[("a", 1), ("b", 1), ("c", 2)]);
         busy.insert(key("new"), Owner::User(1));
-        let victim = |is_busy: fn(&KeyPath) -> bool| busy.victim(&key("new"), is_busy).unwrap();
+        let victim = |is_busy: fn(&KeyPath) -> bool| busy.victim(Some(&key("new")), is_busy).unwrap();
         assert_eq!(victim(|key| key.as_str() == "/a"), key("b"));
         assert_eq!(victim(|_| true), key("a"), "but still of this owner's");
     }
@@ -198,7 +212,7 @@ mod tests {
                 let before: HashMap<Owner, usize> = ranking.by_owner.iter().map(|(o, r)| (*o, r.len())).collect();
                 ranking.insert(key.clone(), Owner::User(owner));
                 if ranking.len() > MOST {
-                    let victim = ranking.victim(&key, |_| false).unwrap();
+                    let victim = ranking.victim(Some(&key), |_| false).unwrap();
                     prop_assert_ne!(&victim, &key);
                     let (loser, _) = ranking.places[&victim];
                     let most = before.values().max().unwrap();

@@ -114,8 +114,8 @@ impl Engine {
 
     fn status_of_origins(&self) -> Vec<Value> {
         let paces = self.origins.borrow();
-        let lines = self.counters.origins().iter().map(|origin| {
-            let pace = paces.get(origin).copied().unwrap_or_default();
+        let lines = self.counters.origins().into_iter().map(|origin| {
+            let pace = paces.get(&origin).copied().unwrap_or_default();
             let due = pace.due().filter(|due| *due > Instant::now());
             json!({
                 "origin": origin.0,
@@ -128,11 +128,12 @@ impl Engine {
     }
 
     fn status_of_tokens(&self) -> Vec<Value> {
-        let mut lines = Vec::new();
+        let (mut lines, vault) = (Vec::new(), self.vault());
         self.counters.for_each_token(|name, proof| {
             let state = match proof {
-                _ if self.vault.get(name).is_none() => "missing",
-                None => "unproven",
+                _ if vault.get(name).is_none() => "missing",
+                _ if vault.is_unproven(name) => "unproven",
+                None => "untried",
                 Some(proof) if proof.accepted => "proven",
                 Some(_) => "refused",
             };

@@ -6,7 +6,7 @@ use super::Engine;
 use super::entry::{Entry, Held};
 use super::flight::Fresh;
 use super::scribe::Wanted;
-use crate::config::Document;
+use crate::config::TokenName;
 use crate::parent::cache::{Definition, Tombstone, ValueLabel};
 use crate::secret::KeyPath;
 
@@ -25,12 +25,13 @@ impl Engine {
             } else if let Some(record) = held.record(&key, entry) {
                 wanted.push((key.clone(), Wanted::Value(record, held.on_disk.clone())));
             }
-            accepted.push((key, held, status, entry.purged));
+            accepted.push((key, held, status, entry.purged, entry.definition));
         }
         self.scribe.write(wanted).await;
-        for (key, held, status, purged) in accepted {
+        for (key, held, status, purged, definition) in accepted {
             let mut entries = self.entries.borrow_mut();
-            let Some(entry) = entries.get_mut(&key) else { continue };
+            // It may be defined otherwise by now.
+            let Some(entry) = entries.get_mut(&key).filter(|entry| entry.definition == definition) else { continue };
             if entry.purged != purged {
                 // Meanwhile.
                 self.scribe.remove_behind(key);
@@ -75,8 +76,7 @@ impl Engine {
     }
 
     /// A token was accepted: what was withheld for its sake serves again, from disk.
-    pub(super) async fn restore_withheld(&self, accepted: &Document) {
-        let Some(token) = accepted.token() else { return };
+    pub(super) async fn restore_withheld(&self, token: &TokenName) {
         let withheld: Vec<(KeyPath, Definition)> = {
             let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
             let token_of = |entry: &Entry| documents.get(entry.document).and_then(|state| state.document.token());
@@ -96,7 +96,8 @@ impl Engine {
                 let value = Some(self.memory.take(loaded.value));
                 Held { value, ..Held::sealed(&loaded.label, fetched_at) }
             });
-            if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.is_withheld()) {
+            let same = |entry: &&mut Entry| entry.is_withheld() && entry.definition == definition;
+            if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(same) {
                 tracing::info!(%key, "the token is accepted: what was withheld serves again");
                 entry.restore(held);
             }

@@ -1,10 +1,16 @@
 //! The authorities that sign certificates of upstreams: the system's, or those of one file and no others.
 
 use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+
+/// The longest file of authorities, in bytes: a whole system's are a quarter of a megabyte.
+const MAX_AUTHORITIES: usize = 16 << 20;
 
 /// What a `ca-file` holds: at least one certificate that can be trusted.
 #[derive(Clone)]
@@ -32,6 +38,24 @@ impl fmt::Display for NoAuthorities {
 impl std::error::Error for NoAuthorities {}
 
 impl Authorities {
+    /// Of a whole file, from its start.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn read(file: &File) -> Result<Self, String> {
+        let mut pem = Vec::new();
+        let mut part = vec![0; 1 << 16];
+        while pem.len() < MAX_AUTHORITIES {
+            match file.read_at(&mut part, pem.len() as u64) {
+                Ok(0) => break,
+                Ok(read) => pem.extend_from_slice(&part[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Self::from_pem(&pem).map_err(|error| error.to_string())
+    }
+
     /// The certificates of a PEM text; what else is in it is left out.
     ///
     /// # Errors
@@ -58,6 +82,11 @@ impl Authorities {
         }
         tracing::debug!(added, refused, "system TLS roots");
         Self(roots)
+    }
+
+    /// Whether both trust the same.
+    pub(super) fn are(&self, others: &Self) -> bool {
+        self.0.roots == others.0.roots
     }
 
     pub(super) fn roots(&self) -> RootCertStore {

@@ -34,6 +34,11 @@ impl From<(File, Option<Watch>)> for SourceFile {
 }
 
 impl SourceFile {
+    /// The file, and what tells that its path leads elsewhere.
+    pub fn into_parts(self) -> (File, Option<Watch>) {
+        (self.file, self.watch)
+    }
+
     fn is_replaced(&self, found: &Metadata) -> bool {
         found.nlink() == 0 || self.watch.as_ref().is_some_and(Watch::is_replaced)
     }

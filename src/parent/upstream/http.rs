@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use http_body_util::BodyExt;
@@ -36,10 +37,12 @@ type Way = (bool, Option<PathBuf>, Option<Url>);
 
 /// The clients that all HTTP documents share.
 pub(super) struct HttpUpstream {
-    clients: HashMap<Way, Client>,
+    clients: HashMap<Way, Rc<Client>>,
+    /// Of the clients that do not trust the system's.
+    authorities: BTreeMap<PathBuf, Authorities>,
     limit: usize,
     /// By how many seconds the clocks of origins that speak Hawk are ahead.
-    ahead: RefCell<HashMap<(String, TokenName), i64>>,
+    ahead: Rc<RefCell<HashMap<(String, TokenName), i64>>>,
 }
 
 /// An upstream that cannot be set up at all.
@@ -55,11 +58,13 @@ impl fmt::Display for TlsSetupError {
 impl std::error::Error for TlsSetupError {}
 
 impl HttpUpstream {
-    /// `limit` is the longest document, in bytes. The system's roots are read only if some document needs them.
+    /// `limit` is the longest document, in bytes. The system's roots are read only if some document needs them. Of `before`
+    /// stay the connections of clients that are as they were, and what is known of clocks.
     pub(super) fn new<'d>(
         limit: usize,
         documents: impl Iterator<Item = &'d HttpDocument>,
-        authorities: &BTreeMap<PathBuf, Authorities>,
+        authorities: BTreeMap<PathBuf, Authorities>,
+        before: Option<&Self>,
     ) -> Result<Self, TlsSetupError> {
         let mut clients = HashMap::new();
         let mut system = None;
@@ -69,15 +74,33 @@ impl HttpUpstream {
             if clients.contains_key(&way) {
                 continue;
             }
+            if let Some(kept) = before.and_then(|before| before.kept(&way, &authorities)) {
+                clients.insert(way, kept);
+                continue;
+            }
             let roots = match &document.ca_file {
                 _ if !document.url.https => nobody(),
                 Some(path) => authorities.get(path).map_or_else(nobody, Authorities::roots),
                 None => system.get_or_insert_with(Authorities::of_the_system).roots(),
             };
             let proxy = document.proxy.as_ref().and_then(|proxy| proxy.origin().parse::<Uri>().ok());
-            clients.insert(way, connect::client(roots, proxy).map_err(TlsSetupError)?);
+            clients.insert(way, Rc::new(connect::client(roots, proxy).map_err(TlsSetupError)?));
         }
-        Ok(Self { clients, limit, ahead: RefCell::default() })
+        let ahead = before.map(|before| before.ahead.clone()).unwrap_or_default();
+        Ok(Self { clients, authorities, limit, ahead })
+    }
+
+    /// The client for this way, if it would trust the same.
+    fn kept(&self, way: &Way, authorities: &BTreeMap<PathBuf, Authorities>) -> Option<Rc<Client>> {
+        let known = self.clients.get(way)?;
+        let same = match &way.1 {
+            None => true,
+            Some(path) => match (self.authorities.get(path), authorities.get(path)) {
+                (Some(before), Some(now)) => before.are(now),
+                _ => false,
+            },
+        };
+        same.then(|| known.clone())
     }
 
     pub(super) async fn fetch(&self, document: &HttpDocument, known: &Validators, vault: &Vault) -> Fetched {

@@ -6,6 +6,8 @@ mod body;
 mod connect;
 mod file;
 mod formats;
+#[cfg(test)]
+mod fuzz;
 mod hawk;
 mod http;
 mod project;
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use self::file::Files;
 use self::http::HttpUpstream;
-use crate::config::{Config, Document};
+use crate::config::{Config, Document, Key, KeyTemplate, Limits, Live};
 use crate::outcome::Failure;
 use crate::parent::cache::Validators;
 use crate::parent::vault::Vault;
@@ -75,15 +77,33 @@ impl Sources {
     /// # Errors
     /// TLS cannot be set up at all.
     pub fn new(config: &Config, inputs: SourceInputs) -> Result<Self, TlsSetupError> {
-        let limit = usize::try_from(config.limits.document_size).unwrap_or(usize::MAX);
-        let of_templates: Vec<Document> = config.templates.iter().map(|key| key.source.any_document()).collect();
-        let documents = config.keys.iter().map(|key| &key.source.document).chain(&of_templates);
+        Self::of(&config.limits, &config.keys, &config.templates, inputs, None)
+    }
+
+    /// Those of a configuration that takes the place of the one before. Files are read through what was opened for this.
+    ///
+    /// # Errors
+    /// TLS cannot be set up at all.
+    pub fn renewed(&self, live: &Live, inputs: SourceInputs) -> Result<Self, TlsSetupError> {
+        Self::of(&live.limits, &live.keys, &live.templates, inputs, Some(self))
+    }
+
+    fn of(
+        limits: &Limits,
+        keys: &[Key],
+        templates: &[KeyTemplate],
+        inputs: SourceInputs,
+        before: Option<&Self>,
+    ) -> Result<Self, TlsSetupError> {
+        let limit = usize::try_from(limits.document_size).unwrap_or(usize::MAX);
+        let of_templates: Vec<Document> = templates.iter().map(|key| key.source.any_document()).collect();
+        let documents = keys.iter().map(|key| &key.source.document).chain(&of_templates);
         let documents = documents.filter_map(|document| match document {
             Document::Http(http) => Some(&**http),
             Document::File(_) => None,
         });
         Ok(Self {
-            http: HttpUpstream::new(limit, documents, &inputs.authorities)?,
+            http: HttpUpstream::new(limit, documents, inputs.authorities, before.map(|before| &before.http))?,
             files: Files::new(limit, inputs.files),
         })
     }

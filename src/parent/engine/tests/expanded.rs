@@ -24,9 +24,9 @@ fn template(place: &Place, settings: &str) {
 /// As if these had been asked for, and answered.
 async fn fetch(engine: &Rc<Engine>, uid: u32, paths: &[&str]) {
     for path in paths {
-        engine.enter(&key(path), uid).ok().unwrap();
+        let in_hand = engine.enter(&key(path), uid).ok().unwrap();
         engine.accept(vec![value(path, path)]).await;
-        engine.leave(&key(path));
+        drop(in_hand);
     }
 }
 
@@ -43,13 +43,13 @@ fn entries_last_with_a_value_and_the_oldest_goes_with_its_file() {
     let place = Place::new();
     template(&place, "max-entries = 2");
     place.run(async |engine| {
-        engine.enter(&key("/n/failing"), 1).ok().unwrap();
+        let in_hand = engine.enter(&key("/n/failing"), 1).ok().unwrap();
         engine.refuse(&key("/n/failing"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
-        engine.leave(&key("/n/failing"));
+        drop(in_hand);
         assert_eq!(lasting(&engine), Vec::<String>::new());
         fetch(&engine, 1, &["/n/a", "/n/b"]).await;
-        engine.enter(&key("/n/a"), 1).ok().unwrap();
-        engine.leave(&key("/n/a"));
+        let in_hand = engine.enter(&key("/n/a"), 1).ok().unwrap();
+        drop(in_hand);
         fetch(&engine, 1, &["/n/c"]).await;
         assert_eq!(lasting(&engine), ["/n/a", "/n/c"]);
         engine.close().await;
@@ -140,16 +140,16 @@ fn paths_without_a_value_are_bounded_and_one_user_leaves_room_for_others() {
         let started = Instant::now();
         for n in 0..10_000 {
             let key = key(&format!("/n/{n}"));
-            engine.enter(&key, 1).ok().unwrap();
+            let in_hand = engine.enter(&key, 1).ok().unwrap();
             engine.refuse(&key, Failure::new(Class::Gone, Reason::Status(404)), false).await;
-            engine.leave(&key);
+            drop(in_hand);
         }
-        engine.enter(&key("/n/blank"), 1).ok().unwrap();
-        engine.leave(&key("/n/blank"));
+        let in_hand = engine.enter(&key("/n/blank"), 1).ok().unwrap();
+        drop(in_hand);
         assert!(!engine.entries.borrow().contains_key(&key("/n/blank")), "what says nothing leaves nothing");
-        engine.enter(&key("/n/last"), 1).ok().unwrap();
+        let in_hand = engine.enter(&key("/n/last"), 1).ok().unwrap();
         engine.refuse(&key("/n/last"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
-        engine.leave(&key("/n/last"));
+        drop(in_hand);
         assert_eq!(engine.entries.borrow().len(), 1 + MOST_PASSING);
         assert_eq!(engine.documents.borrow().iter().count(), 1 + MOST_PASSING);
         assert!(started.elapsed().as_secs() < 60);
@@ -175,7 +175,7 @@ fn who_is_being_answered_gets_an_evicted_value_and_the_worker_does_not_keep_it()
     let place = Place::new();
     template(&place, "max-entries = 1\nmax-age = \"1h\"");
     place.run(async |engine| {
-        engine.enter(&key("/n/a"), 1).ok().unwrap();
+        let in_hand = engine.enter(&key("/n/a"), 1).ok().unwrap();
         engine.accept(vec![value("/n/a", "one")]).await;
         fetch(&engine, 1, &["/n/b"]).await;
         assert_eq!(lasting(&engine), ["/n/b"]);
@@ -183,7 +183,7 @@ fn who_is_being_answered_gets_an_evicted_value_and_the_worker_does_not_keep_it()
             Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail: None };
         let Reply::Value(reply) = engine.value(&key("/n/a"), verdict) else { panic!("no value") };
         assert!(reply.lease.usable_until.0 <= boot_nanos() && reply.lease.fresh_until.0 > boot_nanos());
-        engine.leave(&key("/n/a"));
+        drop(in_hand);
         assert!(!engine.entries.borrow().contains_key(&key("/n/a")));
         engine.close().await;
     });
@@ -196,17 +196,17 @@ fn a_value_that_comes_after_its_eviction_takes_an_entry_again() {
     template(&place, "max-entries = 1");
     place.run(async |engine| {
         fetch(&engine, 1, &["/n/a"]).await;
-        engine.enter(&key("/n/a"), 1).ok().unwrap();
+        let _in_hand = engine.enter(&key("/n/a"), 1).ok().unwrap();
         fetch(&engine, 1, &["/n/b"]).await;
         engine.close().await;
     });
     assert!(!file_of(&place, "/n/a").exists());
     place.run(async |engine| {
         fetch(&engine, 1, &["/n/a"]).await;
-        engine.enter(&key("/n/a"), 1).ok().unwrap();
+        let in_hand = engine.enter(&key("/n/a"), 1).ok().unwrap();
         fetch(&engine, 1, &["/n/b"]).await;
         engine.accept(vec![value("/n/a", "/n/a")]).await;
-        engine.leave(&key("/n/a"));
+        drop(in_hand);
         assert_eq!(lasting(&engine), ["/n/a"]);
         engine.close().await;
     });

@@ -31,7 +31,7 @@ fn a_refused_token_keeps_its_values_over_a_restart() {
         engine.accept(vec![value("/b", "two")]).await;
         let id = engine.entries.borrow()[&key("/b")].document;
         let document = engine.documents.borrow().get(id).unwrap().document.clone();
-        engine.restore_withheld(&document).await;
+        engine.restore_withheld(document.token().unwrap()).await;
         assert_eq!(held(&engine, "/a").unwrap().0, "one");
         engine.close().await;
     });

@@ -1,0 +1,149 @@
+//! What of a configuration a running broker takes over, and what it cannot: pure.
+//!
+//! Nothing that only the start could have done is ever taken over in part.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Config, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName};
+use crate::acl::Acl;
+
+/// What a running broker takes over. Holds paths and names of secrets, never their bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Live {
+    pub limits: Limits,
+    pub keys: Vec<Key>,
+    pub templates: Vec<KeyTemplate>,
+    pub acl: Acl,
+    pub tokens: Vec<TokenName>,
+}
+
+/// What holds from the start to the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fixed {
+    /// Settings by their names, with their values as text to compare.
+    settings: Vec<(String, String)>,
+    /// Some client has `unit`: what tells units is there.
+    units: bool,
+    /// Where upstreams and their proxies listen.
+    ports: BTreeSet<u16>,
+}
+
+impl Fixed {
+    /// `units`: some client has one.
+    pub fn of(config: &Config, units: bool) -> Self {
+        let Server { socket, socket_mode, admin_socket, admin_group, parent_user, worker_user, sandbox } =
+            &config.server;
+        let user = |user: &ServiceUser| {
+            let ids = user.ids.map(|(uid, gid)| format!(", uid {uid}, gid {gid}")).unwrap_or_default();
+            format!("{}{ids}", user.name)
+        };
+        let seal_keys = config.cache.seal_keys.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let settings = [
+            ("server.socket", socket.display().to_string()),
+            ("server.socket-mode", format!("{socket_mode:04o}")),
+            ("server.admin-socket", admin_socket.display().to_string()),
+            ("server.admin-group", admin_group.map_or("none".to_owned(), |gid| format!("gid {gid}"))),
+            ("server.parent-user", user(parent_user)),
+            ("server.worker-user", user(worker_user)),
+            ("server.sandbox", format!("{sandbox:?}")),
+            ("cache.directory", config.cache.directory.display().to_string()),
+            ("cache.seal-key", seal_keys.join(", ")),
+            // Both roles have made room for this many; the sealed cache reads no larger one.
+            ("limits.connections", config.limits.connections.to_string()),
+            ("limits.value-size", config.limits.value_size.to_string()),
+        ];
+        let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { settings, units, ports: config.ports().collect() }
+    }
+
+    /// What a broker with these cannot take over from the others, each by its name.
+    pub fn refused(&self, new: &Self) -> Vec<String> {
+        let value = |name: &str| self.settings.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+        let differs = |(name, wanted): &&(String, String)| value(name) != Some(wanted);
+        let named = |(name, wanted): &(String, String)| {
+            let have: &dyn Display = value(name).map_or(&"unknown", |value| value);
+            format!("{name} is {have} and would be {wanted}")
+        };
+        let settings = new.settings.iter().filter(differs).map(named);
+        let ports = new.ports.difference(&self.ports);
+        let ports = ports.map(|port| format!("the TCP port {port} of a source or proxy is a new one"));
+        let units = new.units && !self.units;
+        let units = units.then(|| "a client with `unit` is the first one".to_owned());
+        settings.chain(ports).chain(units).collect()
+    }
+}
+
+impl Config {
+    /// The TCP ports of all sources, or of their proxies: a redirect stays within its origin.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        // Parameters never stand in a port.
+        let of_templates = self.templates.iter().map(|key| key.source.any_document());
+        let port = |document: &Document| match document {
+            Document::Http(http) => Some(http.proxy.as_ref().unwrap_or(&http.url).port),
+            Document::File(_) => None,
+        };
+        let of_templates: Vec<u16> = of_templates.filter_map(|document| port(&document)).collect();
+        self.keys.iter().filter_map(move |key| port(&key.source.document)).chain(of_templates)
+    }
+
+    /// Splits off what a running broker takes over.
+    pub fn into_live(self) -> Live {
+        let tokens = self.tokens.into_keys().collect();
+        Live { limits: self.limits, keys: self.keys, templates: self.templates, acl: self.acl, tokens }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::{SourceText, System, parse};
+    use super::*;
+
+    fn fixed(text: &str) -> Fixed {
+        let path = PathBuf::from("keyhatch.toml");
+        let config = parse(vec![SourceText { path, text: text.to_owned() }], &System).unwrap();
+        Fixed::of(&config, config.acl.has_units())
+    }
+
+    #[test]
+    fn each_setting_of_the_start_is_named() {
+        let before = fixed("");
+        for (name, text) in [
+            ("server.socket", "[server]\nsocket = \"/run/other.sock\""),
+            ("server.socket-mode", "[server]\nsocket-mode = \"0660\""),
+            ("server.admin-socket", "[server]\nadmin-socket = \"/run/other.sock\""),
+            ("server.admin-group", "[server]\nadmin-group = 77"),
+            ("server.parent-user", "[server]\nparent-user = 4711"),
+            ("server.worker-user", "[server]\nworker-user = 4711"),
+            ("server.sandbox", "[server]\nsandbox = \"best-effort\""),
+            ("cache.directory", "[cache]\ndirectory = \"/elsewhere\""),
+            ("cache.seal-key", "[cache]\nseal-key = { file = \"/elsewhere\" }"),
+            ("limits.connections", "[limits]\nconnections = 2000"),
+            ("limits.value-size", "[limits]\nvalue-size = \"2MiB\""),
+        ] {
+            let refused = before.refused(&fixed(text));
+            assert!(refused.len() == 1 && refused[0].starts_with(&format!("{name} is ")), "{name}: {refused:?}");
+        }
+        assert!(before.refused(&fixed("[limits]\nmemory = \"128MiB\"\nidle-timeout = \"5s\"")).is_empty());
+    }
+
+    #[test]
+    fn units_may_go_and_not_come() {
+        let (without, with) = (fixed(""), fixed("[clients.u]\nunit = \"u.service\"\nkeys = [\"/**\"]"));
+        assert_eq!(without.refused(&with), ["a client with `unit` is the first one"]);
+        assert!(with.refused(&without).is_empty() && with.refused(&with).is_empty());
+    }
+
+    #[test]
+    fn ports_may_go_and_not_come() {
+        let with =
+            |port: u16| format!("[keys.\"/a\"]\nsource = {{ type = \"http\", url = \"https://a.example:{port}/\" }}");
+        let (before, other) = (fixed(&with(8443)), fixed(&with(8444)));
+        assert!(before.refused(&fixed("")).is_empty());
+        assert_eq!(before.refused(&other), ["the TCP port 8444 of a source or proxy is a new one"]);
+    }
+}

@@ -1,0 +1,188 @@
+//! What else comes by the operator's socket, and from whom.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use keyhatch::parent::reload::{MAX_OFFER, Offer};
+use keyhatch::sys::{memfd, pass};
+
+use crate::HOUR;
+use crate::scene::{Scene, all, told};
+use crate::support::{GRANTED, STRANGER, as_uid, wait_until};
+
+/// A connection that is the reloader's, after its greeting.
+fn greeted(scene: &Scene) -> UnixStream {
+    let mut stream = UnixStream::connect(scene.broker.path("admin.sock")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let request = "POST /reload HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: keyhatch-reload\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"}\n") {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&seen));
+        seen.push(byte[0]);
+    }
+    assert!(seen.starts_with(b"HTTP/1.1 101 "));
+    stream
+}
+
+fn rest(mut stream: UnixStream) -> String {
+    let mut text = String::new();
+    // A peer that is cut off in the middle of what it sends sees a reset.
+    let _ = stream.read_to_string(&mut text);
+    text
+}
+
+fn frame(offer: &Offer) -> Vec<u8> {
+    let offer = postcard::to_stdvec(offer).unwrap();
+    [&u32::try_from(offer.len()).unwrap().to_le_bytes()[..], &offer].concat()
+}
+
+fn version() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}
+
+#[test]
+fn frames_that_are_no_use_cost_the_connection_and_nothing_else() {
+    let scene = Scene::new(&[("/a", "/good", HOUR)]);
+    assert_eq!(scene.get("/a").status, 200);
+    let empty = memfd::sealed(b"").unwrap();
+    let offer = |version: String, len, descriptors| frame(&Offer { version, len, descriptors });
+    let too_long = [&u32::try_from(MAX_OFFER + 1).unwrap().to_le_bytes()[..], &vec![b'x'; MAX_OFFER + 1]].concat();
+    let frames: [(Vec<u8>, usize, &str); 9] = [
+        (b"\x05\0\0\0".to_vec(), 0, "ended before"),
+        (b"\xff\xff\xff\xff garbage".to_vec(), 0, "longest legal"),
+        (too_long, 0, "longest legal"),
+        (b"\x05\0\0\0\xff\xff\xff\xff\xff".to_vec(), 0, "does not decode"),
+        (offer(version(), 0, 0), 0, "without its configuration"),
+        (offer(version(), 0, 0), 2, "without its configuration"),
+        (offer("0.0.0-other".into(), 0, 0), 1, "needs a restart"),
+        (offer(version(), u64::MAX, 0), 1, "does not decode"),
+        (offer(version(), 0, u32::MAX), 1, "needs a restart"),
+    ];
+    for (bytes, fds, says) in frames {
+        let stream = greeted(&scene);
+        let beside = vec![empty.as_fd(); fds];
+        pass::send(stream.as_fd(), &bytes, &beside).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let told = rest(stream);
+        assert!(told.contains("\"step\":\"refused\"") && told.contains(says), "{says}: {told}");
+    }
+    // More descriptors than were announced, and more than there is room for.
+    for many in [3, 70] {
+        let stream = greeted(&scene);
+        pass::send(stream.as_fd(), &offer(version(), 0, 1), &[empty.as_fd()]).unwrap();
+        pass::send(stream.as_fd(), b".", &vec![empty.as_fd(); many]).unwrap();
+        assert!(rest(stream).contains("\"step\":\"refused\""));
+    }
+    // A payload that can still be changed.
+    let stream = greeted(&scene);
+    let file = std::fs::File::open(scene.broker.path("keyhatch.toml")).unwrap();
+    let length = file.metadata().unwrap().len();
+    pass::send(stream.as_fd(), &offer(version(), length, 0), &[file.as_fd()]).unwrap();
+    assert!(rest(stream).contains("does not decode"));
+    assert_eq!(scene.get("/a").status, 200);
+    assert!(scene.reloads().contains("configuration 2 holds"), "and the next one is as good as ever");
+}
+
+#[test]
+fn one_reload_waits_for_the_other_and_many_are_told_to_come_later() {
+    let scene = Scene::new(&[("/a", "/good", HOUR)]);
+    let first = greeted(&scene);
+    let mut second = scene.command(false).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let path = scene.broker.path("admin.sock").display().to_string();
+    // The listener, and both connections.
+    let connected = || std::fs::read_to_string("/proc/net/unix").unwrap().matches(&path).count() >= 3;
+    wait_until("the second one is connected", connected);
+    assert!(second.try_wait().unwrap().is_none());
+    drop(first);
+    assert!(second.wait().unwrap().success(), "{}", scene.broker.log());
+
+    let first = greeted(&scene);
+    let connect = || {
+        let mut stream = UnixStream::connect(scene.broker.path("admin.sock")).unwrap();
+        let request = "POST /reload HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: keyhatch-reload\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let waiting: Vec<UnixStream> = (0..16).map(|_| connect()).collect();
+    let done = scene.reload();
+    assert!(done.status.code() == Some(69) && told(&done).contains("try again later"), "{}", told(&done));
+    drop((first, waiting));
+    wait_until("all have gone", || scene.reload().status.success());
+}
+
+#[test]
+fn the_request_is_answered_as_http_does() {
+    let scene = Scene::new(&[]);
+    let ask = |head: &str| {
+        let mut stream = UnixStream::connect(scene.broker.path("admin.sock")).unwrap();
+        stream.write_all(format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+        rest(stream)
+    };
+    assert!(ask("GET /reload").starts_with("HTTP/1.1 405 "));
+    assert!(ask("POST /reload").starts_with("HTTP/1.1 426 "));
+    assert!(ask("GET /other").contains("/reload"));
+}
+
+#[test]
+fn no_broker_is_69_and_what_is_none_is_told() {
+    let mut scene = Scene::new(&[]);
+    assert_eq!(scene.broker.end("TERM"), Some(0));
+    let done = scene.reload();
+    assert_eq!(done.status.code(), Some(69), "{}", told(&done));
+}
+
+#[test]
+#[ignore = "needs root: asks as others"]
+fn only_root_may_reload_what_root_has_started() {
+    let group = 61_020;
+    let mut scene = Scene::new(&[("/a", "/good", HOUR)]);
+    assert_eq!(scene.broker.end("TERM"), Some(0));
+    let config = std::fs::read_to_string(scene.broker.path("keyhatch.toml")).unwrap();
+    scene.broker.write(
+        "keyhatch.toml",
+        &config.replacen("[server]\n", &format!("[server]\nadmin-group = {group}\n"), 1),
+        0o600,
+    );
+    scene.broker.start();
+    let asks = |command: &[&str], uid: u32, groups: &str| {
+        let mut asks = Command::new("setpriv");
+        asks.args([format!("--reuid={uid}"), format!("--regid={uid}"), format!("--groups={groups}")]);
+        asks.arg(env!("CARGO_BIN_EXE_keyhatch"))
+            .args(command)
+            .arg("--admin-socket")
+            .arg(scene.broker.path("admin.sock"));
+        asks.output().unwrap()
+    };
+    assert_eq!(asks(&["status"], GRANTED, &group.to_string()).status.code(), Some(0), "the group may look");
+    let denied = asks(&["reload"], GRANTED, &group.to_string());
+    assert!(denied.status.code() == Some(77) && told(&denied).contains("only root"), "{}", told(&denied));
+    let stranger = asks(&["reload"], STRANGER, &STRANGER.to_string());
+    assert_eq!(stranger.status.code(), Some(77), "{}", told(&stranger));
+    // The user that the parent has dropped to is nobody who may change anything.
+    let own = asks(&["reload"], crate::support::PARENT, &group.to_string());
+    assert_eq!(own.status.code(), Some(77), "{}", told(&own));
+    assert_eq!(scene.reload().status.code(), Some(0));
+}
+
+#[test]
+#[ignore = "needs root: starts a broker as another user"]
+fn root_hands_nothing_to_a_broker_that_others_have_started() {
+    let mut scene = Scene::new(&[]);
+    assert_eq!(scene.broker.end("TERM"), Some(0));
+    let owned = Command::new("chown").arg("-R").arg(GRANTED.to_string()).arg(scene.broker.directory.path()).status();
+    assert!(owned.unwrap().success());
+    scene.broker.start_by(as_uid(GRANTED, env!("CARGO_BIN_EXE_keyhatch")), &[]);
+    let done = scene.reload();
+    assert!(done.status.code() == Some(77) && told(&done).contains(&format!("uid {GRANTED}")), "{}", told(&done));
+    let mut own = scene.command(false);
+    own.uid(GRANTED).gid(GRANTED);
+    let done = own.output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", told(&done));
+    scene.configure(&[], &all());
+}

@@ -1,0 +1,141 @@
+//! Tokens that change: used once they are proven.
+
+use crate::HOUR;
+use crate::scene::{Scene, all, told};
+use crate::support::process::Process;
+use crate::support::{TOKEN, wait_until};
+
+fn replace(scene: &Scene, content: &str) {
+    scene.broker.write("next", content, 0o400);
+    std::fs::rename(scene.broker.path("next"), scene.broker.path("token")).unwrap();
+}
+
+/// The tokens that were shown, in their order.
+fn shown(scene: &Scene, path: &str) -> Vec<String> {
+    let requests = scene.upstream.requests_for(path);
+    requests.iter().map(|one| one["headers"]["authorization"].as_str().unwrap().replace("Bearer ", "")).collect()
+}
+
+#[test]
+fn an_accepted_token_takes_the_place_of_the_old_one() {
+    let scene = Scene::new(&[("/a", "/good", "")]);
+    assert_eq!(scene.get("/a").status, 200);
+    replace(&scene, "another-token-77aa\n");
+    let told = scene.reloads();
+    assert!(told.contains("token `t`: accepted"), "{told}");
+    assert_eq!(scene.get("/a").status, 200);
+    assert_eq!(shown(&scene, "/good"), [TOKEN, "another-token-77aa", "another-token-77aa"]);
+    assert_eq!(scene.token_state("t"), "proven");
+    assert!(!scene.reloads().contains("token"), "nothing has changed");
+    assert!(!scene.broker.log().contains("another-token"), "{}", scene.broker.log());
+}
+
+#[test]
+fn a_refused_token_stays_out_and_the_rest_is_applied() {
+    let scene = Scene::new(&[("/a", "/bearer", "")]);
+    assert_eq!(scene.get("/a").status, 200);
+    replace(&scene, "wrong-token\n");
+    scene.configure(&[("/a", "/bearer", ""), ("/b", "/bearer", HOUR)], &all());
+    let done = scene.reload();
+    let said = told(&done);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("token `t`: REFUSED"), "{said}");
+    assert_eq!((scene.get("/a").status, scene.get("/b").status), (200, 200), "{}", scene.broker.log());
+    assert_eq!(scene.token_state("t"), "proven");
+    assert!(!scene.broker.log().contains("failing"), "it is no failure of the key: {}", scene.broker.log());
+    let json = scene.command(true).output().unwrap();
+    let steps: Vec<serde_json::Value> =
+        String::from_utf8(json.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(steps[0]["step"], "applied");
+    assert_eq!((&steps[1]["token"], &steps[1]["outcome"]), (&"t".into(), &"refused".into()), "{steps:?}");
+    assert_eq!(steps[2]["step"], "done");
+}
+
+#[test]
+fn a_token_brings_back_what_was_refused_at_once() {
+    let scene = Scene::new(&[("/a", "/bearer", "negative-max-age = \"1h\"")]);
+    replace(&scene, "wrong-token\n");
+    assert_eq!(scene.reload().status.code(), Some(1), "nothing was asked for yet: 401 says enough");
+    let scene = {
+        let mut scene = scene;
+        assert_eq!(scene.broker.end("TERM"), Some(0));
+        scene.broker.start();
+        scene
+    };
+    assert_eq!(scene.get("/a").status, 502);
+    replace(&scene, TOKEN);
+    scene.reloads();
+    assert_eq!(scene.get("/a").status, 200, "{}", scene.broker.log());
+}
+
+#[test]
+fn while_the_upstream_is_down_both_stay_and_the_new_one_is_tried_first() {
+    let mut scene = Scene::new(&[("/a", "/good", "")]);
+    assert_eq!(scene.get("/a").status, 200);
+    let port = scene.upstream.port("plain");
+    scene.upstream.stop();
+    replace(&scene, "newer-token\n");
+    let told = scene.reloads();
+    assert!(told.contains("token `t`: unproven"), "{told}");
+    assert_eq!(scene.token_state("t"), "unproven");
+    assert!(scene.reloads().contains("unproven"), "and is tried again");
+    scene.upstream = Process::start_at(scene.broker.directory.path(), port);
+    wait_until("it is proven", || {
+        scene.get("/a");
+        scene.token_state("t") == "proven"
+    });
+    assert_eq!(scene.get("/a").status, 200);
+    assert!(shown(&scene, "/good").iter().all(|token| token == "newer-token"));
+}
+
+#[test]
+fn an_unproven_token_that_is_refused_later_leaves_the_old_one() {
+    let mut scene = Scene::new(&[("/a", "/bearer", "")]);
+    assert_eq!(scene.get("/a").status, 200);
+    let port = scene.upstream.port("plain");
+    scene.upstream.stop();
+    replace(&scene, "wrong-token\n");
+    scene.reloads();
+    scene.upstream = Process::start_at(scene.broker.directory.path(), port);
+    wait_until("the old one serves on", || {
+        assert_eq!(scene.get("/a").status, 200);
+        scene.token_state("t") == "proven"
+    });
+    assert_eq!(shown(&scene, "/bearer")[..2], ["wrong-token", TOKEN]);
+    assert!(scene.broker.log().contains("the new token is refused: the old one stays"), "{}", scene.broker.log());
+}
+
+#[test]
+fn a_withdrawn_grant_does_not_wait_for_a_token_that_is_tried() {
+    let scene = Scene::new(&[("/one/a", "/good", HOUR), ("/two/b", "/gate", "fetch-timeout = \"20s\"")]);
+    assert_eq!(scene.get("/one/a").status, 200);
+    scene.upstream.behave("/good", "/gate");
+    replace(&scene, "newer-token\n");
+    scene.configure(
+        &[("/one/a", "/good", HOUR), ("/two/b", "/gate", "fetch-timeout = \"20s\"")],
+        &crate::client("/two/*"),
+    );
+    let mut reload = scene.command(false).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    wait_until("it is denied", || scene.get("/one/a").status == 403);
+    assert!(reload.try_wait().unwrap().is_none(), "the token is still being tried");
+    scene.upstream.set_gate(true);
+    assert!(reload.wait().unwrap().success());
+}
+
+#[test]
+fn another_reload_does_not_wait_for_a_token_that_is_tried() {
+    let scene = Scene::new(&[("/a", "/good", "fetch-timeout = \"25s\"")]);
+    assert_eq!(scene.get("/a").status, 200);
+    scene.upstream.behave("/good", "/gate");
+    replace(&scene, "newer-token\n");
+    let mut first = scene.command(false).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    wait_until("it is tried", || shown(&scene, "/good").contains(&"newer-token".to_owned()));
+    replace(&scene, TOKEN);
+    scene.configure(&[], "");
+    assert!(scene.reloads().contains("1 removed"), "while the upstream is silent");
+    assert_eq!(scene.get("/a").status, 403);
+    assert!(first.try_wait().unwrap().is_none());
+    scene.upstream.set_gate(true);
+    let done = first.wait_with_output().unwrap();
+    assert!(told(&done).contains("another reload"), "{}", told(&done));
+}
