@@ -80,11 +80,12 @@ fn after_the_configuration_comes_readiness_and_nothing_else() {
 
 #[test]
 fn what_is_out_of_order_ends_the_parent() {
-    let cases: [(&str, Vec<u8>); 8] = [
+    let cases: [(&str, Vec<u8>); 9] = [
         ("an attestation without an fd", encoded(&ToParent::Attest { id: 0 })),
         ("a second greeting", encoded(&hello())),
         ("ready twice", encoded(&ToParent::Ready { layers: Vec::new() })),
         ("drained though nobody asked", encoded(&ToParent::Drained)),
+        ("an answer to what was not asked", encoded(&ToParent::Pong { serial: 1 })),
         ("a recall that was never sent", encoded(&ToParent::Recalled { serial: 1 })),
         ("no recall at all", encoded(&ToParent::Recalled { serial: 0 })),
         ("a fetch without an fd", fetch(0, "/open")),

@@ -5,8 +5,8 @@
 mod lab;
 mod support;
 
-use lab::{Lab, text};
-use support::{PARENT, WORKER, as_uid};
+use lab::{INSIDE, Lab, text};
+use support::{PARENT, WORKER, as_uid, wait_until};
 
 /// Not among the dynamic users.
 const USER: u32 = 61_110;
@@ -55,6 +55,21 @@ my ($last, $until) = (200, time + 20);
 $last = ask($key) while $last == 200 && time < $until;
 print "then $last and ", ask("/plain"), "\n";
 "#;
+
+impl Lab {
+    /// Starts the broker, and waits until it serves.
+    fn serve(&self) {
+        let log = format!("StandardError=file:{INSIDE}/log");
+        let serve = ["KEYHATCH", "serve", "--config", "DIR/keyhatch.toml"];
+        let started = self.run(&[&["systemd-run", "-q", "--unit=keyhatch", "-p", &log][..], &serve[..]].concat());
+        assert!(started.status.success(), "{}", text(&started));
+        wait_until("the broker serves", || self.log().contains("serving"));
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
 
 #[test]
 #[ignore = "needs root: boots a systemd in namespaces"]

@@ -10,6 +10,7 @@ mod engine;
 mod greeting;
 mod in_flight;
 mod judge;
+mod notify;
 mod openmetrics;
 mod outbox;
 mod relay;
@@ -20,6 +21,7 @@ mod units;
 pub mod upstream;
 mod vault;
 
+pub use notify::ServiceManager;
 pub use relay::LogOptions;
 pub use serve::{CacheInputs, ParentError, ParentInputs, run};
 pub use units::UnitSource;

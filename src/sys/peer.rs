@@ -124,7 +124,7 @@ pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// An option of the level of sockets that is one number.
-fn option<T: Default + Copy>(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
+pub(super) fn option<T: Default + Copy>(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
     let mut value = T::default();
     let size = size_of::<T>();
     let mut len = libc::socklen_t::try_from(size).map_err(io::Error::other)?;

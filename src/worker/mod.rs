@@ -55,6 +55,9 @@ use crate::sys::memfd;
 /// The longest configuration that the parent may send, in bytes.
 const MAX_CONFIG: u64 = 64 << 20;
 
+/// How long after it was accepted a connection is waited for at the end although it says nothing.
+const FIRST_WORDS: Duration = Duration::from_secs(2);
+
 /// Why the worker ended, other than by being told to.
 #[derive(Debug)]
 pub enum WorkerError {
@@ -222,7 +225,13 @@ async fn converse(stream: UnixStream, connection: Connection, shared: Rc<Shared>
         }
     });
     let mut serving = pin!(http.serve_connection(TokioIo::new(Watched(conversation.clone())), service));
-    let mut draining = pin!(shared.ending());
+    // Whoever was accepted just now and has not asked yet may still do so.
+    let first_words = tokio::time::Instant::now() + FIRST_WORDS;
+    let mut draining = pin!(async {
+        shared.ending().await;
+        // Who is silent for longer is as good as idle.
+        let _ = tokio::time::timeout_at(first_words, conversation.when_spoken()).await;
+    });
     let mut cut = pin!(conversation.when_cut());
     let mut drains = false;
     let end = loop {

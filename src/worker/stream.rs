@@ -38,6 +38,7 @@ pub(super) struct Conversation {
     /// The request line has come whole: what is too long then is a header.
     line_ended: Cell<bool>,
     unparsed: Cell<Option<StatusCode>>,
+    spoken: Notify,
     cut: Cell<bool>,
     when_cut: Notify,
     /// Its place among the connections of its user.
@@ -51,6 +52,7 @@ impl Conversation {
             phase: Cell::new((Phase::Idle, boot_nanos())),
             line_ended: Cell::new(false),
             unparsed: Cell::new(None),
+            spoken: Notify::new(),
             cut: Cell::new(false),
             when_cut: Notify::new(),
             seat,
@@ -93,6 +95,11 @@ impl Conversation {
         self.when_cut.notified().await;
     }
 
+    /// Resolves, once, when something has come: until then hyper takes a connection for one that may be closed.
+    pub(super) async fn when_spoken(&self) {
+        self.spoken.notified().await;
+    }
+
     /// A second fd of the peer's socket.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.stream.borrow().as_fd().try_clone_to_owned()
@@ -114,6 +121,7 @@ impl Conversation {
 
     fn received(&self, bytes: &[u8]) {
         if self.phase.get().0 == Phase::Idle {
+            self.spoken.notify_one();
             self.line_ended.set(false);
             self.enter_at(Phase::Head, boot_nanos());
         }
