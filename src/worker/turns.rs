@@ -1,6 +1,6 @@
 //! How the one thread is divided: each user so many turns in a round, so that none who asks at full speed holds up another.
 //!
-//! A turn is a read with bytes in it, or a request; a new connection costs some more. Between two rounds the event loop looks for who else is ready. A user
+//! A turn is a read with bytes in it, or a request; a new connection costs some more. Who is alone takes turns as it likes. Between two rounds the event loop looks for who else is ready. A user
 //! that uses up its turns waits for the next round and for nothing else: where nobody else is, that comes at once.
 
 use std::cell::{Cell, RefCell};
@@ -20,6 +20,8 @@ const CONNECTION: u32 = 3;
 #[derive(Default)]
 pub(super) struct Turns {
     lanes: RefCell<HashMap<u32, Rc<Lane>>>,
+    /// Only one user is connected: there is nobody to hold up.
+    alone: Cell<bool>,
     /// Somebody waits for the next round.
     wanted: Notify,
 }
@@ -51,6 +53,7 @@ impl Turns {
     pub(super) fn seat(self: &Rc<Self>, uid: u32) -> Seat {
         let new = || Rc::new(Lane { left: Cell::new(TURNS), waiting: RefCell::default(), seats: Cell::new(0) });
         let lane = self.lanes.borrow_mut().entry(uid).or_insert_with(new).clone();
+        self.alone.set(self.lanes.borrow().len() == 1);
         lane.seats.set(lane.seats.get() + 1);
         let waker = RefCell::new(Waker::noop().clone());
         let place = Rc::new(Place { waiting: Cell::new(false), granted: Cell::new(false), waker });
@@ -95,7 +98,7 @@ impl Lane {
 impl Seat {
     /// Whether its turn has come; else it is woken when it has.
     pub(super) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let free = self.lane.left.get() > 0 && self.lane.waiting.borrow().is_empty();
+        let free = self.among.alone.get() || (self.lane.left.get() > 0 && self.lane.waiting.borrow().is_empty());
         if self.place.granted.get() || free {
             return Poll::Ready(());
         }
@@ -109,7 +112,7 @@ impl Seat {
 
     /// The turn is used.
     pub(super) fn use_turn(&self) {
-        if !self.place.granted.replace(false) {
+        if !self.among.alone.get() && !self.place.granted.replace(false) {
             self.lane.left.set(self.lane.left.get().saturating_sub(1));
         }
     }
@@ -132,7 +135,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.lane.seats.set(self.lane.seats.get() - 1);
         if self.lane.seats.get() == 0 {
-            self.among.lanes.borrow_mut().remove(&self.uid);
+            let mut lanes = self.among.lanes.borrow_mut();
+            lanes.remove(&self.uid);
+            self.among.alone.set(lanes.len() == 1);
         }
     }
 }
@@ -160,8 +165,20 @@ mod tests {
     }
 
     #[test]
+    fn who_is_alone_waits_for_nobody_until_somebody_comes() {
+        let turns = Rc::new(Turns::default());
+        let greedy = turns.seat(1);
+        assert_eq!((0..1000).filter(|_| is_ready(&greedy)).count(), 1000);
+        let other = turns.seat(2);
+        assert_eq!((0..1000).filter(|_| is_ready(&greedy)).count(), TURNS as usize);
+        drop(other);
+        assert!(is_ready(&greedy));
+    }
+
+    #[test]
     fn connections_of_one_user_take_turns_in_their_order() {
         let turns = Rc::new(Turns::default());
+        let _other = turns.seat(2);
         let seats: Vec<Seat> = (0..3 * TURNS).map(|_| turns.seat(1)).collect();
         let round = || (0..seats.len()).filter(|n| is_ready(&seats[*n])).collect::<Vec<_>>();
         let some = TURNS as usize;
@@ -175,6 +192,7 @@ mod tests {
     #[test]
     fn nothing_stays_of_who_has_gone() {
         let turns = Rc::new(Turns::default());
+        let other = turns.seat(2);
         let seats: Vec<Seat> = (0..2 * TURNS).map(|_| turns.seat(1)).collect();
         let ready = seats.iter().filter(|seat| is_ready(seat)).count();
         assert_eq!(ready, TURNS as usize);
@@ -183,7 +201,7 @@ mod tests {
         drop(seats);
         turns.begin_round();
         assert!(is_ready(&last), "those before it have gone");
-        drop(last);
+        drop((last, other));
         assert!(turns.lanes.borrow().is_empty());
     }
 }
