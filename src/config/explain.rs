@@ -145,7 +145,7 @@ impl fmt::Display for Explanation<'_> {
                              without a named user needs"
                         }
                         Obstacle::UnitAlone => {
-                            "holds the key for LoadCredential= of systemd, which this version does not serve"
+                            "holds the key, but is for LoadCredential= of systemd alone and no peer"
                         }
                         Obstacle::Nobody => "holds the key, but matches nobody: see `keyhatch check`",
                         Obstacle::OtherKeys | Obstacle::Both => "matches the peer, but none of its keys is this one",

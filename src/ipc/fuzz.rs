@@ -82,7 +82,8 @@ fn seeds() -> Vec<Vec<u8>> {
         name: name.into(),
         who,
         keys: vec![Pattern::parse(pattern).unwrap()],
-        at: Location { file: "keyhatch.toml".into(), line: 3 },
+        credentials: Default::default(),
+            at: Location { file: "keyhatch.toml".into(), line: 3 },
     };
     let users = Users { uids: vec![1000], dynamic: true };
     let units = vec![UnitPattern::parse("web@*.service").unwrap()];

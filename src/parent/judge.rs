@@ -255,6 +255,7 @@ mod tests {
             name: name.to_owned(),
             who: Who::Ids { users: Some(Users { uids: vec![1, 2], dynamic: false }), groups: None, units: None },
             keys: vec![Pattern::parse(pattern).unwrap()],
+            credentials: Default::default(),
             at: Location { file: "keyhatch.toml".into(), line: 1 },
         };
         let mut clients: Vec<Client> = (0..64).map(|n| client("vain", &format!("/**/x{n}*y/*"))).collect();

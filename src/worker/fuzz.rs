@@ -169,7 +169,8 @@ fn configuration() -> WorkerConfig {
         name: name.into(),
         who,
         keys: vec![Pattern::parse(pattern).unwrap()],
-        at: Location { file: "keyhatch.toml".into(), line: 1 },
+        credentials: Default::default(),
+            at: Location { file: "keyhatch.toml".into(), line: 1 },
     };
     let any = Constraint::matching("[a-z0-9]+").unwrap();
     let template = Template::new(Shape::parse("/x/{n}").unwrap(), vec![any]).unwrap();
