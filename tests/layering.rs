@@ -92,7 +92,10 @@ const ONLY: &[(&[&str], &[&str])] = &[
     (&["hyper_util::client", "hyper_rustls", "rustls"], &["parent/upstream/", "cli/client.rs"]),
     (&["hyperlocal"], &["cli/client.rs"]),
     // An event loop begins after the drop: nothing of the start may know one.
-    (&["tokio", "tokio_seqpacket"], &["ipc/channel.rs", "credential/refusal.rs", "parent/", "worker/", "cli/client.rs"]),
+    (
+        &["tokio", "tokio_seqpacket"],
+        &["ipc/channel.rs", "credential/refusal.rs", "parent/", "worker/", "cli/client.rs"],
+    ),
 ];
 
 /// Words that are only for a few.

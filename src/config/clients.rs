@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::Server;
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
 use super::keys::Keys;
-use super::{credentials, names};
 use super::resolve::Resolver;
 use super::table::{Entry, Node, Table};
 use super::values;
+use super::{credentials, names};
 use crate::acl::{Client, OVERFLOW_ID, Pattern, UnitPattern, Users, Who};
 use crate::secret::KeyPath;
 

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin;
 use super::cache::{KeyRing, Store};
+use super::credentials::Credentials;
 use super::engine::{Asker, Engine};
 use super::greeting;
 use super::in_flight::{InFlight, Open};
@@ -167,11 +168,15 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             let desk = admin::Desk { engine: engine.clone(), layers, dropped_lines, reloader };
             tokio::task::spawn_local(admin::serve(listener, Rc::new(desk), who));
         }
-        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight: InFlight::new(most) };
+        let of_broker = (engine.clone(), outbox.clone(), judges.clone());
+        let credentials = Credentials::new(of_broker, units.clone(), most);
+        let in_flight = InFlight::new(most);
+        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight, credentials };
         if let Some(start) = inputs.start {
             start.finished();
         }
         let served = broker.serve(&channel).await;
+        broker.credentials.finish(&channel).await;
         engine.close().await;
         // What the worker said last: it may be why it ended.
         let _ = timeout(LAST_LINES, relayed).await;
@@ -189,6 +194,7 @@ struct Broker {
     judges: Rc<Judges>,
     units: Rc<Units>,
     in_flight: Rc<InFlight>,
+    credentials: Rc<Credentials>,
 }
 
 impl Broker {
@@ -229,6 +235,7 @@ impl Broker {
                     let open = self.in_flight.open(id)?;
                     self.outbox.say(ToWorker::Attested { id, attestation: None }, None, Some(open));
                 }
+                Some((ToParent::Credential { id, request }, passed)) => self.credentials.take(id, request, passed)?,
                 Some((ToParent::Parted { fact }, Passed::Nothing)) => self.units.forget(fact)?,
                 Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
                 Some((ToParent::Counted(counted), Passed::Nothing)) => self.engine.count_served(&counted),
@@ -246,6 +253,7 @@ impl Broker {
     /// Tells the worker to end; the instant by which it must have done so.
     fn drain(&self) -> Instant {
         tracing::info!("ending: no new requests, {} s for those in flight", DRAIN.as_secs());
+        self.credentials.end();
         self.outbox.say(ToWorker::Drain { within: DRAIN }, None, None);
         Instant::now() + DRAIN + PATIENCE
     }
