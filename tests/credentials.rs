@@ -4,6 +4,10 @@
 
 #[path = "credentials/killed.rs"]
 mod killed;
+#[path = "credentials/lab.rs"]
+mod lab;
+#[path = "units/lab.rs"]
+mod lab_of_units;
 #[path = "credentials/manager.rs"]
 mod manager;
 mod support;

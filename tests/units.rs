@@ -67,7 +67,7 @@ fn a_unit_is_what_systemd_made_of_a_process_and_lasts_as_long_as_it() {
     let lab = Lab::up(&files);
     let added = lab.run(&["useradd", "-m", "-u", &USER.to_string(), "keyhatch-app"]);
     assert!(added.status.success(), "{}", text(&added));
-    lab.serve();
+    lab.serve_with(&[]);
 
     let user = format!("User={USER}");
     fn get(key: &str) -> [&str; 5] {

@@ -57,11 +57,12 @@ impl Lab {
         text(&self.run(&all))
     }
 
-    /// Starts the broker, and waits until it serves.
-    pub(crate) fn serve(&self) {
+    /// Starts the broker, with settings for systemd-run, and waits until it serves.
+    pub(crate) fn serve_with(&self, settings: &[&str]) {
         let log = format!("StandardError=file:{INSIDE}/log");
         let serve = ["KEYHATCH", "serve", "--config", "DIR/keyhatch.toml"];
-        let started = self.run(&[&["systemd-run", "-q", "--unit=keyhatch", "-p", &log][..], &serve[..]].concat());
+        let started =
+            self.run(&[&["systemd-run", "-q", "--unit=keyhatch", "-p", &log][..], settings, &serve[..]].concat());
         assert!(started.status.success(), "{}", text(&started));
         wait_until("the broker serves", || self.log().contains("serving"));
     }
