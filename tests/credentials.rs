@@ -12,7 +12,7 @@ mod lab_of_units;
 mod manager;
 mod support;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use manager::{Asking, Group, Read};
@@ -108,12 +108,26 @@ fn a_unit_reads_what_it_is_granted_and_fails_for_all_else() {
     // Another unit has its own.
     assert!(ask(&broker, &elsewhere, &other, "web.db-password").fails_the_unit());
     assert_eq!(ask(&broker, &elsewhere, &other, "web.object").text, "{\"a\": [1, 2]}");
+    // A drill is what it is for others: the last known good, and nothing where there is none.
+    let operate = |arguments: &[&str]| {
+        let mut operate = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        let done = operate.args(arguments).arg("--admin-socket").arg(broker.path("admin.sock")).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let mut drill = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+    drill.args(["drill", "--key", "/web/*", "--fail", "503", "--for", "60s", "--admin-socket"]);
+    let mut drill = drill.arg(broker.path("admin.sock")).stdout(Stdio::null()).spawn().unwrap();
+    wait_until("a drill is told", || {
+        assert_eq!(ask(&broker, &group, &unit, "pw").text, "the password");
+        broker.log().contains("verdict=\"drill\"")
+    });
+    drill.kill().unwrap();
+    drill.wait().unwrap();
     // HTTP goes on as before, for root too, from wherever it connects.
     let root = Asking::new(&broker.path("keyhatch.sock"), "", 0, &["-".to_owned(), format!("own/{unit}")]);
     assert!(root.read().iter().all(|read| !read.fails_the_unit()));
-    let mut metrics = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
-    let told = metrics.arg("metrics").arg("--admin-socket").arg(broker.path("admin.sock")).output().unwrap();
-    let told = String::from_utf8(told.stdout).unwrap();
+    let told = operate(&["metrics"]);
     let line = |line: &&str| {
         line.starts_with("keyhatch_requests_total{") && line.contains("named") && line.contains("fetched")
     };
