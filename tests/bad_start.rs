@@ -2,6 +2,8 @@
 //! What is wrong with one part only starts, and says so.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "bad_start/activation.rs"]
+mod activation;
 #[path = "bad_start/scene.rs"]
 mod scene;
 #[path = "bad_start/sockets.rs"]

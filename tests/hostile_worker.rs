@@ -80,12 +80,13 @@ fn after_the_configuration_comes_readiness_and_nothing_else() {
 
 #[test]
 fn what_is_out_of_order_ends_the_parent() {
-    let cases: [(&str, Vec<u8>); 9] = [
+    let cases: [(&str, Vec<u8>); 10] = [
         ("a credential without an fd", credential(0)),
         ("an attestation without an fd", encoded(&ToParent::Attest { id: 0 })),
         ("a second greeting", encoded(&hello())),
         ("ready twice", encoded(&ToParent::Ready { layers: Vec::new() })),
         ("drained though nobody asked", encoded(&ToParent::Drained)),
+        ("an answer to what was not asked", encoded(&ToParent::Pong { serial: 1 })),
         ("a recall that was never sent", encoded(&ToParent::Recalled { serial: 1 })),
         ("no recall at all", encoded(&ToParent::Recalled { serial: 0 })),
         ("a fetch without an fd", fetch(0, "/open")),
@@ -253,6 +254,57 @@ fn the_end_of_the_worker_is_the_end_of_the_parent() {
     let (end, _) = channel_pair().unwrap();
     drop(std::mem::replace(&mut worker.channel, end));
     worker.expect_end("an end of file", "the worker is gone");
+}
+
+/// Whatever was said last, and whatever is on its way.
+#[test]
+fn the_channel_may_be_cut_in_every_state() {
+    type Say = fn(&Worker);
+    type Saying<'a> = Box<dyn Fn(&Worker) + 'a>;
+    let before: [(&str, Say); 3] = [
+        ("before the greeting", |_| {}),
+        ("after the greeting", |worker| worker.say(&hello())),
+        ("after the configuration", |worker| {
+            worker.say(&hello());
+            assert!(matches!(worker.hear(), Some(ToWorker::Configure { .. })));
+        }),
+    ];
+    let survey = |id| encoded(&ToParent::Survey { id, request: RequestId(id) });
+    let one = |worker: &Worker, frame: &[u8]| {
+        let (_peer, accepted) = worker.peer();
+        assert!(worker.send(frame, &[accepted.as_fd()]));
+    };
+    let serving: [(&str, Saying<'_>); 6] = [
+        ("at rest", Box::new(|_| {})),
+        ("a fetch under way", Box::new(|worker| one(worker, &fetch(0, "/open")))),
+        ("a denial that nobody reads", Box::new(|worker| one(worker, &fetch(0, "/closed")))),
+        ("a survey that nobody reads", Box::new(|worker| one(worker, &survey(0)))),
+        ("an attestation that nobody reads", Box::new(|worker| one(worker, &encoded(&ToParent::Attest { id: 0 })))),
+        (
+            "all at once",
+            Box::new(|worker| {
+                one(worker, &fetch(0, "/open"));
+                one(worker, &survey(1));
+                one(worker, &encoded(&ToParent::Attest { id: 2 }));
+                worker.say(&ToParent::Counted(Counted::default()));
+            }),
+        ),
+    ];
+    let begun = before.into_iter().map(|(name, say)| {
+        let worker = Worker::start();
+        say(&worker);
+        (name, worker)
+    });
+    let greeted = serving.into_iter().map(|(name, say)| {
+        let worker = Worker::greeted();
+        say(&worker);
+        (name, worker)
+    });
+    for (name, mut worker) in begun.chain(greeted) {
+        let (end, _) = channel_pair().unwrap();
+        drop(std::mem::replace(&mut worker.channel, end));
+        worker.expect_end(name, "");
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ const USES: &[(&str, &[&str])] = &[
             "parent::SourceInputs",
             "parent::Authorities",
             "parent::UnitSource",
+            "parent::ServiceManager",
             "acl::Who",
             "parent::cache::new_seal_key_text",
             "parent::reload::Origin",

@@ -5,8 +5,8 @@
 mod lab;
 mod support;
 
-use lab::{Lab, text};
-use support::{PARENT, WORKER, as_uid};
+use lab::{INSIDE, Lab, text};
+use support::{PARENT, WORKER, as_uid, wait_until};
 
 /// Not among the dynamic users.
 const USER: u32 = 61_110;
@@ -56,6 +56,21 @@ $last = ask($key) while $last == 200 && time < $until;
 print "then $last and ", ask("/plain"), "\n";
 "#;
 
+impl Lab {
+    /// Starts the broker, and waits until it serves.
+    fn serve(&self) {
+        let log = format!("StandardError=file:{INSIDE}/log");
+        let serve = ["KEYHATCH", "serve", "--config", "DIR/keyhatch.toml"];
+        let started = self.run(&[&["systemd-run", "-q", "--unit=keyhatch", "-p", &log][..], &serve[..]].concat());
+        assert!(started.status.success(), "{}", text(&started));
+        wait_until("the broker serves", || self.log().contains("serving"));
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
 #[test]
 #[ignore = "needs root: boots a systemd in namespaces"]
 fn a_unit_is_what_systemd_made_of_a_process_and_lasts_as_long_as_it() {
@@ -67,7 +82,7 @@ fn a_unit_is_what_systemd_made_of_a_process_and_lasts_as_long_as_it() {
     let lab = Lab::up(&files);
     let added = lab.run(&["useradd", "-m", "-u", &USER.to_string(), "keyhatch-app"]);
     assert!(added.status.success(), "{}", text(&added));
-    lab.serve_with(&[]);
+    lab.serve();
 
     let user = format!("User={USER}");
     fn get(key: &str) -> [&str; 5] {

@@ -3,11 +3,13 @@
 //! Never reads a token: it opens the files, and the parent reads them after the worker exists and the drop is done.
 #![forbid(unsafe_code)]
 
+mod activation;
 mod confine;
 mod directories;
 mod examine;
 mod inputs;
 mod layers;
+mod manager;
 mod reach;
 mod sockets;
 mod sources;
@@ -18,6 +20,7 @@ mod worker;
 pub use examine::{Credentials, Examined, examine};
 pub use inputs::OpenedToken;
 pub use reach::of_parent as reach;
+pub use surroundings::Surroundings;
 pub use worker::{confine as confine_worker, enter};
 
 use std::fmt;
@@ -54,7 +57,7 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
 }
 
 /// The first act of `serve`: nothing is read, opened or started before it.
-pub fn begin() -> Result<(), StartError> {
+pub fn begin() -> Result<Surroundings, StartError> {
     harden()?;
     surroundings::reduce()
 }
@@ -70,7 +73,7 @@ fn harden() -> Result<(), StartError> {
 }
 
 /// The root phase, in the only order that is right. The configuration was read from `path`.
-pub fn start(mut config: Config, path: &Path) -> Result<ParentInputs, StartError> {
+pub fn start(mut config: Config, path: &Path, surroundings: Surroundings) -> Result<ParentInputs, StartError> {
     surroundings::refuse_half_a_root()?;
     let path = std::path::absolute(path).map_err(system("cannot tell where we are"))?;
     surroundings::make_room(&config)?;
@@ -98,10 +101,15 @@ pub fn start(mut config: Config, path: &Path) -> Result<ParentInputs, StartError
     hindrances.iter().for_each(|problem| tracing::error!("{problem}"));
     config.problems.extend(hindrances);
     let server = &config.server;
+    surroundings.not_ours.iter().for_each(|why| tracing::warn!("{why}"));
+    let manager = surroundings.manager.and_then(|connected| {
+        connected.inspect_err(|why| tracing::warn!("the service manager cannot be told: {why}")).ok()
+    });
+    // Of what systemd passed nothing is removed: it is not ours.
     let mut start = cleaner::look_after(vec![server.socket.clone(), server.admin_socket.clone()])
         .map_err(system("cannot start what cleans up"))?;
-    let listener = sockets::bind(&server.socket, server.socket_mode, None, &mut start)?;
-    let admin = sockets::admin(server, users.is_some(), &mut start)?;
+    let listener = sockets::data(server, surroundings.passed.data, &mut start)?;
+    let admin = sockets::admin(server, surroundings.passed.admin, users.is_some(), &mut start)?;
 
     // The worker, before any token byte is in this process.
     let (channel, worker_channel) = spawn::channel_pair().map_err(system("cannot make the channel"))?;
@@ -111,9 +119,11 @@ pub fn start(mut config: Config, path: &Path) -> Result<ParentInputs, StartError
         return Err(StartError::System(format!("{threads} threads before the worker is started, not one")));
     }
     let arguments = worker::arguments(users.map(|(_, worker)| worker), config.server.sandbox);
-    spawn::respawn(&arguments, listener.as_fd(), worker_channel.as_fd(), log_writer)
+    spawn::respawn(&arguments, listener.fd.as_fd(), worker_channel.as_fd(), log_writer)
         .map_err(system("cannot start the worker"))?;
-    drop((listener, worker_channel));
+    // The path is that by which the parent knows peers of this listener.
+    let listeners = vec![listener.path];
+    drop((listener.fd, worker_channel));
 
     let layers = confine_parent(parent_ids, &config, &mut cache.directory)?;
     match (layers::missing(&layers), users) {
@@ -121,7 +131,6 @@ pub fn start(mut config: Config, path: &Path) -> Result<ParentInputs, StartError
         (Some(missing), Some(_)) => tracing::warn!("what does not hold: {missing}"),
         (None, _) => {}
     }
-    let listeners = vec![config.server.socket.clone()];
     let origin = Origin { config: path, privileged: users.is_some() };
     Ok(ParentInputs {
         config,
@@ -134,6 +143,7 @@ pub fn start(mut config: Config, path: &Path) -> Result<ParentInputs, StartError
         units,
         origin,
         admin,
+        manager,
         layers,
         start: Some(start),
         started_as_root: users.is_some(),

@@ -38,11 +38,9 @@ const DNS: u16 = 53;
 
 /// Of this configuration, with the cache directory open.
 pub fn of_parent<'a>(config: &Config, store: BorrowedFd<'a>) -> Reach<'a> {
-    let notify = std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from);
     let mut read = tls_roots();
     read.extend(RESOLVER.iter().map(PathBuf::from));
-    let mut sockets: BTreeSet<PathBuf> = RESOLVER_SOCKETS.iter().map(PathBuf::from).collect();
-    sockets.extend(notify.iter().filter(|path| path.is_absolute()).cloned());
+    let sockets: BTreeSet<PathBuf> = RESOLVER_SOCKETS.iter().map(PathBuf::from).collect();
     Reach {
         store,
         read,
@@ -50,8 +48,6 @@ pub fn of_parent<'a>(config: &Config, store: BorrowedFd<'a>) -> Reach<'a> {
         proc: config.acl.has_units(),
         sockets,
         connect: config.ports().chain([DNS]).collect(),
-        // A service manager in another namespace may be reached by an abstract socket alone (sd_notify(3)).
-        abstract_sockets: notify.is_some_and(|path| path.as_os_str().as_encoded_bytes().starts_with(b"@")),
     }
 }
 

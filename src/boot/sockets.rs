@@ -8,6 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::activation::{self, Listener};
 use super::{StartError, at, directories};
 use crate::config::Server;
 use crate::sys::cleaner::Unfinished;
@@ -16,12 +17,27 @@ use crate::sys::{file, peer};
 /// How long another start may take to bind its socket here.
 const OTHERS: Duration = Duration::from_secs(3);
 
+/// The applications' socket: the one that was passed, else one of our own.
+pub(super) fn data(server: &Server, passed: Option<Listener>, start: &mut Unfinished) -> Result<Listener, StartError> {
+    if let Some(passed) = passed {
+        activation::tell(&passed, "socket", &server.socket);
+        return Ok(passed);
+    }
+    let bound = bind(&server.socket, server.socket_mode, None, start)?;
+    Ok(Listener { fd: bound.into(), path: server.socket.clone() })
+}
+
 /// The operator's socket: for root, and for the members of a group that may look.
 pub(super) fn admin(
     server: &Server,
+    passed: Option<Listener>,
     privileged: bool,
     start: &mut Unfinished,
 ) -> Result<Option<UnixListener>, StartError> {
+    if let Some(passed) = passed {
+        activation::tell(&passed, "admin-socket", &server.admin_socket);
+        return Ok(Some(passed.fd.into()));
+    }
     let path = &server.admin_socket;
     let default = Path::new("/run/keyhatch/admin.sock");
     if !privileged && path == default && !path.parent().is_some_and(Path::exists) {
@@ -33,12 +49,7 @@ pub(super) fn admin(
 }
 
 /// Binds the socket; a file that a crash left behind is replaced, a broker that listens is not.
-pub(super) fn bind(
-    path: &Path,
-    mode: u32,
-    group: Option<u32>,
-    start: &mut Unfinished,
-) -> Result<UnixListener, StartError> {
+fn bind(path: &Path, mode: u32, group: Option<u32>, start: &mut Unfinished) -> Result<UnixListener, StartError> {
     let wrong = |what: String| StartError::Configuration(format!("socket {}: {what}", at(path)));
     let failed = |error: io::Error| wrong(error.to_string());
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
@@ -76,6 +87,14 @@ fn refuse_if_live(path: &Path) -> Result<(), StartError> {
         if Instant::now() < give_up {
             std::thread::sleep(Duration::from_millis(50));
             continue;
+        }
+        // The service manager listens for a service that it starts itself.
+        if who == Some(1) {
+            return Err(StartError::Configuration(format!(
+                "systemd listens at {} and has not passed it to this process: start it by systemctl start keyhatch, or stop \
+                 keyhatch.socket first",
+                at(path)
+            )));
         }
         let who = who.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         return Err(StartError::Configuration(format!(

@@ -1,20 +1,19 @@
 //! What the caller left around the process: reduced to what is needed, before anything of ours is open.
 
-use super::{StartError, system};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+use super::activation::{Announced, Passed};
+use super::{StartError, manager, system};
 use crate::config::Config;
+use crate::parent::ServiceManager;
 use crate::sys::{creds, environment, process};
 
 /// The variables that mean something here; the others are forgotten.
 const KEPT: &[&str] = &[
-    // systemd.exec(5), sd_notify(3), sd_listen_fds(3).
+    // systemd.exec(5). What else systemd sets is read once, here.
     "CREDENTIALS_DIRECTORY",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
     // The roots of TLS, where the machine has them elsewhere.
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
@@ -29,23 +28,38 @@ const KEPT_PREFIXES: &[&str] = &["KEYHATCH_", "LC_"];
 /// Of open files beside those of connections and fetches: sockets, the channel, the cache, TLS roots, the log.
 const RESERVED_FILES: u64 = 128;
 
+/// What the service manager gave to this process.
+pub struct Surroundings {
+    pub(super) passed: Passed,
+    /// Why there are no sockets among it although there are variables that say so.
+    pub(super) not_ours: Option<String>,
+    pub(super) manager: Option<Result<ServiceManager, String>>,
+    /// stderr is the journal (`JOURNAL_STREAM`, systemd.exec(5)).
+    pub journal: bool,
+}
+
 /// Environment, descriptors, signals.
-pub(super) fn reduce() -> Result<(), StartError> {
-    process::close_inherited(passed_descriptors())
+pub(super) fn reduce() -> Result<Surroundings, StartError> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let announced = Announced::read(variable)?;
+    process::close_inherited(announced.count())
         .map_err(|errno| StartError::System(format!("cannot close what the caller left open: {errno}")))?;
+    let passed = announced.claim()?;
     process::unblock_signals().map_err(|errno| StartError::System(format!("cannot unblock signals: {errno}")))?;
-    environment::keep_only(is_kept).map_err(system("cannot cut down the environment"))
+    let (manager, journal) = (manager::connect(variable), is_journal(variable("JOURNAL_STREAM")));
+    environment::keep_only(is_kept).map_err(system("cannot cut down the environment"))?;
+    Ok(Surroundings { passed, not_ours: announced.not_ours, manager, journal })
+}
+
+/// Whether stderr is what the variable says: it may have been redirected since.
+fn is_journal(stream: Option<String>) -> bool {
+    let found = std::io::stderr().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    stream.zip(found.ok()).is_some_and(|(stream, found)| stream == format!("{}:{}", found.dev(), found.ino()))
 }
 
 fn is_kept(name: &[u8]) -> bool {
     KEPT.iter().any(|kept| kept.as_bytes() == name)
         || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
-}
-
-/// How many sockets systemd passes to this very process.
-fn passed_descriptors() -> u32 {
-    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
-    if number("LISTEN_PID") == Some(std::process::id()) { number("LISTEN_FDS").unwrap_or(0) } else { 0 }
 }
 
 /// Room for as many descriptors as the limits of the configuration can need.

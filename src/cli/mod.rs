@@ -23,6 +23,7 @@ use crate::boot::{self, Credentials, Examined, StartError};
 use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::sys::creds;
+use crate::telemetry::Stderr;
 use crate::{demo, parent, telemetry, worker};
 
 /// What `serve` shows to whoever has no configuration yet.
@@ -90,6 +91,12 @@ fn tell(message: &dyn std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "keyhatch: {message}");
 }
 
+/// The same with the priority of an error, which the journal wants before each line.
+fn tell_journal(message: &dyn std::fmt::Display) {
+    let lines = message.to_string().replace('\n', &format!("\n{}", telemetry::ERROR));
+    let _ = writeln!(std::io::stderr(), "{}keyhatch: {lines}", telemetry::ERROR);
+}
+
 fn plain(done: std::io::Result<()>) -> Exit {
     match done {
         Ok(()) => Exit::Ok,
@@ -105,13 +112,21 @@ fn serve(path: &Path, log: Log, level: tracing::Level, log_requests: bool) -> Ex
         tell(&format_args!("{}: {SMALLEST}", path.display()));
         return Exit::Configuration;
     }
-    let started = boot::begin().and_then(|()| {
-        telemetry::start(log == Log::Json, level, std::io::stderr().is_terminal());
+    let mut stderr = if std::io::stderr().is_terminal() { Stderr::Terminal } else { Stderr::Other };
+    let started = boot::begin().and_then(|surroundings| {
+        if surroundings.journal {
+            stderr = Stderr::Journal;
+        }
+        telemetry::start(log == Log::Json, level, stderr);
         let config = config::load(path, trust()).map_err(|error| StartError::Configuration(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         config.problems.iter().for_each(|problem| tracing::error!("{problem}"));
-        boot::start(config, path)
+        boot::start(config, path, surroundings)
     });
+    let tell = |error: &dyn std::fmt::Display| match stderr {
+        Stderr::Journal => tell_journal(error),
+        _ => tell(error),
+    };
     let inputs = match started {
         Ok(inputs) => inputs,
         Err(error) => {
@@ -173,7 +188,7 @@ fn errors(config: &Config, credentials: Credentials) -> (Vec<String>, Examined) 
 
 fn work(arguments: &[String]) -> Exit {
     // Nothing but memory is touched by this, and what fails in the next step is told by it.
-    telemetry::start(false, tracing::Level::INFO, false);
+    telemetry::start(false, tracing::Level::INFO, Stderr::Other);
     let done = boot::enter(arguments).map_err(|error| error.to_string()).and_then(|entered| {
         worker::run(entered.listener, entered.channel, entered.layers).map_err(|error| error.to_string())
     });

@@ -16,7 +16,7 @@ use crate::secret::{KeyPath, WireBytes};
 use crate::template::Template;
 
 /// Raised with every change of a frame.
-pub const PROTOCOL: u16 = 7;
+pub const PROTOCOL: u16 = 8;
 
 /// The longest frame, in bytes. Larger payloads cross as a sealed memfd beside the frame.
 pub const MAX_FRAME: usize = 64 * 1024;
@@ -49,6 +49,8 @@ pub enum ToParent {
     Counted(Counted),
     /// The values named by this recall are out of the worker's memory.
     Recalled { serial: u64 },
+    /// The answer to [`ToWorker::Ping`].
+    Pong { serial: u64 },
     /// Requests are judged by the configuration of this generation, and nothing is left of the one before.
     Configured { generation: u64 },
     /// Nothing is in flight any more; the worker is about to exit.
@@ -107,6 +109,8 @@ pub enum ToWorker {
     Renew { key: KeyPath, etag: Tag, lease: Lease },
     /// Forget these values, then say [`ToParent::Recalled`].
     Recall { serial: u64, keys: Recall },
+    /// Whether the worker's event loop goes round: answered by [`ToParent::Pong`].
+    Ping { serial: u64 },
     /// Stop accepting, finish what is in flight within this time, exit.
     Drain { within: Duration },
 }

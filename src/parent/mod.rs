@@ -11,6 +11,7 @@ mod engine;
 mod greeting;
 mod in_flight;
 mod judge;
+mod notify;
 mod openmetrics;
 mod outbox;
 mod relay;
@@ -21,6 +22,7 @@ mod units;
 pub mod upstream;
 mod vault;
 
+pub use notify::ServiceManager;
 pub use relay::LogOptions;
 pub use serve::{CacheInputs, ParentError, ParentInputs, run};
 pub use units::UnitSource;

@@ -139,6 +139,13 @@ impl Outbox {
         self.say(ToWorker::Recall { serial, keys }, None, None);
     }
 
+    /// Says these as they come.
+    pub(super) async fn relay(self, mut recalls: mpsc::UnboundedReceiver<Recalling>) {
+        while let Some(recalling) = recalls.recv().await {
+            self.recall(recalling);
+        }
+    }
+
     /// A reply, with its value beside the frame where it is large.
     pub(super) fn reply(&self, id: u64, mut reply: Reply, open: Open) {
         let mut fd = None;

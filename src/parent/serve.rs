@@ -20,7 +20,8 @@ use super::engine::{Asker, Engine};
 use super::greeting;
 use super::in_flight::{InFlight, Open};
 use super::judge::{Attested, Judges};
-use super::outbox::{Outbox, Recalling};
+use super::notify::{Notifier, ServiceManager};
+use super::outbox::Outbox;
 use super::relay::{self, LogOptions};
 use super::reload::{Origin, Reloader};
 use super::repeats;
@@ -61,6 +62,8 @@ pub struct ParentInputs {
     pub units: Option<UnitSource>,
     /// The operator's socket.
     pub admin: Option<std::os::unix::net::UnixListener>,
+    /// Who is told how this goes.
+    pub manager: Option<ServiceManager>,
     /// What confines this process.
     pub layers: Vec<Layer>,
     /// Removes what the root phase has made, if this does not come to serve.
@@ -133,7 +136,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         let dropped_lines = log.dropped.clone();
         let relayed = tokio::task::spawn_local(relay::relay(worker_log, log.dropped));
         let outbox = Outbox::new(channel.clone(), inputs.config.limits.memory);
-        tokio::task::spawn_local(relay_recalls(outbox.clone(), recalled));
+        tokio::task::spawn_local(outbox.clone().relay(recalled));
         tokio::task::spawn_local(tell_repeats(engine.clone()));
         tokio::task::spawn_local(engine.clone().keep_sealed());
         let greeted = timeout(GREETING, greeting::greet(&channel, &inputs.config, log.requests)).await;
@@ -168,10 +171,11 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             let desk = admin::Desk { engine: engine.clone(), layers, dropped_lines, reloader };
             tokio::task::spawn_local(admin::serve(listener, Rc::new(desk), who));
         }
+        let notifier = Notifier::ready(inputs.manager, &engine, &outbox).map_err(ParentError::Io)?;
+        let in_flight = InFlight::new(most);
         let of_broker = (engine.clone(), outbox.clone(), judges.clone());
         let credentials = Credentials::new(of_broker, units.clone(), most);
-        let in_flight = InFlight::new(most);
-        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight, credentials };
+        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight, notifier, credentials };
         if let Some(start) = inputs.start {
             start.finished();
         }
@@ -194,6 +198,7 @@ struct Broker {
     judges: Rc<Judges>,
     units: Rc<Units>,
     in_flight: Rc<InFlight>,
+    notifier: Rc<Notifier>,
     credentials: Rc<Credentials>,
 }
 
@@ -239,6 +244,7 @@ impl Broker {
                 Some((ToParent::Parted { fact }, Passed::Nothing)) => self.units.forget(fact)?,
                 Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
                 Some((ToParent::Counted(counted), Passed::Nothing)) => self.engine.count_served(&counted),
+                Some((ToParent::Pong { serial }, Passed::Nothing)) => self.notifier.answered(serial)?,
                 Some((ToParent::Recalled { serial }, Passed::Nothing)) if self.outbox.confirm_recall(serial) => {}
                 Some((ToParent::Configured { generation }, Passed::Nothing))
                     if self.outbox.confirm_configuration(generation) => {}
@@ -253,6 +259,7 @@ impl Broker {
     /// Tells the worker to end; the instant by which it must have done so.
     fn drain(&self) -> Instant {
         tracing::info!("ending: no new requests, {} s for those in flight", DRAIN.as_secs());
+        self.notifier.stopping();
         self.credentials.end();
         self.outbox.say(ToWorker::Drain { within: DRAIN }, None, None);
         Instant::now() + DRAIN + PATIENCE
@@ -345,12 +352,6 @@ impl Broker {
 
 fn refuse_survey(outbox: &Outbox, id: u64, retry_after: Option<Duration>, open: Open) {
     outbox.say(ToWorker::SurveyRefused { id, retry_after }, None, Some(open));
-}
-
-async fn relay_recalls(outbox: Outbox, mut recalls: mpsc::UnboundedReceiver<Recalling>) {
-    while let Some(recalling) = recalls.recv().await {
-        outbox.recall(recalling);
-    }
 }
 
 async fn tell_repeats(engine: Rc<Engine>) {

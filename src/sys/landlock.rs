@@ -32,8 +32,6 @@ pub struct Reach<'a> {
     pub sockets: BTreeSet<PathBuf>,
     /// TCP ports to connect to.
     pub connect: BTreeSet<u16>,
-    /// Whether abstract sockets of others can be reached (unix(7)).
-    pub abstract_sockets: bool,
 }
 
 /// Why nothing is restricted.
@@ -72,14 +70,10 @@ pub fn shut() -> Result<String, LandlockError> {
 
 /// Leaves this to reach. The level that was achieved.
 pub fn narrow(reach: &Reach<'_>) -> Result<String, LandlockError> {
-    let mut scope = Scope::from_all(NEWEST);
-    if reach.abstract_sockets {
-        scope.remove(Scope::AbstractUnixSocket);
-    }
     let mut ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(TCP_ALONE))?
-        .scope(scope)?
+        .scope(Scope::from_all(NEWEST))?
         .create()?;
     let store = AccessFs::ReadFile
         | AccessFs::ReadDir

@@ -10,6 +10,7 @@ pub mod creds;
 pub mod environment;
 pub mod file;
 pub mod guarded;
+pub mod inherited;
 pub mod landlock;
 pub mod memfd;
 pub mod namespaces;

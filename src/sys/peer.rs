@@ -3,14 +3,15 @@
 use std::io::{self, Read};
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, getpeername,
-    getsockname, getsockopt, shutdown, socket, sockopt,
+    AddressFamily, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, accept4, connect,
+    getpeername, getsockname, getsockopt, shutdown, socket, sockopt,
 };
 use nix::sys::stat::Mode;
 
@@ -25,6 +26,16 @@ pub struct Credentials {
 pub fn credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
     Ok(Credentials { uid: peer.uid(), gid: peer.gid(), pid: peer.pid(), groups: groups(socket)? })
+}
+
+/// Takes a connection that waits already, without blocking (accept4(2)).
+///
+/// # Errors
+/// `WouldBlock` when there is none; else what accept4 says, such as that there is no descriptor left.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<UnixStream> {
+    let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+    // SAFETY: accept4 has just made this fd, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
 fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
@@ -113,7 +124,7 @@ pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// An option of the level of sockets that is one number.
-fn option<T: Default + Copy>(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
+pub(super) fn option<T: Default + Copy>(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
     let mut value = T::default();
     let size = size_of::<T>();
     let mut len = libc::socklen_t::try_from(size).map_err(io::Error::other)?;

@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::WorkerError;
+use super::accept::look_at;
 use super::log::Told;
 use super::service::Shared;
-use crate::acl::Peer;
 use crate::credential::{is_meant, refuse};
 use crate::ipc::channel::WorkerEnd;
 use crate::ipc::record::Event;
@@ -130,34 +130,31 @@ impl Credentials {
     }
 }
 
-/// Takes a connection that is meant as one of systemd's out of the way of HTTP.
-pub(super) async fn divert(stream: UnixStream, shared: &Rc<Shared>) -> Option<UnixStream> {
-    // What `accept` says of it does not come through: tokio calls every abstract address unnamed.
-    let name = peer::abstract_name(stream.as_fd()).ok().flatten();
-    if !name.is_some_and(|name| is_meant(&name)) {
-        return Some(stream);
-    }
+/// Whether it was meant as a connection of systemd's, by its address. What `accept` says of that does not come through:
+/// tokio calls every abstract address unnamed.
+pub(super) fn is_systemds(stream: BorrowedFd<'_>) -> bool {
+    peer::abstract_name(stream).ok().flatten().is_some_and(|name| is_meant(&name))
+}
+
+/// Takes such a connection out of the way of HTTP.
+pub(super) async fn divert(stream: UnixStream, shared: &Rc<Shared>) {
     match peer::credentials(stream.as_fd()) {
         Ok(found) if found.uid == 0 => {
             let request = shared.next_request();
             shared.credentials.hand_over(stream, request).await;
         }
-        found => {
+        _ => {
             let shared = shared.clone();
-            tokio::task::spawn_local(async move { turn_away(stream, found.ok(), &shared).await });
+            tokio::task::spawn_local(async move { turn_away(stream, &shared).await });
         }
     }
-    None
 }
 
 /// Somebody who is not root took an address like systemd's: a user's own manager, or a forger. It counts as any other
 /// connection of that user, and has as long to read.
-async fn turn_away(stream: UnixStream, found: Option<peer::Credentials>, shared: &Shared) {
-    let Some(found) = found else { return };
-    let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, unit: None, pid: found.pid };
+async fn turn_away(stream: UnixStream, shared: &Shared) {
+    let Ok(Some(connection)) = look_at(stream.as_fd(), shared) else { return };
     let current = shared.current();
-    let standing = shared.link.facts.stand();
-    let Some(connection) = shared.connections.admit(found, standing, &current.config) else { return };
     let (verdict, status, request) = ("credential", 403, shared.next_request());
     shared.tally.count(None, Served::Denied);
     let (event, key, client, millis) = (Event::Denied, None, None, 0);

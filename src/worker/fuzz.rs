@@ -1,5 +1,6 @@
 //! What peers send.
 
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -205,6 +206,7 @@ fn connection() {
         let link = Rc::new(Link::new(ours.clone(), 64, facts));
         let shared = Rc::new(Shared::new(configuration(), link, Credentials::new(ours, 64)));
         shared.log.silence();
+        tokio::task::spawn_local(super::go_round(shared.clone()));
         let listening = shared.clone();
         tokio::task::spawn_local(async move { listening.link.listen(&listening).await.map(drop) });
         shared
@@ -219,7 +221,8 @@ fn connection() {
         };
         let answered = local.block_on(&runtime, async {
             let (mut peer, ours) = UnixStream::pair().unwrap();
-            let conversing = tokio::task::spawn_local(super::converse(ours, shared.clone()));
+            let connection = super::accept::look_at(ours.as_fd(), &shared).unwrap().unwrap();
+            let conversing = tokio::task::spawn_local(super::converse(ours, connection, shared.clone()));
             let (mut reading, mut writing) = peer.split();
             let mut answered = Vec::new();
             let talk = async {

@@ -224,6 +224,7 @@ impl Link {
                     }
                     self.channel.send(&ToParent::Recalled { serial }, None).await?;
                 }
+                ToWorker::Ping { serial } => self.channel.send(&ToParent::Pong { serial }, None).await?,
                 ToWorker::Configure { generation, len } => {
                     let config = super::configuration(generation, len, fd)?;
                     if generation <= shared.current().config.generation {

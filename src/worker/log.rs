@@ -36,6 +36,7 @@ struct Window {
     lines_of_all: HashMap<Event, u32>,
     /// Beyond what is counted apart.
     others: u64,
+    short: Cell<bool>,
 }
 
 /// Of one key: how many hits each user had, of which kind. Few users read one key, so a list is quicker than a map.
@@ -148,6 +149,13 @@ impl Log {
         }
     }
 
+    /// There are no descriptors or no memory for a connection: told once in each interval.
+    pub(super) fn tell_shortage(&self, error: &std::io::Error) {
+        if !self.window.borrow().short.replace(true) {
+            tracing::error!(%error, "no connection can be accepted");
+        }
+    }
+
     /// Tells what was counted, and begins a new interval.
     pub(super) fn flush(&self, slots: &Slots) {
         let mut window = std::mem::take(&mut *self.window.borrow_mut());
@@ -157,9 +165,11 @@ impl Log {
                 *window.counts.entry(what).or_default() += count;
             }
         });
-        let counted = window.counts.into_iter().filter(|(_, count)| *count > 0);
+        let mut counted: Vec<(What, u64)> = window.counts.into_iter().filter(|(_, count)| *count > 0).collect();
+        // What was granted first: whoever is denied can make up keys without end.
+        counted.sort_by_key(|(what, _)| what.status);
         let mut others = window.others;
-        for (told, (what, count)) in counted.enumerate() {
+        for (told, (what, count)) in counted.into_iter().enumerate() {
             if told >= LINES as usize {
                 others += count;
                 continue;

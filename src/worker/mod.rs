@@ -3,6 +3,7 @@
 //! Must never outlive the channel: the parent's end of it is the worker's reason to run.
 #![forbid(unsafe_code)]
 
+mod accept;
 mod alive;
 mod answer;
 mod ask;
@@ -21,12 +22,13 @@ mod service;
 mod standing;
 mod stream;
 mod tally;
+mod turns;
 mod wait;
 mod watch;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,20 +42,23 @@ use tokio::time::timeout;
 
 use self::answer::Problem;
 use self::body::AnswerBody;
+use self::connection::Connection;
 use self::credentials::Credentials;
 use self::link::Link;
 use self::service::Shared;
 use self::standing::Facts;
 use self::stream::{Conversation, Phase, Watched};
-use crate::acl::Peer;
 use crate::config::Limits;
 use crate::ipc::channel::{ChannelError, Passed, WorkerEnd};
 use crate::ipc::wire::{Layer, PROTOCOL, ToParent, ToWorker, WorkerConfig, decode_payload};
 use crate::sys::clock::boot_nanos;
-use crate::sys::{memfd, peer};
+use crate::sys::memfd;
 
 /// The longest configuration that the parent may send, in bytes.
 const MAX_CONFIG: u64 = 64 << 20;
+
+/// How long after it was accepted a connection is waited for at the end although it says nothing.
+const FIRST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why the worker ended, other than by being told to.
 #[derive(Debug)]
@@ -105,7 +110,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         let shared = Rc::new(Shared::new(config, link.clone(), credentials.clone()));
         channel.send(&ToParent::Ready { layers }, None).await?;
         let parting = tokio::task::spawn_local(part(link, partings));
-        let accepting = tokio::task::spawn_local(accept(listener, shared.clone()));
+        let accepting = tokio::task::spawn_local(let_in(listener, shared.clone()));
         let ended = serve(&channel, &shared, &accepting).await;
         accepting.abort();
         parting.abort();
@@ -117,6 +122,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
 /// Until the parent says to drain, and that is done, or until it is gone.
 async fn serve(channel: &WorkerEnd, shared: &Rc<Shared>, accepting: &JoinHandle<()>) -> Result<(), WorkerError> {
     let link = &shared.link;
+    let going_round = tokio::task::spawn_local(go_round(shared.clone()));
     let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
     let telling = tokio::task::spawn_local(tell(shared.clone()));
     let counting = tokio::task::spawn_local(tell_counts(shared.clone()));
@@ -135,6 +141,7 @@ async fn serve(channel: &WorkerEnd, shared: &Rc<Shared>, accepting: &JoinHandle<
     sweeping.abort();
     telling.abort();
     counting.abort();
+    going_round.abort();
     shared.log.flush(&shared.current().slots);
     channel.send(&ToParent::Drained, None).await?;
     Ok(())
@@ -201,46 +208,24 @@ async fn tell_counts(shared: Rc<Shared>) {
     }
 }
 
-async fn accept(listener: UnixListener, shared: Rc<Shared>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if let Some(stream) = credentials::divert(stream, &shared).await {
-                    tokio::task::spawn_local(converse(stream, shared.clone()));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                // Out of fds or memory: others must end first, and a tight loop helps nobody.
-                tracing::error!(%error, "accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+/// Begins rounds in which every user has its turns.
+async fn go_round(shared: Rc<Shared>) {
+    shared.turns.go_round().await;
 }
 
-/// Says 503 without reading, and closes.
-async fn turn_away(stream: &UnixStream, shared: &Shared) {
-    // A fresh connection has room, once tokio has found out.
-    if stream.writable().await.is_ok() {
-        let _ = stream.try_write(&Problem::too_many_connections().last_words(shared.next_request()));
-    }
-    // Some clients take a close that comes before their request is sent for a failure to connect.
-    if let Some(_place) = shared.connections.place_to_linger() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+async fn let_in(listener: UnixListener, shared: Rc<Shared>) {
+    let converse = |stream, connection| {
+        tokio::task::spawn_local(converse(stream, connection, shared.clone()));
+    };
+    accept::accept(listener, &shared, converse).await;
 }
 
 /// One connection, to its end.
-async fn converse(stream: UnixStream, shared: Rc<Shared>) {
-    let Ok(found) = peer::credentials(stream.as_fd()) else { return };
-    let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, unit: None, pid: found.pid };
+async fn converse(stream: UnixStream, connection: Connection, shared: Rc<Shared>) {
     let header_size = shared.current().config.limits.header_size;
-    let standing = shared.link.facts.stand();
-    let Some(connection) = shared.connections.admit(found, standing, &shared.current().config) else {
-        return turn_away(&stream, &shared).await;
-    };
-    let conversation = Rc::new(Conversation::new(stream));
+    let seat = shared.turns.seat(connection.uid());
+    seat.begin().await;
+    let conversation = Rc::new(Conversation::new(stream, seat));
     shared.alive.watch(&conversation);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.half_close(true).max_buf_size(usize::try_from(header_size).unwrap_or(usize::MAX).max(8192));
@@ -252,7 +237,13 @@ async fn converse(stream: UnixStream, shared: Rc<Shared>) {
         }
     });
     let mut serving = pin!(http.serve_connection(TokioIo::new(Watched(conversation.clone())), service));
-    let mut draining = pin!(shared.ending());
+    // Whoever was accepted just now and has not asked yet may still do so.
+    let first_words = tokio::time::Instant::now() + FIRST_WORDS;
+    let mut draining = pin!(async {
+        shared.ending().await;
+        // Who is silent for longer is as good as idle.
+        let _ = tokio::time::timeout_at(first_words, conversation.when_spoken()).await;
+    });
     let mut cut = pin!(conversation.when_cut());
     let mut drains = false;
     let end = loop {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hyper::HeaderMap;
 use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderName, IF_NONE_MATCH};
+use hyper::{HeaderMap, Request, StatusCode};
 
 use crate::secret::{KeyPath, is_segment_byte};
 
@@ -19,6 +19,19 @@ pub(super) enum Target {
     Health,
     Whoami,
     Keys,
+}
+
+/// The status if line and header are longer than `most` bytes. hyper's own limit is on what it reads at a time: a header up
+/// to twice as long can pass that.
+pub(super) fn too_long<B>(request: &Request<B>, most: u64) -> Option<StatusCode> {
+    let line = request.uri().path().len() + request.uri().query().map_or(0, str::len);
+    // With a colon, a space and the end of the line.
+    let fields: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if line as u64 > most {
+        Some(StatusCode::URI_TOO_LONG)
+    } else {
+        ((line + fields) as u64 > most).then_some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    }
 }
 
 /// Decodes a target once. `None` is 400: an absolute form, a query, an encoded slash, NUL, bad UTF-8, `//`, dot segments,

@@ -21,6 +21,7 @@ use super::own;
 use super::request::{self, Accepts, Target};
 use super::stream::{Conversation, Phase};
 use super::tally::Tally;
+use super::turns::Turns;
 use super::watch::Watch;
 use crate::ipc::record::Event;
 use crate::ipc::wire::{BootInstant, Forward, RequestId, Served, Verdict, WorkerConfig};
@@ -31,6 +32,7 @@ use crate::sys::{clock, random};
 pub(super) struct Shared {
     current: RefCell<Rc<Current>>,
     pub(super) connections: Rc<Connections>,
+    pub(super) turns: Rc<Turns>,
     pub(super) alive: Alive,
     pub(super) log: Log,
     pub(super) tally: Tally,
@@ -61,6 +63,7 @@ impl Shared {
         let _ = random::fill(&mut start);
         Self {
             connections: Rc::default(),
+            turns: Rc::default(),
             alive: Alive::new(config.limits.memory),
             log: Log::new(config.log_requests),
             tally: Tally::default(),
@@ -124,6 +127,7 @@ pub(super) async fn serve(
     conversation: &Conversation,
     request: &Request<Incoming>,
 ) -> Answer {
+    conversation.seat.turn().await;
     let started = BootInstant(clock::boot_nanos());
     conversation.enter_at(Phase::Exchange, started.0);
     let current = shared.current();
@@ -143,6 +147,9 @@ impl<'a> Exchange<'a> {
     /// `granted` becomes the client that grants.
     async fn answer(&self, granted: &mut Option<&'a str>) -> Result<Answer, Problem> {
         let uri = self.request.uri();
+        if let Some(status) = request::too_long(self.request, self.current.config.limits.header_size) {
+            return Err(Problem::unparsed(status));
+        }
         let wanted = uri.path() == request::WHOAMI;
         let shared = self.shared;
         if !self.connection.attest(&shared.link, self.conversation, &self.current.config, wanted).await {

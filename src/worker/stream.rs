@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
+use super::turns::Seat;
 use crate::sys::clock::boot_nanos;
 
 /// What a connection is about at the moment.
@@ -37,19 +38,24 @@ pub(super) struct Conversation {
     /// The request line has come whole: what is too long then is a header.
     line_ended: Cell<bool>,
     unparsed: Cell<Option<StatusCode>>,
+    spoken: Notify,
     cut: Cell<bool>,
     when_cut: Notify,
+    /// Its place among the connections of its user.
+    pub(super) seat: Seat,
 }
 
 impl Conversation {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: UnixStream, seat: Seat) -> Self {
         Self {
             stream: RefCell::new(stream),
             phase: Cell::new((Phase::Idle, boot_nanos())),
             line_ended: Cell::new(false),
             unparsed: Cell::new(None),
+            spoken: Notify::new(),
             cut: Cell::new(false),
             when_cut: Notify::new(),
+            seat,
         }
     }
 
@@ -89,6 +95,11 @@ impl Conversation {
         self.when_cut.notified().await;
     }
 
+    /// Resolves, once, when something has come: until then hyper takes a connection for one that may be closed.
+    pub(super) async fn when_spoken(&self) {
+        self.spoken.notified().await;
+    }
+
     /// A second fd of the peer's socket.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.stream.borrow().as_fd().try_clone_to_owned()
@@ -110,6 +121,7 @@ impl Conversation {
 
     fn received(&self, bytes: &[u8]) {
         if self.phase.get().0 == Phase::Idle {
+            self.spoken.notify_one();
             self.line_ended.set(false);
             self.enter_at(Phase::Head, boot_nanos());
         }
@@ -140,8 +152,10 @@ pub(super) struct Watched(pub(super) Rc<Conversation>);
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        ready!(self.0.seat.poll_turn(cx));
         ready!(Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(cx, buf))?;
         if let Some(received) = buf.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
+            self.0.seat.use_turn();
             self.0.received(received);
         }
         Poll::Ready(Ok(()))

@@ -1,7 +1,22 @@
 //! The same by a real systemd.
 
-use super::lab_of_units::{Lab, text};
+use super::lab_of_units::{INSIDE, Lab, text};
 use super::support::{PARENT, WORKER, wait_until};
+
+impl Lab {
+    /// Starts the broker, with its own token as a credential from a file, and waits until it serves.
+    fn serve(&self) {
+        let (log, own) = (format!("StandardError=file:{INSIDE}/log"), format!("LoadCredential=own:{INSIDE}/token"));
+        let run = ["systemd-run", "-q", "--unit=keyhatch", "-p", &log, "-p", &own];
+        let started = self.run(&[&run[..], &["KEYHATCH", "serve", "--config", "DIR/keyhatch.toml"]].concat());
+        assert!(started.status.success(), "{}", text(&started));
+        wait_until("the broker serves", || self.log().contains("serving"));
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
 
 fn configuration() -> String {
     format!(
@@ -23,8 +38,8 @@ fn configuration() -> String {
 #[ignore = "needs root: boots a systemd in namespaces"]
 fn a_unit_of_systemd_has_its_credential_or_does_not_start() {
     let lab = Lab::up(&[("keyhatch.toml", &configuration()), ("value", "the value"), ("token", "a-token\n")]);
-    // Its own token comes by a credential, from a file: nothing waits for itself.
-    lab.serve_with(&["-p", "LoadCredential=own:DIR/token"]);
+    // Nothing waits for itself.
+    lab.serve();
     // Without a dollar, which systemd-run would read itself.
     let show = ["sh", "-c", "cat `env | sed -n s/^CREDENTIALS_[A-Z]*=//p`/*"];
     let load = |id: &str| format!("LoadCredential={id}:DIR/keyhatch.sock");

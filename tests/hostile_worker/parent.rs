@@ -16,7 +16,7 @@ use keyhatch::telemetry;
 
 fn main() -> ExitCode {
     let directory = PathBuf::from(std::env::args_os().nth(1).unwrap());
-    telemetry::start(false, tracing::Level::INFO, false);
+    telemetry::start(false, tracing::Level::INFO, telemetry::Stderr::Other);
     let path = directory.join("keyhatch.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let (worker_log, _writer) = spawn::log_pipe().unwrap();
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         listeners: vec![directory.join("keyhatch.sock")],
         units: Some(UnitSource { proc: proc::find().unwrap(), certain: peer::has_pidfd() }),
         admin: None,
+        manager: None,
         layers: Vec::new(),
         start: None,
         started_as_root: false,

@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::support::wait_until;
-
 /// Where the directory of the broker is in the guest.
-const INSIDE: &str = "/srv/keyhatch";
+pub(crate) const INSIDE: &str = "/srv/keyhatch";
 
 pub(crate) struct Lab {
     name: String,
@@ -34,7 +32,7 @@ impl Lab {
         lab
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut lab = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/systemd-lab"));
         lab.env("SYSTEMD_LAB_NAME", &self.name);
         lab
@@ -55,20 +53,6 @@ impl Lab {
         }
         all.extend(command);
         text(&self.run(&all))
-    }
-
-    /// Starts the broker, with settings for systemd-run, and waits until it serves.
-    pub(crate) fn serve_with(&self, settings: &[&str]) {
-        let log = format!("StandardError=file:{INSIDE}/log");
-        let serve = ["KEYHATCH", "serve", "--config", "DIR/keyhatch.toml"];
-        let started =
-            self.run(&[&["systemd-run", "-q", "--unit=keyhatch", "-p", &log][..], settings, &serve[..]].concat());
-        assert!(started.status.success(), "{}", text(&started));
-        wait_until("the broker serves", || self.log().contains("serving"));
-    }
-
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 }
 

@@ -50,6 +50,7 @@ use self::expanded::Table;
 use self::flight::Origins;
 use self::memory::Memory;
 use self::scribe::{Scribe, Wanted};
+pub(super) use self::status::Health;
 use super::cache::{Lane, Ledger, Sealed, Store};
 use super::clock::Clock;
 use super::outbox::Recalling;

@@ -8,6 +8,7 @@ use super::entry::Entry;
 use super::expanded::Table;
 use crate::config::TokenName;
 use crate::secret::KeyPath;
+use crate::staleness::Span;
 
 fn seconds_since(at: Instant) -> u64 {
     at.elapsed().as_secs()
@@ -18,7 +19,41 @@ fn seconds_until(at: Instant) -> u64 {
     u64::try_from(at.saturating_duration_since(Instant::now()).as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
+/// How the keys are, in numbers.
+pub(in crate::parent) struct Health {
+    /// Of the configuration, and paths with a value of those with parameters.
+    pub(in crate::parent) keys: usize,
+    /// With a value past its `max-age`.
+    pub(in crate::parent) stale: usize,
+    /// When the first of those passed it, in milliseconds since the epoch.
+    pub(in crate::parent) stale_since: Option<u64>,
+    /// Whose last fetch failed.
+    pub(in crate::parent) failing: usize,
+    pub(in crate::parent) without: usize,
+}
+
 impl Engine {
+    pub(in crate::parent) fn health(&self) -> Health {
+        let now = self.clock.now();
+        let mut health = Health { keys: 0, stale: 0, stale_since: None, failing: 0, without: 0 };
+        for entry in self.entries.borrow().values().filter(|entry| entry.is_listed()) {
+            health.keys += 1;
+            health.failing += usize::from(entry.failure.is_some());
+            match (entry.age(now), entry.settings.max_age) {
+                (None, _) => health.without += 1,
+                // What is asked for anew each time is only stale when that fails.
+                (Some(age), Span::Finite(fresh)) if age >= fresh && (!fresh.is_zero() || entry.failure.is_some()) => {
+                    let stale_for = u64::try_from((age - fresh).as_millis()).unwrap_or(u64::MAX);
+                    let since = now.saturating_sub(stale_for);
+                    health.stale += 1;
+                    health.stale_since = Some(health.stale_since.map_or(since, |first| first.min(since)));
+                }
+                (Some(_), _) => {}
+            }
+        }
+        health
+    }
+
     /// Keys, keys with parameters, origins, tokens, the drill. Times in seconds.
     pub(in crate::parent) fn status(&self) -> Value {
         let entries = self.entries.borrow();

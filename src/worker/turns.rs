@@ -1,0 +1,189 @@
+//! How the one thread is divided: each user so many turns in a round, so that none who asks at full speed holds up another.
+//!
+//! A turn is a read with bytes in it, or a request; a new connection costs some more. Between two rounds the event loop looks for who else is ready. A user
+//! that uses up its turns waits for the next round and for nothing else: where nobody else is, that comes at once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::Notify;
+
+/// Turns of one user in a round.
+const TURNS: u32 = 8;
+/// What it costs to begin and end a connection, in turns.
+const CONNECTION: u32 = 3;
+
+/// The users that are connected.
+#[derive(Default)]
+pub(super) struct Turns {
+    lanes: RefCell<HashMap<u32, Rc<Lane>>>,
+    /// Somebody waits for the next round.
+    wanted: Notify,
+}
+
+/// One user's turns.
+struct Lane {
+    left: Cell<u32>,
+    waiting: RefCell<VecDeque<Weak<Place>>>,
+    seats: Cell<usize>,
+}
+
+/// One connection's place among those of its user.
+struct Place {
+    waiting: Cell<bool>,
+    /// It has a turn that it has not used yet.
+    granted: Cell<bool>,
+    waker: RefCell<Waker>,
+}
+
+pub(super) struct Seat {
+    uid: u32,
+    lane: Rc<Lane>,
+    place: Rc<Place>,
+    among: Rc<Turns>,
+}
+
+impl Turns {
+    /// For a new connection of this user.
+    pub(super) fn seat(self: &Rc<Self>, uid: u32) -> Seat {
+        let new = || Rc::new(Lane { left: Cell::new(TURNS), waiting: RefCell::default(), seats: Cell::new(0) });
+        let lane = self.lanes.borrow_mut().entry(uid).or_insert_with(new).clone();
+        lane.seats.set(lane.seats.get() + 1);
+        let waker = RefCell::new(Waker::noop().clone());
+        let place = Rc::new(Place { waiting: Cell::new(false), granted: Cell::new(false), waker });
+        Seat { uid, lane, place, among: self.clone() }
+    }
+
+    /// Begins a round whenever one is wanted and the event loop has looked around.
+    pub(super) async fn go_round(&self) {
+        loop {
+            self.wanted.notified().await;
+            tokio::task::yield_now().await;
+            self.begin_round();
+        }
+    }
+
+    fn begin_round(&self) {
+        for lane in self.lanes.borrow().values() {
+            lane.begin_round();
+            if !lane.waiting.borrow().is_empty() {
+                self.wanted.notify_one();
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn begin_round(&self) {
+        self.left.set(TURNS);
+        while self.left.get() > 0
+            && let Some(next) = self.waiting.borrow_mut().pop_front()
+        {
+            // Those that have gone take no turn.
+            let Some(place) = next.upgrade() else { continue };
+            self.left.set(self.left.get() - 1);
+            place.waiting.set(false);
+            place.granted.set(true);
+            place.waker.borrow().wake_by_ref();
+        }
+    }
+}
+
+impl Seat {
+    /// Whether its turn has come; else it is woken when it has.
+    pub(super) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let free = self.lane.left.get() > 0 && self.lane.waiting.borrow().is_empty();
+        if self.place.granted.get() || free {
+            return Poll::Ready(());
+        }
+        self.place.waker.borrow_mut().clone_from(cx.waker());
+        if !self.place.waiting.replace(true) {
+            self.lane.waiting.borrow_mut().push_back(Rc::downgrade(&self.place));
+            self.among.wanted.notify_one();
+        }
+        Poll::Pending
+    }
+
+    /// The turn is used.
+    pub(super) fn use_turn(&self) {
+        if !self.place.granted.replace(false) {
+            self.lane.left.set(self.lane.left.get().saturating_sub(1));
+        }
+    }
+
+    /// Waits for as many turns as a new connection costs.
+    pub(super) async fn begin(&self) {
+        for _ in 0..CONNECTION {
+            self.turn().await;
+        }
+    }
+
+    /// Waits for a turn and uses it.
+    pub(super) async fn turn(&self) {
+        poll_fn(|cx| self.poll_turn(cx)).await;
+        self.use_turn();
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.lane.seats.set(self.lane.seats.get() - 1);
+        if self.lane.seats.get() == 0 {
+            self.among.lanes.borrow_mut().remove(&self.uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_ready(seat: &Seat) -> bool {
+        let ready = seat.poll_turn(&mut Context::from_waker(Waker::noop())).is_ready();
+        if ready {
+            seat.use_turn();
+        }
+        ready
+    }
+
+    #[test]
+    fn who_has_had_its_turns_waits_for_the_round_and_others_do_not() {
+        let turns = Rc::new(Turns::default());
+        let (greedy, other) = (turns.seat(1), turns.seat(2));
+        assert_eq!((0..1000).filter(|_| is_ready(&greedy)).count(), TURNS as usize);
+        assert!(is_ready(&other));
+        turns.begin_round();
+        assert_eq!((0..1000).filter(|_| is_ready(&greedy)).count(), TURNS as usize);
+    }
+
+    #[test]
+    fn connections_of_one_user_take_turns_in_their_order() {
+        let turns = Rc::new(Turns::default());
+        let seats: Vec<Seat> = (0..3 * TURNS).map(|_| turns.seat(1)).collect();
+        let round = || (0..seats.len()).filter(|n| is_ready(&seats[*n])).collect::<Vec<_>>();
+        let some = TURNS as usize;
+        assert_eq!(round(), (0..some).collect::<Vec<_>>());
+        turns.begin_round();
+        assert_eq!(round(), (some..2 * some).collect::<Vec<_>>());
+        turns.begin_round();
+        assert_eq!(round(), (2 * some..3 * some).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn nothing_stays_of_who_has_gone() {
+        let turns = Rc::new(Turns::default());
+        let seats: Vec<Seat> = (0..2 * TURNS).map(|_| turns.seat(1)).collect();
+        let ready = seats.iter().filter(|seat| is_ready(seat)).count();
+        assert_eq!(ready, TURNS as usize);
+        let last = turns.seat(1);
+        assert!(!is_ready(&last));
+        drop(seats);
+        turns.begin_round();
+        assert!(is_ready(&last), "those before it have gone");
+        drop(last);
+        assert!(turns.lanes.borrow().is_empty());
+    }
+}

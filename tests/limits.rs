@@ -1,0 +1,249 @@
+//! `[limits]` from outside: what one user does, also at full speed, costs others little and the machine what was allowed.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "limits/crowd.rs"]
+mod crowd;
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crowd::{Swarm, measure};
+use support::process::Process;
+use support::{Broker, GRANTED, STRANGER, Upstream, WORKER, as_uid, wait_until};
+
+const KEY: &str = "/billing/database-url";
+const OTHER: u32 = STRANGER + 1;
+/// The tests' own uid may read the key, too.
+const ROOT_MAY: &str = "[clients.root]\nuser = 0\nkeys = [\"/**\"]\n";
+
+fn connect(broker: &Broker) -> UnixStream {
+    let stream = UnixStream::connect(broker.path("keyhatch.sock")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+fn ask(stream: &mut UnixStream, more: &str) -> String {
+    write!(stream, "GET {KEY} HTTP/1.1\r\nHost: x\r\n{more}\r\n").unwrap();
+    let mut answer = vec![0; 1 << 16];
+    let length = stream.read(&mut answer).unwrap();
+    String::from_utf8(answer[..length].to_vec()).unwrap()
+}
+
+/// Everything that the broker says until it closes, which is a reset where it has not read all.
+fn rest(mut stream: UnixStream) -> String {
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+fn is_good(answer: &str) -> bool {
+    answer.starts_with("HTTP/1.1 200 OK")
+}
+
+/// Proportional set size in kB: what this process alone costs the machine.
+fn pss(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Processor time so far, in clock ticks.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn open_files(pid: u32) -> u64 {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// The same user may change it, without any capability (prlimit(2)).
+fn allow_open_files(worker: u32, count: u64) {
+    let mut prlimit = as_uid(WORKER, "prlimit");
+    assert!(prlimit.args(["--pid", &worker.to_string(), &format!("--nofile={count}:")]).status().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn both_roles_may_open_as_many_files_as_the_limits_need() {
+    let upstream = Upstream::start(0);
+    let mut broker = Broker::with(upstream.port, "", "[limits]\nconnections = 300\n");
+    broker.end("TERM");
+    let mut few = Command::new("prlimit");
+    few.args(["--nofile=100:2000", env!("CARGO_BIN_EXE_keyhatch")]);
+    broker.start_by(few, &[]);
+    // Twice the connections, one key, 128.
+    assert_eq!([open_files(broker.parent()), open_files(broker.worker())], [729, 729]);
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn beyond_its_connections_a_user_is_told_so_without_being_read() {
+    let upstream = Upstream::start(0);
+    let limits = format!("[limits]\nconnections = 16\nconnections-per-user = 3\n{ROOT_MAY}");
+    let broker = Broker::with(upstream.port, "max-age = \"1h\"", &limits);
+    let mut kept: Vec<UnixStream> = (0..3).map(|_| connect(&broker)).collect();
+    assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))));
+    for _ in 0..100 {
+        let told = rest(connect(&broker));
+        let well_formed = told.starts_with("HTTP/1.1 503 ") && told.contains("\r\nretry-after: 1\r\n");
+        assert!(well_formed && told.contains("\"code\":\"unavailable\""), "{told}");
+    }
+    assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))), "those that are in stay");
+    assert!(is_good(&broker.curl(GRANTED, KEY, &[])), "another user has places of its own");
+    kept.pop();
+    wait_until("its place is free", || is_good(&ask(&mut connect(&broker), "")));
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn a_header_may_be_as_long_as_is_allowed() {
+    let upstream = Upstream::start(0);
+    for (size, fits, does_not) in [("8KiB", 7 << 10, 20 << 10), ("64KiB", 60 << 10, 80 << 10)] {
+        let limits = format!("[limits]\nheader-size = \"{size}\"\n{ROOT_MAY}");
+        let broker = Broker::with(upstream.port, "max-age = \"1h\"", &limits);
+        let long = |length| format!("X-Long: {}\r\n", "x".repeat(length));
+        assert!(is_good(&ask(&mut connect(&broker), &long(fits))), "{size}");
+        let mut stream = connect(&broker);
+        // It may close before it has read all.
+        let _ = write!(stream, "GET {KEY} HTTP/1.1\r\n{}\r\n", long(does_not));
+        let refused = rest(stream);
+        assert!(refused.starts_with("HTTP/1.1 431 "), "{size}: {refused}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn neither_bytes_one_by_one_nor_an_answer_that_is_not_read_keep_a_place() {
+    let mut upstream = None;
+    let mut broker = Broker::prepared(|directory| {
+        let started = Process::start(directory);
+        let url = format!("http://127.0.0.1:{}/good", started.port("plain"));
+        upstream = Some(started);
+        format!(
+            "[limits]\nconnections-per-user = 1\nheader-timeout = \"700ms\"\nidle-timeout = \"700ms\"\n\
+             [keys.\"{KEY}\"]\nsource = {{ type = \"http\", url = \"{url}\", field = \"value\" }}\n{ROOT_MAY}"
+        )
+    });
+    upstream.as_ref().unwrap().set_value(&"x".repeat(1_000_000));
+    broker.start();
+    let mut slow = connect(&broker);
+    wait_until("a header that never ends is over", || slow.write_all(b"x").is_err());
+    assert!(rest(slow).starts_with("HTTP/1.1 408 "));
+    let mut staring = connect(&broker);
+    write!(staring, "GET {KEY} HTTP/1.1\r\n\r\n").unwrap();
+    staring.read_exact(&mut [0; 12]).unwrap();
+    wait_until("its place is free", || is_good(&ask(&mut connect(&broker), "")));
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn a_granted_user_is_answered_while_others_attack() {
+    let upstream = Upstream::start(0);
+    let broker = Broker::with(upstream.port, "max-age = \"1h\"", ROOT_MAY);
+    let mut kept = connect(&broker);
+    assert!(is_good(&ask(&mut kept, "")));
+    let roles = [broker.parent(), broker.worker()];
+    let before = roles.map(pss);
+    let slow = Swarm::start(&broker, STRANGER, &["stare", "10000", KEY]);
+    let loud = Swarm::start(&broker, OTHER, &["garbage", "200"]);
+    for _ in 0..3 {
+        slow.goes_on();
+        loud.goes_on();
+        for (mode, count) in [("measure", 500), ("knock", 20)] {
+            // Fails unless each one is answered with the value.
+            measure(&broker, GRANTED, mode, count, KEY);
+        }
+        assert!(is_good(&ask(&mut kept, "")));
+    }
+    wait_until("a thousand have been turned away, and a hundred have sent garbage", || {
+        slow.done() > 1000 && loud.done() > 100
+    });
+    let after = roles.map(pss);
+    // 128 connections with 16 KiB of header each, as much again for what is made of them, and the heap's own ways.
+    assert!(after[0] < before[0] + 8 * 1024, "the parent: {before:?} kB before, {after:?} kB under attack");
+    assert!(after[1] < before[1] + 16 * 1024, "the worker: {before:?} kB before, {after:?} kB under attack");
+    slow.goes_on();
+    loud.goes_on();
+    assert!(!broker.log().contains("can be accepted"), "there were descriptors for all: {}", broker.log());
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids, and takes descriptors away from one"]
+fn without_descriptors_nobody_spins_and_who_is_in_is_answered() {
+    let upstream = Upstream::start(0);
+    let broker = Broker::with(upstream.port, "max-age = \"1h\"", ROOT_MAY);
+    let worker = broker.worker();
+    let mut kept = connect(&broker);
+    assert!(is_good(&ask(&mut kept, "")));
+    let enough = open_files(worker);
+    allow_open_files(worker, 3);
+    let mut waiting: Vec<UnixStream> = (0..200).map(|_| connect(&broker)).collect();
+    wait_until("it is said", || broker.log().contains("no connection can be accepted"));
+    let (before, since) = (ticks(worker), Instant::now());
+    wait_until("some time has passed", || {
+        assert!(is_good(&ask(&mut kept, "")));
+        std::thread::park_timeout(Duration::from_millis(100));
+        since.elapsed() > Duration::from_secs(2)
+    });
+    // Of some two hundred.
+    let used = ticks(worker) - before;
+    assert!(used < 50, "{used} ticks for nothing");
+    assert_eq!(broker.log().matches("no connection can be accepted").count(), 1, "{}", broker.log());
+    allow_open_files(worker, enough);
+    let mut last = waiting.remove(0);
+    assert!(is_good(&ask(&mut last, "")), "who waited is served");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn a_flood_of_denials_drowns_no_grant() {
+    let upstream = Upstream::start(0);
+    let mut broker = Broker::with(upstream.port, "max-age = \"1h\"", "");
+    let began = Instant::now();
+    let users = [STRANGER, OTHER, OTHER + 1];
+    let flood = users.map(|uid| Swarm::start(&broker, uid, &["deny", "8"]));
+    flood.iter().for_each(Swarm::goes_on);
+    // The first answer of a connection has a line.
+    let again = format!("http://keyhatch{KEY}");
+    assert!(is_good(&broker.curl(GRANTED, KEY, &[again.as_str(); 20])));
+    let told = |log: &str, uid: u32, event: &str| {
+        let uid = format!("uid={uid} ");
+        log.lines().filter(|line| line.contains(&uid) && line.contains(event)).count()
+    };
+    wait_until("the grant is told", || told(&broker.log(), GRANTED, "answer role") == 1);
+    flood.iter().for_each(Swarm::goes_on);
+    let give_up = Instant::now() + Duration::from_secs(120);
+    while flood.iter().map(Swarm::done).sum::<u64>() < 100_000 {
+        assert!(Instant::now() < give_up, "a hundred thousand were not denied");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    let mut get = as_uid(GRANTED, "curl");
+    get.args(["--silent", "--unix-socket"]).arg(broker.path("keyhatch.sock"));
+    assert!(get.arg(&again).output().unwrap().status.success(), "the worker is not held up");
+    drop(flood);
+    assert_eq!(broker.end("TERM"), Some(0));
+    let log = broker.log();
+    let intervals = usize::try_from(began.elapsed().as_secs() / 10 + 2).unwrap();
+    for uid in users {
+        let denied = told(&log, uid, "denied role");
+        assert!((1..=50 * intervals).contains(&denied), "{denied} lines about {uid}");
+    }
+    let lines = log.lines().count();
+    assert!(lines <= 700 * intervals + 100, "{lines} lines");
+    let counted = log.lines().filter(|line| line.contains("counted") && line.contains("verdict=hit"));
+    let hits: u64 =
+        counted.filter_map(|line| line.split_once("count=")?.1.split(' ').next()?.parse::<u64>().ok()).sum();
+    assert_eq!(
+        hits,
+        20,
+        "hits are counted, however many denials are: {}",
+        log.lines().filter(|l| l.contains("hit")).collect::<String>()
+    );
+}
