@@ -4,7 +4,7 @@
 //! opened. A token leaves this module as a borrow, inside one call; it is never copied, printed or serialised, compared
 //! with nothing but the one that is to replace it, and no error here holds a byte of one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -70,8 +70,44 @@ pub struct Vault(HashMap<TokenName, Known>);
 #[derive(Clone)]
 struct Known {
     token: Rc<ApiToken>,
-    /// Is to replace it once the upstream has accepted it, and is tried first until then.
-    unproven: Option<Rc<ApiToken>>,
+    newer: Option<Newer>,
+}
+
+/// What is to replace a token once the upstream has accepted it, and is tried first until then.
+#[derive(Clone)]
+struct Newer {
+    token: Rc<ApiToken>,
+    /// Where the older one goes: an origin that it was not configured for never sees it.
+    older_at: Rc<BTreeSet<String>>,
+    /// It is the only one for some other origin, too.
+    elsewhere: bool,
+    /// The older one stays where it was, and this one is for the other origins alone.
+    refused: bool,
+}
+
+/// Where each token goes.
+pub(in crate::parent) type Origins = HashMap<TokenName, BTreeSet<String>>;
+
+impl Known {
+    fn new(token: Rc<ApiToken>) -> Self {
+        Self { token, newer: None }
+    }
+
+    fn waiting(&self) -> Option<&Newer> {
+        self.newer.as_ref().filter(|newer| !newer.refused)
+    }
+
+    /// By a configuration in which it goes to these origins. One that goes nowhere any more gives way to the newer one.
+    fn at(self, now: &BTreeSet<String>) -> Self {
+        match self.newer {
+            Some(newer) if now.is_disjoint(&newer.older_at) => Self::new(newer.token),
+            Some(newer) => {
+                let elsewhere = !now.is_subset(&newer.older_at);
+                Self { newer: Some(Newer { elsewhere, ..newer }), ..self }
+            }
+            None => self,
+        }
+    }
 }
 
 /// A token that no upstream has accepted yet: a vault with nothing else.
@@ -84,7 +120,7 @@ pub(in crate::parent) struct Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::parent) enum Replacement {
     Unchanged,
-    /// There was none of this name.
+    /// There was none of this name, or it was configured for none of the origins of now.
     New,
     /// To be tried.
     Changed,
@@ -148,7 +184,7 @@ impl Vault {
         for (name, file, opened) in entries {
             let Ok(fd) = opened else { continue };
             match ApiToken::read(fd) {
-                Ok(token) => tokens.insert(name, Known { token: Rc::new(token), unproven: None }),
+                Ok(token) => tokens.insert(name, Known::new(Rc::new(token))),
                 Err(fault) => return Err(VaultError { token: name, file, fault }),
             };
         }
@@ -161,39 +197,52 @@ impl Vault {
 
     /// Whether the token that is used for this name is one that waits to be replaced.
     pub(in crate::parent) fn is_unproven(&self, name: &TokenName) -> bool {
-        self.0.get(name).is_some_and(|known| known.unproven.is_some())
+        self.0.get(name).is_some_and(|known| known.waiting().is_some())
     }
 
     /// What is to replace the token of this name.
     pub(in crate::parent) fn candidate(&self, name: &TokenName) -> Option<Candidate> {
-        let token = self.0.get(name)?.unproven.clone()?;
-        let known = Known { token: token.clone(), unproven: None };
-        Some(Candidate { token, alone: Self(HashMap::from([(name.clone(), known)])) })
+        Some(Candidate::new(name, &self.0.get(name)?.waiting()?.token))
+    }
+
+    /// What alone may go to this origin: the older token was never configured for it.
+    pub(in crate::parent) fn only_one_for(&self, name: &TokenName, origin: &str) -> Option<Candidate> {
+        let newer = self.0.get(name)?.newer.as_ref().filter(|newer| !newer.older_at.contains(origin))?;
+        Some(Candidate::new(name, &newer.token))
     }
 
     /// With these tokens in the place of those of the same names, each once it is proven; those of `kept` stay as they are,
-    /// and all others go.
+    /// and all others go. `before` is where the tokens of this vault go, `now` where those of the next do.
     pub(in crate::parent) fn replaced_by(
         &self,
         new: Self,
         kept: &[TokenName],
+        (before, now): (&Origins, &Origins),
     ) -> (Self, Vec<(TokenName, Replacement)>) {
+        let nowhere = BTreeSet::new();
+        let now_of = |name: &TokenName| now.get(name).unwrap_or(&nowhere);
         let mut tokens: HashMap<TokenName, Known> = HashMap::with_capacity(new.0.len() + kept.len());
         let mut told = Vec::with_capacity(new.0.len());
         for (name, Known { token: new, .. }) in new.0 {
             let (known, replacement) = match self.0.get(&name) {
-                None => (Known { token: new, unproven: None }, Replacement::New),
-                Some(before) if before.token.is(&new) => {
-                    (Known { token: before.token.clone(), unproven: None }, Replacement::Unchanged)
+                None => (Known::new(new), Replacement::New),
+                Some(old) if old.token.is(&new) => (Known::new(old.token.clone()), Replacement::Unchanged),
+                Some(old) => {
+                    let of_old = || Rc::new(before.get(&name).unwrap_or(&nowhere).clone());
+                    // What it goes to since another one waits, it goes to in name only.
+                    let older_at = old.newer.as_ref().map_or_else(of_old, |newer| newer.older_at.clone());
+                    let newer = Newer { token: new, older_at, elsewhere: false, refused: false };
+                    let known = Known { token: old.token.clone(), newer: Some(newer) }.at(now_of(&name));
+                    let replacement = if known.newer.is_some() { Replacement::Changed } else { Replacement::New };
+                    (known, replacement)
                 }
-                Some(before) => (Known { token: before.token.clone(), unproven: Some(new) }, Replacement::Changed),
             };
             tokens.insert(name.clone(), known);
             told.push((name, replacement));
         }
         for name in kept {
             if let Some(known) = self.0.get(name) {
-                tokens.insert(name.clone(), known.clone());
+                tokens.insert(name.clone(), known.clone().at(now_of(name)));
                 told.push((name.clone(), Replacement::Unchanged));
             }
         }
@@ -205,18 +254,30 @@ impl Vault {
     pub(in crate::parent) fn standing(&self, name: &TokenName, candidate: &Candidate) -> (bool, bool) {
         let is = |token: &Rc<ApiToken>| Rc::ptr_eq(token, &candidate.token);
         let known = self.0.get(name);
-        let waits = known.and_then(|known| known.unproven.as_ref()).is_some_and(is);
+        let waits = known.and_then(Known::waiting).is_some_and(|newer| is(&newer.token));
         (waits, known.is_some_and(|known| is(&known.token)))
     }
 
     /// After this candidate was accepted, or refused. `None` when it is not the one that waits any more.
     pub(in crate::parent) fn settled(&self, name: &TokenName, candidate: &Candidate, accepted: bool) -> Option<Self> {
         let known = self.0.get(name)?;
-        known.unproven.as_ref().filter(|unproven| Rc::ptr_eq(unproven, &candidate.token))?;
-        let token = if accepted { &candidate.token } else { &known.token }.clone();
+        let newer = known.waiting().filter(|newer| Rc::ptr_eq(&newer.token, &candidate.token))?;
+        let settled = if accepted {
+            Known::new(newer.token.clone())
+        } else {
+            let newer = newer.elsewhere.then(|| Newer { refused: true, ..newer.clone() });
+            Known { token: known.token.clone(), newer }
+        };
         let mut tokens = self.0.clone();
-        tokens.insert(name.clone(), Known { token, unproven: None });
+        tokens.insert(name.clone(), settled);
         Some(Self(tokens))
+    }
+}
+
+impl Candidate {
+    fn new(name: &TokenName, token: &Rc<ApiToken>) -> Self {
+        let known = Known::new(token.clone());
+        Self { token: token.clone(), alone: Vault(HashMap::from([(name.clone(), known)])) }
     }
 }
 
@@ -294,11 +355,53 @@ mod tests {
         assert!(!format!("{error} {error:?}").contains("hunter"));
     }
 
+    fn at(origins: &[&str]) -> Origins {
+        HashMap::from([(name(), origins.iter().map(|&origin| origin.to_owned()).collect())])
+    }
+
+    /// `old` by a configuration with these origins, replaced by `new` with those.
+    fn moved(from: &[&str], to: &[&str]) -> (Vault, Vec<(TokenName, Replacement)>) {
+        vault(b"old").ok().unwrap().replaced_by(vault(b"new").ok().unwrap(), &[], (&at(from), &at(to)))
+    }
+
+    fn only(vault: &Vault, origin: &str) -> Option<Vec<u8>> {
+        vault.only_one_for(&name(), origin).map(|only| only.alone.get(&name()).unwrap().bytes().to_vec())
+    }
+
+    #[test]
+    fn a_token_that_moves_with_its_keys_leaves_nothing_behind() {
+        let (vault, told) = moved(&["a"], &["b"]);
+        assert_eq!(told, [(name(), Replacement::New)]);
+        assert!(vault.get(&name()).unwrap().bytes() == b"new" && !vault.is_unproven(&name()));
+    }
+
+    #[test]
+    fn an_old_token_is_for_the_origins_that_it_had_whatever_becomes_of_the_new_one() {
+        let (waiting, told) = moved(&["a"], &["a", "b"]);
+        assert_eq!(told, [(name(), Replacement::Changed)]);
+        assert_eq!((only(&waiting, "a"), only(&waiting, "b")), (None, Some(b"new".to_vec())));
+        let candidate = waiting.candidate(&name()).unwrap();
+        let refused = waiting.settled(&name(), &candidate, false).unwrap();
+        assert_eq!((only(&refused, "a"), only(&refused, "b")), (None, Some(b"new".to_vec())));
+        assert!(refused.get(&name()).unwrap().bytes() == b"old" && !refused.is_unproven(&name()));
+        let everywhere = at(&["a", "b"]);
+        for vault_of_then in [&waiting, &refused] {
+            let newest = vault(b"newest").ok().unwrap();
+            let (again, _) = vault_of_then.replaced_by(newest, &[], (&everywhere, &everywhere));
+            assert_eq!((only(&again, "a"), only(&again, "b")), (None, Some(b"newest".to_vec())));
+            let (kept, _) = vault_of_then.replaced_by(Vault(HashMap::new()), &[name()], (&everywhere, &at(&["b"])));
+            assert_eq!(kept.get(&name()).unwrap().bytes(), b"new", "the old one has nowhere to go");
+        }
+        let accepted = waiting.settled(&name(), &candidate, true).unwrap();
+        assert!(only(&accepted, "b").is_none() && accepted.get(&name()).unwrap().bytes() == b"new");
+    }
+
     #[test]
     fn a_new_token_waits_beside_the_old_one_until_it_is_settled() {
         let bytes = |vault: &Vault| vault.get(&name()).unwrap().bytes().to_vec();
         let old = vault(b"old").ok().unwrap();
-        let (waiting, told) = old.replaced_by(vault(b"new\n").ok().unwrap(), &[]);
+        let here = at(&["a"]);
+        let (waiting, told) = old.replaced_by(vault(b"new\n").ok().unwrap(), &[], (&here, &here));
         assert_eq!(told, [(name(), Replacement::Changed)]);
         assert!(bytes(&waiting) == b"old" && waiting.is_unproven(&name()));
         let candidate = waiting.candidate(&name()).unwrap();
@@ -307,17 +410,18 @@ mod tests {
         assert!(bytes(&accepted) == b"new" && !accepted.is_unproven(&name()));
         let refused = waiting.settled(&name(), &candidate, false).unwrap();
         assert!(bytes(&refused) == b"old" && !refused.is_unproven(&name()));
-        let (newer, _) = waiting.replaced_by(vault(b"newer").ok().unwrap(), &[]);
+        let (newer, _) = waiting.replaced_by(vault(b"newer").ok().unwrap(), &[], (&here, &here));
         assert!(newer.settled(&name(), &candidate, true).is_none(), "it was overtaken");
     }
 
     #[test]
     fn what_is_neither_given_nor_kept_goes() {
         let old = vault(b"old").ok().unwrap();
+        let here = at(&["a"]);
         let nothing = || Vault::read(Vec::new()).ok().unwrap();
-        assert!(old.replaced_by(nothing(), &[]).0.get(&name()).is_none());
-        assert_eq!(old.replaced_by(nothing(), &[name()]).0.get(&name()).unwrap().bytes(), b"old");
-        let (same, told) = old.replaced_by(vault(b"old\n").ok().unwrap(), &[]);
+        assert!(old.replaced_by(nothing(), &[], (&here, &here)).0.get(&name()).is_none());
+        assert_eq!(old.replaced_by(nothing(), &[name()], (&here, &here)).0.get(&name()).unwrap().bytes(), b"old");
+        let (same, told) = old.replaced_by(vault(b"old\n").ok().unwrap(), &[], (&here, &here));
         assert!(told == [(name(), Replacement::Unchanged)] && !same.is_unproven(&name()));
     }
 

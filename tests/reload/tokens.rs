@@ -3,7 +3,7 @@
 use crate::HOUR;
 use crate::scene::{Scene, all, told};
 use crate::support::process::Process;
-use crate::support::{TOKEN, wait_until};
+use crate::support::{Broker, TOKEN, wait_until};
 
 fn replace(scene: &Scene, content: &str) {
     scene.broker.write("next", content, 0o400);
@@ -138,4 +138,57 @@ fn another_reload_does_not_wait_for_a_token_that_is_tried() {
     scene.upstream.set_gate(true);
     let done = first.wait_with_output().unwrap();
     assert!(told(&done).contains("another reload"), "{}", told(&done));
+}
+
+#[test]
+fn an_old_token_never_goes_where_it_was_not_configured_for() {
+    let (mut at_a, mut at_b) = (None, None);
+    let mut broker = Broker::prepared(|directory| {
+        let (a, b) = (Process::start(directory), Process::start(directory));
+        let text = at_two(&[("/a", a.port("plain"), "/good")], b.port("plain"));
+        (at_a, at_b) = (Some(a), Some(b));
+        text
+    });
+    broker.start();
+    let scene = Scene { upstream: at_a.unwrap(), broker };
+    let other = at_b.unwrap();
+    let (a, b) = (scene.upstream.port("plain"), other.port("plain"));
+    let shown_there = || {
+        let requests = other.requests_for("/status/401");
+        requests.iter().map(|one| one["headers"]["authorization"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(scene.get("/a").status, 200);
+
+    // Another provider for one key more: its token is the new one alone, whatever the first provider thinks of it.
+    scene.upstream.behave("/good", "/bearer");
+    replace(&scene, "token-of-b\n");
+    scene.broker.configure(&at_two(&[("/a", a, "/good"), ("/b", b, "/status/401")], b));
+    scene.reload();
+    assert_eq!((scene.get("/b").status, scene.get("/a").status), (502, 200), "{}", scene.broker.log());
+    assert_eq!(scene.reload().status.code(), Some(1), "tried again");
+    assert_eq!(shown(&scene, "/good").last().unwrap(), "token-of-b");
+
+    // And then for all.
+    let before = shown_there().len();
+    scene.broker.configure(&at_two(&[("/a", b, "/status/401")], b));
+    scene.reload();
+    wait_until("it is asked", || {
+        scene.get("/a");
+        shown_there().len() > before
+    });
+    let there = shown_there();
+    assert!(there.iter().all(|shown| shown == "Bearer token-of-b"), "{there:?}");
+}
+
+/// Keys by name, port and path, and one without a token that has the second port configured from the start.
+fn at_two(keys: &[(&str, u16, &str)], port: u16) -> String {
+    let key = |(name, port, path): &(&str, u16, &str)| {
+        format!(
+            "[keys.\"{name}\"]\nsource = {{ type = \"http\", url = \"http://127.0.0.1:{port}{path}\", field = \"value\", \
+             auth = {{ type = \"bearer\", token = \"t\" }}, allow-plaintext = true }}\nmax-age = \"0s\"\n"
+        )
+    };
+    let keys: String = keys.iter().map(key).collect();
+    let open = format!("[keys.\"/open\"]\nsource = {{ type = \"http\", url = \"http://127.0.0.1:{port}/good\" }}\n");
+    format!("[tokens]\nt = {{ file = \"DIR/token\" }}\n{keys}{open}{}", all())
 }

@@ -38,6 +38,21 @@ pub(super) struct Fresh {
     pub(super) validators: Validators,
 }
 
+/// An answer, and what of its keys was so when it came: what has changed since is newer.
+pub(super) struct Landed {
+    pub(super) began: Instant,
+    /// Milliseconds since the epoch.
+    pub(super) answered_at: u64,
+    pub(super) definitions: HashMap<KeyPath, Definition>,
+}
+
+impl Landed {
+    /// Whether it is an answer to what this key is now.
+    pub(super) fn is_of(&self, key: &KeyPath, entry: &Entry) -> bool {
+        self.definitions.get(key) == Some(&entry.definition) && entry.purged.is_none_or(|at| at < self.began)
+    }
+}
+
 /// How a call ended, for back-off.
 struct Ended {
     began: Instant,
@@ -131,21 +146,30 @@ impl Engine {
         self.settle(id, ended);
         // Other paths may have come to need this document meanwhile.
         let keys = self.documents.borrow().get(id).map(|state| state.keys.clone()).unwrap_or_default();
+        let landed = self.landed(&keys, started);
         let answered = answer.is_ok();
-        let mut values = Vec::new();
+        let (mut values, mut refusals) = (Vec::new(), Vec::new());
         for (key, value) in self.values_of(&keys, answer, &known).await {
-            if self.entries.borrow().get(&key).is_some_and(|entry| entry.purged.is_some_and(|at| at >= started)) {
-                continue;
-            }
             match value {
                 Ok(fresh) => values.push((key, fresh)),
-                Err(failure) => self.refuse(&key, failure, answered).await,
+                Err(failure) => refusals.push((key, failure)),
             }
         }
-        self.accept(values).await;
+        self.keep(values, &landed).await;
+        for (key, failure) in refusals {
+            if self.entries.borrow().get(&key).is_some_and(|entry| landed.is_of(&key, entry)) {
+                self.refuse(&key, failure, answered).await;
+            }
+        }
         if answered && let Some(token) = document.token() {
             self.restore_withheld(token).await;
         }
+    }
+
+    pub(super) fn landed(&self, keys: &[KeyPath], began: Instant) -> Landed {
+        let entries = self.entries.borrow();
+        let definition = |key: &KeyPath| Some((key.clone(), entries.get(key)?.definition));
+        Landed { began, answered_at: self.clock.now(), definitions: keys.iter().filter_map(definition).collect() }
     }
 
     /// What a request may show: only while every key of the document has a value, and all have theirs of one answer.
@@ -159,7 +183,7 @@ impl Engine {
         if counting.all(of_one_answer) { first.validators.clone() } else { Validators::default() }
     }
 
-    /// What an answer is to each of these keys that is still there: its value, with the status that came with it. A key
+    /// What an answer is to each of these keys as they were when it came: its value, with the status that came with it. A key
     /// without a value that could be as it was is left out.
     async fn values_of(
         &self,
@@ -183,22 +207,16 @@ impl Engine {
                 (body, move |value| Fresh { value: Some(value), status, validators: validators.clone() })
             }
         };
-        let (wanted, projections): (Vec<(KeyPath, Definition)>, Vec<Projection>) = {
+        let (wanted, projections): (Vec<KeyPath>, Vec<Projection>) = {
             let entries = self.entries.borrow();
-            let of = |entry: &Entry| (entry.definition, entry.projection.clone());
-            let of_key = |key: &KeyPath| entries.get(key).map(of).map(|(is, made)| ((key.clone(), is), made));
+            let of_key = |key: &KeyPath| Some((key.clone(), entries.get(key)?.projection.clone()));
             keys.iter().filter_map(of_key).unzip()
         };
-        let values = project_aside(body, projections, self.value_size).await;
-        // Where a reload came between, a key may be defined otherwise.
-        let entries = self.entries.borrow();
-        let same = |key: &KeyPath, is: Definition| entries.get(key).is_some_and(|entry| entry.definition == is);
-        let values: Vec<Result<SecretValue, Failure>> = match values {
+        let values: Vec<Result<SecretValue, Failure>> = match project_aside(body, projections, self.value_size).await {
             Ok(values) => values,
             Err(failure) => wanted.iter().map(|_| Err(failure)).collect(),
         };
-        let all = wanted.into_iter().zip(values).filter(|((key, is), _)| same(key, *is));
-        all.map(|((key, _), value)| (key, value.map(&fresh))).collect()
+        wanted.into_iter().zip(values).map(|(key, value)| (key, value.map(&fresh))).collect()
     }
 
     /// After how long a call counts as unavailable for back-off, although it may still succeed.

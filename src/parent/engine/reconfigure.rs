@@ -115,6 +115,7 @@ impl Engine {
         // A drill is about the configuration that it began with.
         self.end_drills();
         self.counters.renew(Names::of(&live.keys, &live.templates, &live.acl, &live.tokens));
+        let went = self.token_origins();
         let mut before = std::mem::take(&mut *self.entries.borrow_mut());
         let (configured, mut redefined) = (live.keys.len(), 0);
         let templates = {
@@ -161,7 +162,7 @@ impl Engine {
         let removed = before.values().filter(|entry| entry.standing == Standing::Fixed).count();
         drop(before);
         self.sources.replace(Rc::new(sources));
-        let (vault, tokens) = self.vault().replaced_by(tokens.given, &tokens.kept);
+        let (vault, tokens) = self.vault().replaced_by(tokens.given, &tokens.kept, (&went, &self.token_origins()));
         let named = |wanted| tokens.iter().filter(move |(_, of)| *of == wanted).map(|(name, _)| name.clone());
         let taken = named(Replacement::New).collect();
         let candidate = |name: TokenName| vault.candidate(&name).map(|candidate| (name, candidate));

@@ -45,7 +45,7 @@ pub(super) struct Scribe {
 
 #[derive(Default)]
 pub(super) struct Pending {
-    files: BTreeMap<KeyPath, Wanted>,
+    pub(super) files: BTreeMap<KeyPath, Wanted>,
     /// Whose files are to be removed.
     gone: BTreeSet<KeyPath>,
     /// What is on disk, but only in the bundle of this number.

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::Engine;
 use super::entry::{Entry, Held};
-use super::flight::Fresh;
+use super::flight::{Fresh, Landed};
 use super::scribe::Wanted;
 use crate::config::TokenName;
 use crate::parent::cache::{Definition, Tombstone, ValueLabel};
@@ -12,12 +12,12 @@ use crate::secret::KeyPath;
 
 impl Engine {
     /// Seals what is new, takes the age of what is not, and then lets both be seen.
-    pub(super) async fn accept(&self, values: Vec<(KeyPath, Fresh)>) {
-        let now = self.clock.now();
+    pub(super) async fn keep(&self, values: Vec<(KeyPath, Fresh)>, landed: &Landed) {
+        let now = landed.answered_at;
         let (mut wanted, mut accepted) = (Vec::new(), Vec::new());
         for (key, fresh) in values {
             let entries = self.entries.borrow();
-            let Some(entry) = entries.get(&key) else { continue };
+            let Some(entry) = entries.get(&key).filter(|entry| landed.is_of(&key, entry)) else { continue };
             let status = fresh.status;
             let Some(held) = self.renewed(&key, entry, fresh, now) else { continue };
             if let Some(sealed) = held.on_disk.sealed.get() {
@@ -25,18 +25,12 @@ impl Engine {
             } else if let Some(record) = held.record(&key, entry) {
                 wanted.push((key.clone(), Wanted::Value(record, held.on_disk.clone())));
             }
-            accepted.push((key, held, status, entry.purged, entry.definition));
+            accepted.push((key, held, status));
         }
         self.scribe.write(wanted).await;
-        for (key, held, status, purged, definition) in accepted {
+        for (key, held, status) in accepted {
             let mut entries = self.entries.borrow_mut();
-            // It may be defined otherwise by now.
-            let Some(entry) = entries.get_mut(&key).filter(|entry| entry.definition == definition) else { continue };
-            if entry.purged != purged {
-                // Meanwhile.
-                self.scribe.remove_behind(key);
-                continue;
-            }
+            let Some(entry) = entries.get_mut(&key).filter(|entry| landed.is_of(&key, entry)) else { continue };
             entry.ended = Some(Instant::now());
             if entry.failure.is_some() {
                 tracing::info!(%key, "answered again");

@@ -2,6 +2,7 @@
 
 mod bundles;
 mod expanded;
+mod landing;
 mod memory;
 mod operator;
 mod withheld;
@@ -85,6 +86,15 @@ impl Place {
         drop(local);
         drop(self.store());
         result
+    }
+}
+
+impl Engine {
+    /// As the answer of a fetch that has just begun.
+    async fn accept(&self, values: Vec<(KeyPath, Fresh)>) {
+        let keys: Vec<KeyPath> = values.iter().map(|(key, _)| key.clone()).collect();
+        let landed = self.landed(&keys, tokio::time::Instant::now());
+        self.keep(values, &landed).await;
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::{Document, TokenName};
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::Validators;
 use crate::parent::upstream::Fetched;
-use crate::parent::vault::{Candidate, Vault};
+use crate::parent::vault::{Candidate, Origins, Vault};
 
 /// On so many documents a token is tried, if the first ones say nothing about it.
 const TRIED_ON: usize = 4;
@@ -36,12 +36,18 @@ impl Engine {
         self.vault.borrow().clone()
     }
 
-    /// One fetch, with the token that waits to be proven first, if there is one.
+    /// One fetch, with the token that waits to be proven first, if there is one. The old one goes where it went before only.
     pub(super) async fn call(self: &Rc<Self>, document: &Document, known: &Validators) -> Fetched {
         let (sources, vault) = (self.sources.borrow().clone(), self.vault());
-        let Some((name, candidate)) = document.token().and_then(|name| Some((name, vault.candidate(name)?))) else {
-            return sources.fetch(document, known, &vault).await;
-        };
+        let Some(name) = document.token() else { return sources.fetch(document, known, &vault).await };
+        if let Some(only) = vault.only_one_for(name, &document.origin()) {
+            let fetched = sources.fetch(document, known, &only.alone).await;
+            if fetched.answer.is_ok() {
+                self.settle_token(name, &only, true);
+            }
+            return fetched;
+        }
+        let Some(candidate) = vault.candidate(name) else { return sources.fetch(document, known, &vault).await };
         let tried = sources.fetch(document, known, &candidate.alone).await;
         match &tried.answer {
             Ok(_) => {
@@ -150,6 +156,21 @@ impl Engine {
         let of_template = |document: Document| document.token() == Some(name);
         self.documents.borrow().iter().any(|(_, state)| state.document.token() == Some(name))
             || self.expanded.borrow().iter().any(|table| of_template(table.any_document()))
+    }
+
+    /// Where each token goes.
+    pub(super) fn token_origins(&self) -> Origins {
+        let mut origins = Origins::new();
+        let mut note = |document: &Document| {
+            if let Some(name) = document.token() {
+                origins.entry(name.clone()).or_default().insert(document.origin());
+            }
+        };
+        let documents = self.documents.borrow();
+        // One without keys is of an earlier configuration.
+        documents.iter().filter(|(_, state)| !state.keys.is_empty()).for_each(|(_, state)| note(&state.document));
+        self.expanded.borrow().iter().for_each(|table| note(&table.any_document()));
+        origins
     }
 
     /// What was refused with the old token may be asked for at once.
