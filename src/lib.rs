@@ -9,6 +9,7 @@ pub mod acl;
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod credential;
 pub mod demo;
 pub mod exit;
 #[cfg(test)]

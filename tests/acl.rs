@@ -25,7 +25,13 @@ fn peer(uid: u32, gid: u32, groups: &[u32]) -> Peer {
 
 fn client(name: &str, who: Who, pattern: &str) -> Client {
     let keys = vec![Pattern::parse(pattern).unwrap()];
-    Client { name: name.into(), who, keys, at: Location { file: "keyhatch.toml".into(), line: 1 } }
+    Client {
+        name: name.into(),
+        who,
+        keys,
+        credentials: Default::default(),
+        at: Location { file: "keyhatch.toml".into(), line: 1 },
+    }
 }
 
 #[test]

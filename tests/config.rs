@@ -231,6 +231,27 @@ fn a_user_that_is_not_found_does_not_become_a_client_without_conditions() {
 }
 
 #[test]
+fn names_too_long_for_systemd_are_a_warning() {
+    let key = |path: &str| format!("[keys.\"{path}\"]\nsource = {{ type = \"file\", path = \"/a\" }}\n");
+    let warnings = |unit: &str, more: &str, path: &str| {
+        let client = format!("[clients.c]\nunit = \"{unit}\"\nkeys = \"/**\"\n{more}\n");
+        config(&(key(path) + &client)).warnings
+    };
+    // 9 bytes and 74 are as many as there may be.
+    let (fits, long) = (format!("/{}", "k".repeat(74)), format!("/{}", "k".repeat(75)));
+    assert_eq!(warnings("a.service", "", &fits), Vec::<String>::new());
+    assert_eq!(warnings("a*.service", "", &fits), Vec::<String>::new());
+    let told = warnings("a.service", "", &long);
+    assert!(told.len() == 1 && told[0].contains("84 bytes together, and an address has room for 83"), "{told:?}");
+    let by_name = format!("credentials = {{ \"{}\" = \"/k\" }}", "i".repeat(75));
+    assert!(warnings("*.service", &by_name, "/k").is_empty());
+    assert_eq!(warnings("a.service", &by_name, "/k").len(), 1);
+    // For HTTP there is no such limit, and what dots cannot name is never asked for.
+    assert!(warnings("a.service", "user = 1", &long).is_empty());
+    assert!(warnings("a.service", "", &format!("/a:{}", "k".repeat(75))).is_empty());
+}
+
+#[test]
 fn what_is_legal_but_looks_wrong_is_a_warning() {
     assert_eq!(config("").warnings, ["keyhatch.toml: no keys: there is nothing to serve"]);
     let config = config(

@@ -20,8 +20,10 @@ const USES: &[(&str, &[&str])] = &[
     ("outcome", &[]),
     ("staleness", &[]),
     ("template", &["secret"]),
+    // One call of the system: how a connection ends.
+    ("credential", &["acl::Unit", "sys::peer"]),
     ("acl", &["secret", "config::Location"]),
-    ("config", &["sys", "secret", "acl", "staleness", "template"]),
+    ("config", &["sys", "secret", "acl", "staleness", "template", "credential"]),
     ("ipc", &["secret", "acl", "outcome", "template", "config::Limits"]),
     ("telemetry", &["ipc::record"]),
     // The start returns what the parent takes, and makes the first seal key: nothing else of the parent.
@@ -43,9 +45,9 @@ const USES: &[(&str, &[&str])] = &[
             "parent::SourceFile",
         ],
     ),
-    ("parent", &["sys", "secret", "acl", "config", "ipc", "outcome", "staleness", "telemetry"]),
+    ("parent", &["sys", "secret", "acl", "config", "credential", "ipc", "outcome", "staleness", "telemetry"]),
     // Neither the parent nor the configuration: what the worker needs of it crosses as `ipc::wire::WorkerConfig`.
-    ("worker", &["sys", "secret", "acl", "config::Limits", "ipc", "outcome", "template"]),
+    ("worker", &["sys", "secret", "acl", "config::Limits", "credential", "ipc", "outcome", "template"]),
     ("demo", &["sys"]),
     // Tests alone: the targets themselves stand beside what they try.
     ("fuzz", &[]),
@@ -91,7 +93,10 @@ const ONLY: &[(&[&str], &[&str])] = &[
     (&["hyper_util::client", "hyper_rustls", "rustls"], &["parent/upstream/", "cli/client.rs"]),
     (&["hyperlocal"], &["cli/client.rs"]),
     // An event loop begins after the drop: nothing of the start may know one.
-    (&["tokio", "tokio_seqpacket"], &["ipc/channel.rs", "parent/", "worker/", "cli/client.rs"]),
+    (
+        &["tokio", "tokio_seqpacket"],
+        &["ipc/channel.rs", "credential/refusal.rs", "parent/", "worker/", "cli/client.rs"],
+    ),
 ];
 
 /// Words that are only for a few.

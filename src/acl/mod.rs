@@ -14,6 +14,8 @@ pub use pattern::{Pattern, PatternError};
 pub use peer::{OVERFLOW_ID, Peer};
 pub use unit::{Unit, UnitPattern, UnitPatternError};
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::Location;
@@ -31,6 +33,8 @@ pub struct Client {
     pub name: String,
     pub who: Who,
     pub keys: Vec<Pattern>,
+    /// By the ids of credentials, the keys that they are; only where there is a unit alone.
+    pub credentials: BTreeMap<String, KeyPath>,
     pub at: Location,
 }
 
@@ -95,6 +99,17 @@ impl Client {
         (users.is_some() || groups.is_some()) && user && group
     }
 
+    /// Whether it is for credentials of this unit: only one with `unit` alone is, and what is not certain is nothing.
+    fn is_for_credentials_of(&self, unit: &Unit) -> bool {
+        let Who::Ids { units: Some(units), .. } = &self.who else { return false };
+        self.is_for_credentials() && unit.certain && units.iter().any(|pattern| pattern.matches(unit))
+    }
+
+    /// Whether it is for connections of systemd itself, and for no peer.
+    pub fn is_for_credentials(&self) -> bool {
+        matches!(self.who, Who::Ids { users: None, groups: None, units: Some(_) })
+    }
+
     /// Whether it has a condition on the unit.
     pub fn has_unit(&self) -> bool {
         matches!(self.who, Who::Ids { units: Some(_), .. })
@@ -112,6 +127,21 @@ impl Acl {
         self.matching(peer).find_map(|client| {
             let pattern = client.keys.iter().find(|pattern| pattern.matches(key))?;
             Some(Grant { client, pattern })
+        })
+    }
+
+    /// What the credential of this id is for a unit: the key, and the client that grants it. What a client says of the id
+    /// goes before the path that its dots make; the first client that grants counts.
+    pub fn credential(&self, unit: &Unit, id: &str) -> Option<(&Client, KeyPath)> {
+        let of_unit = || self.clients.iter().filter(|client| client.is_for_credentials_of(unit));
+        let granted = |client: &Client, key: &KeyPath| client.keys.iter().any(|pattern| pattern.matches(key));
+        let named = of_unit().find_map(|client| {
+            let key = client.credentials.get(id).filter(|key| granted(client, key))?;
+            Some((client, key.clone()))
+        });
+        named.or_else(|| {
+            let key = KeyPath::parse(&format!("/{}", id.replace('.', "/"))).ok()?;
+            of_unit().find(|client| granted(client, &key)).map(|client| (client, key))
         })
     }
 

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use super::Server;
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
-use super::names;
+use super::keys::Keys;
 use super::resolve::Resolver;
 use super::table::{Entry, Node, Table};
 use super::values;
+use super::{credentials, names};
 use crate::acl::{Client, OVERFLOW_ID, Pattern, UnitPattern, Users, Who};
+use crate::secret::KeyPath;
 
 /// The clients of all files, in the order of their definition, and where each pattern stands.
 #[derive(Default)]
@@ -16,6 +18,9 @@ pub(super) struct Clients {
     names: BTreeMap<String, Place>,
     pub(super) clients: Vec<Client>,
     pub(super) patterns: Vec<(Pattern, Place)>,
+    /// Where the keys of credentials stand.
+    pub(super) credentials: Vec<(KeyPath, Place)>,
+    places: Vec<Place>,
 }
 
 impl Clients {
@@ -37,7 +42,25 @@ impl Clients {
         let mut lookup = Lookup { client: entry.name, server, resolver, nobody: false, dynamic: false };
         if let (Some(who), Some(keys)) = (who(entry, &table, &mut lookup, report), keys) {
             let at = report.location(&entry.place);
-            self.clients.push(Client { name: entry.name.to_owned(), who, keys, at });
+            let alone = ["user", "group", "anyone"].iter().all(|other| table.get(other).is_none());
+            let alone = alone && table.get("unit").is_some();
+            let credentials::Credentials { keys: by_id, places } = credentials::read(&table, alone, &keys, report);
+            self.credentials.extend(places);
+            self.places.push(entry.place.clone());
+            self.clients.push(Client { name: entry.name.to_owned(), who, keys, credentials: by_id, at });
+        }
+    }
+
+    /// What only all keys together tell of credentials.
+    pub(super) fn check_credentials(&self, keys: &Keys, report: &mut Report<'_>) {
+        for (key, place) in &self.credentials {
+            if !keys.may_be(key) {
+                let error = Diagnostic::at(place.clone(), "no key of the configuration is at this path");
+                report.error(error.help("a credential is a key: define it in [keys]"));
+            }
+        }
+        for (client, place) in self.clients.iter().zip(&self.places) {
+            credentials::warn(client, place, keys, report);
         }
     }
 
@@ -94,14 +117,6 @@ fn who(entry: &Entry<'_>, table: &Table<'_>, lookup: &mut Lookup<'_>, report: &m
                 .error(Diagnostic::at(entry.place.clone(), "this client does not say who it is").help(help).absence());
         }
         return None;
-    }
-    if unit.is_some()
-        && user.is_none()
-        && group.is_none()
-        && !["user", "group"].iter().any(|name| table.misspells(name))
-    {
-        let why = "has `unit` alone, which is for LoadCredential= of systemd: this version does not serve that yet";
-        report.warning(&entry.place, format!("client `{}` {why}, so it matches nobody", entry.name));
     }
     let units = unit.as_ref().map(|node| units(node, report));
     let users = user.map(|node| {

@@ -144,9 +144,7 @@ impl fmt::Display for Explanation<'_> {
                             "holds the key, but this kernel cannot tell the unit for sure (Linux 6.5), which a client \
                              without a named user needs"
                         }
-                        Obstacle::UnitAlone => {
-                            "holds the key for LoadCredential= of systemd, which this version does not serve"
-                        }
+                        Obstacle::UnitAlone => "holds the key, but is for LoadCredential= of systemd alone and no peer",
                         Obstacle::Nobody => "holds the key, but matches nobody: see `keyhatch check`",
                         Obstacle::OtherKeys | Obstacle::Both => "matches the peer, but none of its keys is this one",
                     };

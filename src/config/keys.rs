@@ -10,6 +10,7 @@ use super::tokens::Tokens;
 use super::{Key, KeyTemplate, SourceTemplate, names, params, source};
 use crate::acl::Pattern;
 use crate::secret::{KeyPath, KeyPathError};
+use crate::staleness::{OnMissing, Settings};
 use crate::template::{Overlap, Shape, ShapeError, Template};
 
 /// The keys of all files, in the order of their paths, and those with parameters in the order of their definition.
@@ -33,7 +34,7 @@ impl Keys {
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
         let own = Partial::read(&table, report);
         params::refuse(&table, own.places_of_capacity(), report);
-        let settings = settings(&own, &own.over(defaults), report);
+        let settings = settings(&own, &own.over(defaults), &table, report);
         let source = read_source(entry, &table, tokens, &Scope::new(&[]), report);
         if let (Some(path), Some(source)) = (path, source) {
             let at = report.location(&entry.place);
@@ -46,7 +47,7 @@ impl Keys {
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
         let own = Partial::read(&table, report);
         let merged = own.over(defaults);
-        let settings = settings(&own, &merged, report);
+        let settings = settings(&own, &merged, &table, report);
         // Without its parameters nothing more can be said of it.
         let Some(shape) = shape else { return };
         let parameters = shape.parameters().to_vec();
@@ -132,6 +133,16 @@ impl Keys {
             || self.patterns.values().flatten().any(|keys| keys.overlaps(pattern))
     }
 
+    /// Whether some key is at this path, also one with another error, or may be.
+    pub(super) fn may_be(&self, path: &KeyPath) -> bool {
+        self.paths.contains(path) || self.patterns.values().flatten().any(|pattern| pattern.matches(path))
+    }
+
+    /// The paths of keys without parameters that one of these patterns matches.
+    pub(super) fn granted_by(&self, patterns: &[Pattern]) -> impl Iterator<Item = &KeyPath> {
+        self.paths.iter().filter(|path| patterns.iter().any(|pattern| pattern.matches(path)))
+    }
+
     pub(super) fn finish(mut self) -> (Vec<Key>, Vec<KeyTemplate>) {
         self.keys.sort_by(|a, b| a.path.cmp(&b.path));
         (self.keys, self.templates.into_iter().map(|(template, _)| template).collect())
@@ -164,7 +175,12 @@ fn read_source(
     (report.errors.len() == before).then_some(source)
 }
 
-fn settings(own: &Partial, merged: &Partial, report: &mut Report<'_>) -> crate::staleness::Settings {
+fn settings(own: &Partial, merged: &Partial, table: &Table<'_>, report: &mut Report<'_>) -> Settings {
     merged.check(own, report);
-    merged.resolve()
+    let mut settings = merged.resolve();
+    let on_missing = table.get("on-missing").and_then(|node| node.word(report, names::ON_MISSING));
+    if on_missing == Some("wait") {
+        settings.on_missing = OnMissing::Wait;
+    }
+    settings
 }

@@ -6,6 +6,7 @@
 
 mod auth;
 mod clients;
+mod credentials;
 mod definition;
 mod diagnostic;
 mod expand;
@@ -149,6 +150,7 @@ fn build(parsed: &[Spanned<DeTable<'_>>], resolver: &dyn Resolver, report: &mut 
     for entry in everywhere("clients").flat_map(|node| node.entries(report)).collect::<Vec<_>>() {
         clients.add(&entry, &server, resolver, report);
     }
+    clients.check_credentials(&keys, report);
     warn(&keys, &clients, report);
     let (keys, templates) = keys.finish();
     Config {

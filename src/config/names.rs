@@ -75,6 +75,7 @@ pub(super) const KEY: Names = names(
         "forget-after",
         "max-entries",
         "eviction",
+        "on-missing",
     ],
 );
 pub(super) const PARAMETER: Names = names("a parameter", &["one-of", "matches"]);
@@ -102,8 +103,7 @@ pub(super) const BEARER: Names = names("`bearer` authentication", &["type", "tok
 pub(super) const BASIC: Names = names("`basic` authentication", &["type", "user", "token"]);
 pub(super) const HEADER: Names = names("`header` authentication", &["type", "name", "prefix", "token"]);
 pub(super) const HAWK: Names = names("`hawk` authentication", &["type", "id", "key", "algorithm"]);
-pub(super) const CLIENT: Names =
-    Names { place: "a client", legal: &["user", "group", "unit", "anyone", "keys"], later: &["credentials"] };
+pub(super) const CLIENT: Names = names("a client", &["user", "group", "unit", "anyone", "keys", "credentials"]);
 
 /// The words that are legal as the value of a setting.
 pub(super) const SOURCE_TYPES: &[&str] = &["http", "heroku", "file"];
@@ -114,6 +114,7 @@ pub(super) const HTTP_FORMATS: &[&str] = &["json", "text"];
 pub(super) const FILE_FORMATS: &[&str] = &["text", "json", "toml", "env"];
 pub(super) const SANDBOX: &[&str] = &["strict", "best-effort"];
 pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
+pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
 pub(super) const ALL: [&Names; 17] = [
@@ -136,8 +137,8 @@ pub(super) const ALL: [&Names; 17] = [
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 8] =
-    [SOURCE_TYPES, AUTH_TYPES, HAWK_ALGORITHMS, METHODS, HTTP_FORMATS, FILE_FORMATS, SANDBOX, EVICTIONS];
+const WORDS: [&[&str]; 9] =
+    [SOURCE_TYPES, AUTH_TYPES, HAWK_ALGORITHMS, METHODS, HTTP_FORMATS, FILE_FORMATS, SANDBOX, EVICTIONS, ON_MISSING];
 
 /// Whether a text is a word of the configuration's own language, which is nobody's secret.
 pub(super) fn is_word(text: &str) -> bool {

@@ -125,6 +125,7 @@ impl Partial {
             negative_max_age: value(&self.negative_max_age, default.negative_max_age),
             refresh: value(&self.refresh, default.refresh),
             revocation,
+            on_missing: default.on_missing,
             forget_after: self.forget_after.as_ref().map_or(default.forget_after, |(value, _)| Span::Finite(*value)),
         }
     }

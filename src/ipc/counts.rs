@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::wire::{Detail, Forward, Verdict};
 use crate::secret::KeyPath;
 
 /// What the worker has answered. Names that the parent does not know are not counted.
@@ -62,6 +63,16 @@ impl Served {
             Self::Refused => "refused",
             Self::Unavailable => "unavailable",
             Self::Malformed => "malformed",
+        }
+    }
+
+    /// Of an answer with a value.
+    pub fn of_value(verdict: &Verdict) -> Self {
+        match (verdict.detail, verdict.forward) {
+            (Some(Detail::Drill), _) => Self::Drill,
+            (Some(_), _) => Self::Stale,
+            (None, Forward::Hit) => Self::Hit,
+            (None, _) => Self::Fetched,
         }
     }
 

@@ -37,6 +37,7 @@ fn seeds() -> Vec<Vec<u8>> {
         ToParent::Survey { id, request },
         ToParent::Used { uses: vec![(key("/x/1"), 3), (key("/x/2"), u32::MAX)] },
         ToParent::Attest { id },
+        ToParent::Credential { id, request },
         ToParent::Parted { fact: 3 },
         ToParent::Counted(Counted {
             connections: 2,
@@ -71,6 +72,7 @@ fn seeds() -> Vec<Vec<u8>> {
         },
         ToWorker::Attested { id, attestation: None },
         ToWorker::Unattested { fact: 3 },
+        ToWorker::CredentialEnded { id, ended: true },
         ToWorker::Renew { key: key("/a"), etag: Tag([0; 16]), lease },
         ToWorker::Recall { serial: 1, keys: Recall::All },
         ToWorker::Recall { serial: 2, keys: Recall::Keys(vec![key("/a"), key("/b/c")]) },
@@ -82,6 +84,7 @@ fn seeds() -> Vec<Vec<u8>> {
         name: name.into(),
         who,
         keys: vec![Pattern::parse(pattern).unwrap()],
+        credentials: Default::default(),
         at: Location { file: "keyhatch.toml".into(), line: 3 },
     };
     let users = Users { uids: vec![1000], dynamic: true };

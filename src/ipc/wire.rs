@@ -16,7 +16,7 @@ use crate::secret::{KeyPath, WireBytes};
 use crate::template::Template;
 
 /// Raised with every change of a frame.
-pub const PROTOCOL: u16 = 7;
+pub const PROTOCOL: u16 = 8;
 
 /// The longest frame, in bytes. Larger payloads cross as a sealed memfd beside the frame.
 pub const MAX_FRAME: usize = 64 * 1024;
@@ -37,6 +37,9 @@ pub enum ToParent {
     Survey { id: u64, request: RequestId },
     /// With exactly one fd: the peer's own socket. Asks for the unit that the peer is in.
     Attest { id: u64 },
+    /// With exactly one fd: a connection of root's with an address like systemd's. The worker keeps it open, and does nothing
+    /// with it, until [`ToWorker::CredentialEnded`].
+    Credential { id: u64, request: RequestId },
     /// The connection that this fact was about has ended.
     Parted { fact: u64 },
     /// How often values of keys with parameters were given from memory since the last time. Says which of them go first
@@ -99,6 +102,9 @@ pub enum ToWorker {
     Attested { id: u64, attestation: Option<Attestation> },
     /// The process has ended whose unit this fact was about, or the fact is not remembered any more: to be asked again.
     Unattested { fact: u64 },
+    /// The connection is at its end for all who have it. Not `ended`: the parent has no descriptor for it, and the worker
+    /// refuses it.
+    CredentialEnded { id: u64, ended: bool },
     /// The value that the worker may hold of this key was confirmed: its lease is now this one.
     Renew { key: KeyPath, etag: Tag, lease: Lease },
     /// Forget these values, then say [`ToParent::Recalled`].

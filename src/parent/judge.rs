@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use super::engine::Engine;
 use super::serve::ParentError;
 use super::units::Units;
-use crate::acl::{Acl, Peer};
+use crate::acl::{Acl, Peer, Unit};
 use crate::ipc::wire::{Attestation, Survey};
 use crate::secret::KeyPath;
 use crate::sys::peer::{self, is_shortage};
@@ -39,6 +39,11 @@ impl Judges {
 
     pub(super) fn now(&self) -> Rc<Judge> {
         self.now.borrow().clone()
+    }
+
+    /// Whether this is a connection that one of our listeners has accepted.
+    pub(super) fn is_of_ours(&self, socket: BorrowedFd<'_>) -> bool {
+        peer::accepted_from(socket).is_some_and(|path| self.listeners.contains(&path))
     }
 
     /// By this from now on.
@@ -138,6 +143,11 @@ impl Judge {
             // Nothing is known of its unit: that grants nothing.
             Err(_) => Ok(Some((Attested { peer, cookie: None }, None))),
         }
+    }
+
+    /// The key that the credential of this id is for a unit, and the name of the client that grants it.
+    pub(super) fn credential(&self, unit: &Unit, id: &str) -> Option<(&str, KeyPath)> {
+        self.acl.credential(unit, id).map(|(client, key)| (client.name.as_str(), key))
     }
 
     /// The name of the client that lets the peer read this key, as things are now.
@@ -255,6 +265,7 @@ mod tests {
             name: name.to_owned(),
             who: Who::Ids { users: Some(Users { uids: vec![1, 2], dynamic: false }), groups: None, units: None },
             keys: vec![Pattern::parse(pattern).unwrap()],
+            credentials: Default::default(),
             at: Location { file: "keyhatch.toml".into(), line: 1 },
         };
         let mut clients: Vec<Client> = (0..64).map(|n| client("vain", &format!("/**/x{n}*y/*"))).collect();

@@ -6,6 +6,7 @@
 mod admin;
 pub mod cache;
 mod clock;
+mod credentials;
 mod engine;
 mod greeting;
 mod in_flight;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin;
 use super::cache::{KeyRing, Store};
+use super::credentials::Credentials;
 use super::engine::{Asker, Engine};
 use super::greeting;
 use super::in_flight::{InFlight, Open};
@@ -172,11 +173,14 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         }
         let notifier = Notifier::ready(inputs.manager, &engine, &outbox).map_err(ParentError::Io)?;
         let in_flight = InFlight::new(most);
-        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight, notifier };
+        let of_broker = (engine.clone(), outbox.clone(), judges.clone());
+        let credentials = Credentials::new(of_broker, units.clone(), most);
+        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight, notifier, credentials };
         if let Some(start) = inputs.start {
             start.finished();
         }
         let served = broker.serve(&channel).await;
+        broker.credentials.finish(&channel).await;
         engine.close().await;
         // What the worker said last: it may be why it ended.
         let _ = timeout(LAST_LINES, relayed).await;
@@ -195,6 +199,7 @@ struct Broker {
     units: Rc<Units>,
     in_flight: Rc<InFlight>,
     notifier: Rc<Notifier>,
+    credentials: Rc<Credentials>,
 }
 
 impl Broker {
@@ -235,6 +240,7 @@ impl Broker {
                     let open = self.in_flight.open(id)?;
                     self.outbox.say(ToWorker::Attested { id, attestation: None }, None, Some(open));
                 }
+                Some((ToParent::Credential { id, request }, passed)) => self.credentials.take(id, request, passed)?,
                 Some((ToParent::Parted { fact }, Passed::Nothing)) => self.units.forget(fact)?,
                 Some((ToParent::Used { uses }, Passed::Nothing)) => self.engine.count_uses(&uses),
                 Some((ToParent::Counted(counted), Passed::Nothing)) => self.engine.count_served(&counted),
@@ -254,6 +260,7 @@ impl Broker {
     fn drain(&self) -> Instant {
         tracing::info!("ending: no new requests, {} s for those in flight", DRAIN.as_secs());
         self.notifier.stopping();
+        self.credentials.end();
         self.outbox.say(ToWorker::Drain { within: DRAIN }, None, None);
         Instant::now() + DRAIN + PATIENCE
     }

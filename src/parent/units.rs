@@ -114,7 +114,7 @@ impl Units {
     }
 
     /// The unit, and the process that is in it; `None` if there is none or if it has ended.
-    fn look(&self, socket: BorrowedFd<'_>, pid: i32) -> io::Result<Option<(Unit, OwnedFd)>> {
+    pub(super) fn look(&self, socket: BorrowedFd<'_>, pid: i32) -> io::Result<Option<(Unit, OwnedFd)>> {
         // 0: the process is in another pid namespace.
         let Some(source) = self.source.as_ref().filter(|_| pid > 0) else { return Ok(None) };
         let process = if source.certain { peer::pidfd(socket) } else { peer::pidfd_of(pid) };
@@ -131,11 +131,7 @@ impl Units {
     }
 
     fn watch(self: &Rc<Self>, cookie: u64, unit: Unit, process: OwnedFd) -> io::Result<Lives> {
-        #[expect(
-            deprecated,
-            reason = "unsound for types that change their descriptor; an OwnedFd keeps it open and the same"
-        )]
-        let process = Rc::new(AsyncFd::with_interest(process, Interest::READABLE)?);
+        let process = Rc::new(watched(process)?);
         let (watched, units): (_, Weak<Self>) = (process.clone(), Rc::downgrade(self));
         let watch = tokio::task::spawn_local(async move {
             let _ = watched.readable().await;
@@ -161,6 +157,15 @@ impl Units {
             self.outbox.say(ToWorker::Unattested { fact: number }, None, None);
         }
     }
+}
+
+/// A process whose end makes it readable.
+pub(super) fn watched(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    #[expect(
+        deprecated,
+        reason = "unsound for types that change their descriptor; an OwnedFd keeps it open and the same"
+    )]
+    AsyncFd::with_interest(process, Interest::READABLE)
 }
 
 /// `None` for what cannot be found out about this peer; an error for what could be another time.

@@ -7,4 +7,4 @@ mod decide;
 mod settings;
 
 pub use decide::{Decision, View, decide, is_usable};
-pub use settings::{Revocation, Settings, Span};
+pub use settings::{OnMissing, Revocation, Settings, Span};

@@ -48,6 +48,15 @@ pub enum Revocation {
     },
 }
 
+/// What becomes of a credential that is asked for while there is nothing legal to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum OnMissing {
+    /// The unit does not start.
+    Fail,
+    /// It starts when there is a value; systemd bounds how long that takes.
+    Wait,
+}
+
 /// Section 4 of the contract, for one key. All durations are exact; `timeout` etc. are of one request.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
@@ -70,6 +79,8 @@ pub struct Settings {
     pub revocation: Revocation,
     /// How long a key that left the configuration keeps its sealed file.
     pub forget_after: Span,
+    /// Of credentials alone: no HTTP request waits for it.
+    pub on_missing: OnMissing,
 }
 
 impl Default for Settings {
@@ -86,6 +97,7 @@ impl Default for Settings {
             refresh: None,
             revocation: Revocation::After { refusals: 3, over: Duration::from_secs(600) },
             forget_after: Span::Finite(7 * day),
+            on_missing: OnMissing::Fail,
         }
     }
 }

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, accept4, connect, getpeername,
-    getsockname, getsockopt, socket, sockopt,
+    AddressFamily, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, accept4, connect,
+    getpeername, getsockname, getsockopt, shutdown, socket, sockopt,
 };
 use nix::sys::stat::Mode;
 
@@ -152,6 +152,17 @@ pub fn accepted_from(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     }
     let own: UnixAddr = getsockname(fd.as_raw_fd()).ok()?;
     own.path().map(PathBuf::from)
+}
+
+/// The abstract address that the peer of a connection has taken, without the NUL before it; `None` if it has none.
+pub fn abstract_name(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
+    let address: UnixAddr = getpeername(socket.as_raw_fd())?;
+    Ok(address.as_abstract().map(<[u8]>::to_vec))
+}
+
+/// Ends what the peer can read, for all who have this connection (shutdown(2)).
+pub fn end(socket: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(shutdown(socket.as_raw_fd(), Shutdown::Write)?)
 }
 
 /// The process that listens at this socket file, as it was when it began to; `Some(None)` when it does not accept just now,

@@ -9,6 +9,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::answer::Problem;
 use super::connection::Connection;
+use super::credentials;
 use super::service::Shared;
 use crate::acl::Peer;
 use crate::sys::peer;
@@ -23,24 +24,46 @@ const LINGER: Duration = Duration::from_millis(100);
 /// Accepts for good. `converse` takes those that are let in.
 pub(super) async fn accept(listener: UnixListener, shared: &Rc<Shared>, converse: impl Fn(UnixStream, Connection)) {
     loop {
-        let mut taken = listener.accept().await.map(|(stream, _)| {
-            match look_at(stream.as_fd(), shared) {
-                Ok(Some(connection)) => converse(stream, connection),
-                Ok(None) => drop(stream.into_std().map(|stream| turn_away(stream, shared))),
-                // One that cannot be looked at is closed.
-                Err(_) => {}
+        let mut taken = match listener.accept().await {
+            // Handed over before the next one is accepted.
+            Ok((stream, _)) if credentials::is_systemds(stream.as_fd()) => {
+                credentials::divert(stream, shared).await;
+                Ok(())
             }
-        });
+            Ok((stream, _)) => {
+                match look_at(stream.as_fd(), shared) {
+                    Ok(Some(connection)) => converse(stream, connection),
+                    Ok(None) => drop(stream.into_std().map(|stream| turn_away(stream, shared))),
+                    // One that cannot be looked at is closed.
+                    Err(_) => {}
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
         // More that wait already, without the event loop, which those that are turned away need not be made known to.
         for _ in 1..AT_ONCE {
             if taken.is_err() {
                 break;
             }
-            taken = peer::accept(listener.as_fd()).map(|stream| match look_at(stream.as_fd(), shared) {
-                Ok(Some(connection)) => drop(UnixStream::from_std(stream).map(|stream| converse(stream, connection))),
-                Ok(None) => turn_away(stream, shared),
-                Err(_) => {}
-            });
+            taken = match peer::accept(listener.as_fd()) {
+                Ok(stream) if credentials::is_systemds(stream.as_fd()) => match UnixStream::from_std(stream) {
+                    Ok(stream) => {
+                        credentials::divert(stream, shared).await;
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+                Ok(stream) => {
+                    match look_at(stream.as_fd(), shared) {
+                        Ok(Some(of)) => drop(UnixStream::from_std(stream).map(|stream| converse(stream, of))),
+                        Ok(None) => turn_away(stream, shared),
+                        Err(_) => {}
+                    }
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
         }
         match taken.map_err(|error| (error.kind(), error)) {
             Ok(()) | Err((ErrorKind::WouldBlock | ErrorKind::ConnectionAborted | ErrorKind::Interrupted, _)) => {

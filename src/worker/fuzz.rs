@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::LocalSet;
 
+use super::credentials::Credentials;
 use super::link::Link;
 use super::request::{Accepts, Target, accepts, has_tag, revalidates, target, waits};
 use super::service::Shared;
@@ -170,6 +171,7 @@ fn configuration() -> WorkerConfig {
         name: name.into(),
         who,
         keys: vec![Pattern::parse(pattern).unwrap()],
+        credentials: Default::default(),
         at: Location { file: "keyhatch.toml".into(), line: 1 },
     };
     let any = Constraint::matching("[a-z0-9]+").unwrap();
@@ -200,8 +202,9 @@ fn connection() {
         let (ours, theirs) = spawn::channel_pair().unwrap();
         tokio::task::spawn_local(give(ParentEnd::new(theirs).unwrap()));
         let (facts, _) = Facts::new();
-        let link = Rc::new(Link::new(Rc::new(WorkerEnd::new(ours).unwrap()), 64, facts));
-        let shared = Rc::new(Shared::new(configuration(), link));
+        let ours = Rc::new(WorkerEnd::new(ours).unwrap());
+        let link = Rc::new(Link::new(ours.clone(), 64, facts));
+        let shared = Rc::new(Shared::new(configuration(), link, Credentials::new(ours, 64)));
         shared.log.silence();
         tokio::task::spawn_local(super::go_round(shared.clone()));
         let listening = shared.clone();

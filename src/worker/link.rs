@@ -205,6 +205,7 @@ impl Link {
                     }
                     self.hand_out(id, Said::Attested(attestation.is_some()))?;
                 }
+                ToWorker::CredentialEnded { id, ended } => shared.credentials.end(id, ended)?,
                 ToWorker::Unattested { fact } => self.facts.take_back(fact),
                 ToWorker::Recall { serial, keys } => {
                     self.recalls.set(self.recalls.get() + 1);

@@ -9,6 +9,7 @@ mod answer;
 mod ask;
 mod body;
 mod connection;
+mod credentials;
 mod expanded;
 #[cfg(test)]
 mod fuzz;
@@ -36,12 +37,13 @@ use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::timeout;
 
 use self::answer::Problem;
 use self::body::AnswerBody;
 use self::connection::Connection;
+use self::credentials::Credentials;
 use self::link::Link;
 use self::service::Shared;
 use self::standing::Facts;
@@ -104,35 +106,45 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         let most = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
         let (facts, partings) = Facts::new();
         let link = Rc::new(Link::new(channel.clone(), most, facts));
-        let shared = Rc::new(Shared::new(config, link.clone()));
+        let credentials = Credentials::new(channel.clone(), most);
+        let shared = Rc::new(Shared::new(config, link.clone(), credentials.clone()));
         channel.send(&ToParent::Ready { layers }, None).await?;
-        let going_round = tokio::task::spawn_local(go_round(shared.clone()));
+        let parting = tokio::task::spawn_local(part(link, partings));
         let accepting = tokio::task::spawn_local(let_in(listener, shared.clone()));
-        let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
-        let telling = tokio::task::spawn_local(tell(shared.clone()));
-        let parting = tokio::task::spawn_local(part(link.clone(), partings));
-        let counting = tokio::task::spawn_local(tell_counts(shared.clone()));
-        let within = link.listen(&shared).await?;
+        let ended = serve(&channel, &shared, &accepting).await;
         accepting.abort();
-        shared.end_connections();
-        let finished = async {
-            // What is in flight still needs the parent's replies.
-            tokio::select! {
-                () = shared.connections.drained() => Ok(()),
-                ended = link.listen(&shared) => Err(ended.err().unwrap_or(WorkerError::Protocol("told to end twice"))),
-            }
-        };
-        // What is not finished in time is cut.
-        timeout(within, finished).await.unwrap_or(Ok(()))?;
-        sweeping.abort();
-        telling.abort();
         parting.abort();
-        counting.abort();
-        going_round.abort();
-        shared.log.flush(&shared.current().slots);
-        channel.send(&ToParent::Drained, None).await?;
-        Ok(())
+        credentials.refuse_all().await;
+        ended
     })
+}
+
+/// Until the parent says to drain, and that is done, or until it is gone.
+async fn serve(channel: &WorkerEnd, shared: &Rc<Shared>, accepting: &JoinHandle<()>) -> Result<(), WorkerError> {
+    let link = &shared.link;
+    let going_round = tokio::task::spawn_local(go_round(shared.clone()));
+    let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
+    let telling = tokio::task::spawn_local(tell(shared.clone()));
+    let counting = tokio::task::spawn_local(tell_counts(shared.clone()));
+    let within = link.listen(shared).await?;
+    accepting.abort();
+    shared.end_connections();
+    let finished = async {
+        // What is in flight still needs the parent's replies.
+        tokio::select! {
+            ((), ()) = async { tokio::join!(shared.connections.drained(), shared.credentials.drained()) } => Ok(()),
+            ended = link.listen(shared) => Err(ended.err().unwrap_or(WorkerError::Protocol("told to end twice"))),
+        }
+    };
+    // What is not finished in time is cut.
+    timeout(within, finished).await.unwrap_or(Ok(()))?;
+    sweeping.abort();
+    telling.abort();
+    counting.abort();
+    going_round.abort();
+    shared.log.flush(&shared.current().slots);
+    channel.send(&ToParent::Drained, None).await?;
+    Ok(())
 }
 
 async fn introduce(channel: &WorkerEnd) -> Result<WorkerConfig, WorkerError> {

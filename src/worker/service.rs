@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::alive::Alive;
 use super::answer::{self, Answer, Problem};
 use super::connection::{Connection, Connections};
+use super::credentials::Credentials;
 use super::expanded::Expansion;
 use super::held::{Held, Slot, Slots};
 use super::link::Link;
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) log: Log,
     pub(super) tally: Tally,
     pub(super) link: Rc<Link>,
+    pub(super) credentials: Rc<Credentials>,
     /// Becomes true when connections are to end after the request in hand.
     ending: watch::Sender<bool>,
     requests: Cell<u64>,
@@ -55,7 +57,7 @@ impl Current {
 }
 
 impl Shared {
-    pub(super) fn new(config: WorkerConfig, link: Rc<Link>) -> Self {
+    pub(super) fn new(config: WorkerConfig, link: Rc<Link>, credentials: Rc<Credentials>) -> Self {
         let mut start = [0; 8];
         // Ids need to be different, not unpredictable: zero is a start, too.
         let _ = random::fill(&mut start);
@@ -66,6 +68,7 @@ impl Shared {
             log: Log::new(config.log_requests),
             tally: Tally::default(),
             link,
+            credentials,
             ending: watch::Sender::new(false),
             requests: Cell::new(u64::from_le_bytes(start)),
             current: RefCell::new(Current::new(config)),

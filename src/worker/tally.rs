@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::held::Slot;
-use crate::ipc::wire::{Counted, Detail, Forward, Served, Verdict};
+use crate::ipc::wire::{Counted, Served, Verdict};
 
 /// How often the parent is told.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -52,15 +52,7 @@ impl Tally {
 
     /// An answer with a value.
     pub(super) fn count_value(&self, slot: &Rc<Slot>, client: Option<&str>, verdict: &Verdict) {
-        self.count(
-            client,
-            match (verdict.detail, verdict.forward) {
-                (Some(Detail::Drill), _) => Served::Drill,
-                (Some(_), _) => Served::Stale,
-                (None, Forward::Hit) => Served::Hit,
-                (None, _) => Served::Fetched,
-            },
-        );
+        self.count(client, Served::of_value(verdict));
         if slot.serves.get() == 0 {
             let mut served = self.served.borrow_mut();
             if slot.is_expanded() && served.len() >= PATHS {
@@ -104,7 +96,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::wire::{MAX_FRAME, ToParent, encode};
+    use crate::ipc::wire::{Forward, MAX_FRAME, ToParent, encode};
     use crate::secret::KeyPath;
 
     const HIT: Verdict =

@@ -14,7 +14,9 @@ use keyhatch::parent::cache::new_seal_key_text;
 use keyhatch::secret::KeyPath;
 use keyhatch::sys::spawn::channel_pair;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recv, sendmsg, socket,
+};
 
 use crate::support::{GRANTED, wait_until};
 
@@ -84,6 +86,14 @@ impl Worker {
     /// A peer and the worker's end of its connection.
     pub(crate) fn peer(&self) -> (UnixStream, UnixStream) {
         let peer = UnixStream::connect(self.socket()).unwrap();
+        (peer, self.listener.accept().unwrap().0)
+    }
+
+    /// The same, with an abstract address.
+    pub(crate) fn peer_named(&self, name: &str) -> (OwnedFd, UnixStream) {
+        let peer = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(peer.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes()).unwrap()).unwrap();
+        connect(peer.as_raw_fd(), &UnixAddr::new(&self.socket()).unwrap()).unwrap();
         (peer, self.listener.accept().unwrap().0)
     }
 

@@ -6,10 +6,11 @@ use tokio::time::Instant;
 
 use super::Engine;
 use super::entry::{Entry, Held};
+use crate::config::expand;
 use crate::ipc::wire::{Body, BootInstant, Detail, FailureReply, KeyState, Lease, Reply, ValueReply, Verdict};
 use crate::outcome::{Class, Failure, Reason};
 use crate::secret::{KeyPath, WireBytes};
-use crate::staleness::Span;
+use crate::staleness::{OnMissing, Span};
 use crate::sys::clock::boot_nanos;
 
 fn nanos(length: Duration) -> i64 {
@@ -23,6 +24,17 @@ impl Engine {
         let entries = self.entries.borrow();
         let entry = entries.get(key).filter(|entry| entry.is_listed())?;
         Some(KeyState { key: key.clone(), state: entry.state(now), age: entry.age(now) })
+    }
+
+    /// Whether a credential of this key is waited for.
+    pub(in crate::parent) fn waits_for(&self, key: &KeyPath) -> bool {
+        let of_entry = self.entries.borrow().get(key).map(|entry| entry.settings.on_missing);
+        let on_missing = of_entry.or_else(|| {
+            let tables = self.expanded.borrow();
+            let (template, _) = expand(tables.iter().map(|table| &table.key), key)?;
+            Some(tables.get(template)?.key.settings.on_missing)
+        });
+        on_missing == Some(OnMissing::Wait)
     }
 
     /// The paths of keys with parameters that have a value.

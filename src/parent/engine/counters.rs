@@ -15,6 +15,7 @@ use crate::config::{Document, Key, KeyTemplate, TokenName};
 use crate::ipc::wire::{Counted, Served};
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::upstream::Answer;
+use crate::secret::KeyPath;
 
 type Row = [u64; Served::ALL.len()];
 
@@ -200,6 +201,13 @@ impl Counters {
 }
 
 impl Engine {
+    /// A credential that was given, with its key, or refused.
+    pub(in crate::parent) fn count_credential(&self, client: Option<&str>, served: Served, key: Option<&KeyPath>) {
+        let requests = vec![(client.map(str::to_owned), served, 1)];
+        let serves = key.map(|key| (key.clone(), 1)).into_iter().collect();
+        self.count_served(&Counted { connections: self.counters.connections(), requests, serves });
+    }
+
     /// What the worker has answered. It can lie about these numbers, and that changes nothing else.
     pub(in crate::parent) fn count_served(&self, counted: &Counted) {
         self.counters.count_requests(counted);

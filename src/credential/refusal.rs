@@ -1,0 +1,32 @@
+//! How a unit is kept from starting: more bytes than a credential can have.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use tokio::net::UnixStream;
+
+use super::OVERLENGTH;
+use crate::sys::peer;
+
+const WORDS: &[u8] = b"keyhatch has nothing to serve for this credential, so that the unit must not start\n";
+/// Written at a time.
+const PART: usize = 16 << 10;
+
+/// Writes more than systemd takes, whatever was written before, and ends what the peer reads. A close without that would
+/// start the unit with an empty credential, or with the beginning of one.
+///
+/// # Errors
+/// When the peer has gone.
+pub async fn refuse(stream: &UnixStream) -> io::Result<()> {
+    let part: Vec<u8> = WORDS.iter().copied().cycle().take(PART).collect();
+    let mut left = OVERLENGTH;
+    while left > 0 {
+        stream.writable().await?;
+        match stream.try_write(&part[..left.min(PART)]) {
+            Ok(written) => left -= written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    peer::end(stream.as_fd())
+}
