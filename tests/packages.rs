@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "units/lab.rs"]
+#[allow(dead_code, reason = "it has no unit of its own")]
 mod lab;
 
 use std::path::{Path, PathBuf};
