@@ -167,6 +167,19 @@ fn tokens_lie_in_pages_that_nobody_else_reads() {
     );
 }
 
+#[test]
+#[ignore = "needs root: starts and drops privileges"]
+fn tokens_are_read_where_nothing_can_be_locked() {
+    let (_upstream, mut broker) = serving("");
+    broker.end("TERM");
+    let mut limited = Command::new("prlimit");
+    limited.args(["--memlock=0", "--", env!("CARGO_BIN_EXE_keyhatch")]);
+    broker.start_by(limited, &[]);
+    assert!(broker.log().contains("guarded pages that may be swapped"), "{}", broker.log());
+    assert!(broker.curl(GRANTED, KEY, &["-H", "Cache-Control: no-cache"]).starts_with("HTTP/1.1 200 OK"));
+    assert_eq!(broker.end("TERM"), Some(0), "{}", broker.log());
+}
+
 /// Whether a process of this uid can open the memory of another one.
 fn can_open_memory(uid: u32, pid: u32) -> bool {
     let mut read = as_uid(uid, "sh");

@@ -29,9 +29,22 @@ impl ApiToken {
     /// Reads and checks the whole file, from its start, wherever the descriptor's offset is.
     fn read(fd: OwnedFd) -> Result<Self, TokenFault> {
         let file = File::from(fd);
-        // Room for the line end, and one byte more that tells a file that is too long.
+        let told = file.metadata().map_err(TokenFault::Read)?.len();
+        // Locked memory is scarce: no more than the file says, if it says anything.
+        let told = usize::try_from(told).unwrap_or(MAX_TOKEN_LEN).min(MAX_TOKEN_LEN);
+        for room in [told, MAX_TOKEN_LEN].into_iter().filter(|room| *room > 0) {
+            // Room for the line end, and one byte more that tells a file that is longer.
+            let (text, len) = Self::read_up_to(&file, room + 3).map_err(TokenFault::Read)?;
+            if len < room + 3 || room == MAX_TOKEN_LEN {
+                return Self::parse(&text.bytes()[..len]);
+            }
+        }
+        Err(TokenFault::TooLong)
+    }
+
+    fn read_up_to(file: &File, room: usize) -> std::io::Result<(Guarded, usize)> {
         let mut len = 0;
-        let whole = Guarded::try_with(MAX_TOKEN_LEN + 3, |buffer| {
+        let text = Guarded::try_with(room, |buffer| {
             while len < buffer.len() {
                 match file.read_at(&mut buffer[len..], len as u64) {
                     Ok(0) => break,
@@ -41,8 +54,8 @@ impl ApiToken {
                 }
             }
             Ok(())
-        });
-        Self::parse(&whole.map_err(TokenFault::Read)?.bytes()[..len])
+        })?;
+        Ok((text, len))
     }
 
     fn parse(text: &[u8]) -> Result<Self, TokenFault> {

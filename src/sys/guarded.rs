@@ -3,6 +3,7 @@
 //!
 //! Never grows, and lends its bytes only as a borrow.
 
+use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -96,53 +97,33 @@ impl Guarded {
         let mapped =
             len.max(1).checked_next_multiple_of(page.get()).and_then(NonZeroUsize::new).ok_or_else(too_long)?;
         let all = mapped.checked_add(2 * page.get()).ok_or_else(too_long)?;
+        let guarded = |region: NonNull<c_void>, kind| {
+            // SAFETY: one page into a region of at least three.
+            let pages = unsafe { region.cast::<u8>().add(page.get()) };
+            // From here on drop gives the whole region back.
+            Self { pages, mapped, len, kind }
+        };
+        if let Ok(region) = secret(all) {
+            let guarded = guarded(region, Kind::Secret);
+            guarded.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+            return Ok(guarded);
+        }
         // SAFETY: a new mapping at an address that the kernel chooses; nothing else knows it.
         let region = unsafe { mmap_anonymous(None, all, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) }?;
-        // SAFETY: one page into a region of at least three.
-        let pages = unsafe { region.cast::<u8>().add(page.get()) };
-        // From here on drop gives the whole region back.
-        let mut guarded = Self { pages, mapped, len, kind: Kind::Swappable };
-        guarded.kind = guarded.populate()?;
-        Ok(guarded)
-    }
-
-    /// Makes the pages between the guards usable, as well kept as the kernel lets us.
-    fn populate(&self) -> io::Result<Kind> {
-        if self.populate_secret().is_ok() {
-            return Ok(Kind::Secret);
-        }
-        self.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        let mut guarded = guarded(region, Kind::Swappable);
+        guarded.protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         // SAFETY: both name exactly the pages of this value, and change neither their content nor their protection.
         let (left_out, locked) = unsafe {
             (
-                madvise(self.pages.cast(), self.mapped.get(), MmapAdvise::MADV_DONTDUMP),
-                mlock(self.pages.cast(), self.mapped.get()),
+                madvise(guarded.pages.cast(), mapped.get(), MmapAdvise::MADV_DONTDUMP),
+                mlock(guarded.pages.cast(), mapped.get()),
             )
         };
         left_out?;
-        Ok(if locked.is_ok() { Kind::Locked } else { Kind::Swappable })
-    }
-
-    fn populate_secret(&self) -> Result<(), Errno> {
-        // SAFETY: memfd_secret takes flags and no pointer.
-        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) })?;
-        let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
-        // SAFETY: the call has just given it to us, and nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        nix::unistd::ftruncate(&fd, i64::try_from(self.mapped.get()).map_err(|_| Errno::EFBIG)?)?;
-        let at = NonZeroUsize::new(self.pages.as_ptr() as usize);
-        // SAFETY: MAP_FIXED replaces exactly the pages of this value, which nothing has borrowed yet; they stay mapped if the call fails.
-        unsafe {
-            mmap(
-                at,
-                self.mapped,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_SHARED | MapFlags::MAP_FIXED,
-                &fd,
-                0,
-            )
-        }?;
-        Ok(())
+        if locked.is_ok() {
+            guarded.kind = Kind::Locked;
+        }
+        Ok(guarded)
     }
 
     fn protect(&self, protection: ProtFlags) -> Result<(), Errno> {
@@ -165,6 +146,19 @@ impl Drop for Guarded {
         // SAFETY: the region that `map` made, guards and all; nothing uses it after drop.
         let _ = unsafe { munmap(self.pages.sub(page).cast(), self.mapped.get() + 2 * page) };
     }
+}
+
+/// Secret pages that nobody can touch yet, the guards among them: one mapping, so that no call replaces a part of another one,
+/// which would leave a hole for whoever maps next if it failed half-way. The guards count as locked, and take no memory.
+fn secret(size: NonZeroUsize) -> Result<NonNull<c_void>, Errno> {
+    // SAFETY: memfd_secret takes flags and no pointer.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) })?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the call has just given it to us, and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    nix::unistd::ftruncate(&fd, i64::try_from(size.get()).map_err(|_| Errno::EFBIG)?)?;
+    // SAFETY: a new mapping at an address that the kernel chooses; nothing else knows it.
+    unsafe { mmap(None, size, ProtFlags::PROT_NONE, MapFlags::MAP_SHARED, &fd, 0) }
 }
 
 fn page_size() -> NonZeroUsize {
@@ -220,7 +214,7 @@ mod tests {
             let first = guarded.bytes().as_ptr() as usize;
             for address in [first - 1, first + guarded.mapped.get()] {
                 let (head, _) = mapping(address);
-                assert!(head.contains(" ---p"), "{head}");
+                assert!(head.contains(" ---"), "{head}");
             }
         }
     }
@@ -229,5 +223,46 @@ mod tests {
     fn what_cannot_be_filled_is_an_error() {
         let failed = Guarded::try_with(9, |_| Err(io::Error::other("no"))).err().unwrap();
         assert_eq!(failed.to_string(), "no");
+    }
+
+    /// What pages are where so many bytes may be locked: in a process of its own, without capabilities.
+    const LOCKED_AT_MOST: &str = "KEYHATCH_TEST_LOCKED_AT_MOST";
+
+    #[test]
+    fn with_little_room_to_lock_the_pages_are_as_good_as_they_can_be() {
+        if let Ok(most) = std::env::var(LOCKED_AT_MOST) {
+            let most = most.parse().unwrap();
+            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK, most, most).unwrap();
+            if nix::unistd::geteuid().is_root() {
+                nix::unistd::setuid(nix::unistd::Uid::from_raw(65533)).unwrap();
+            }
+            let several: Vec<Guarded> = (0..3).map(|n| Guarded::copy_of(&[n; 100]).unwrap()).collect();
+            for (n, guarded) in several.iter().enumerate() {
+                assert!(guarded.bytes() == [u8::try_from(n).unwrap(); 100]);
+            }
+            let kinds: Vec<Kind> = several.iter().map(Guarded::kind).collect();
+            drop(several);
+            println!("kinds {kinds:?} and again {:?}", Kind::available().unwrap());
+            return;
+        }
+        let page = page_size().get();
+        let secret = secret(page_size()).is_ok();
+        let under = |most: usize| {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args([
+                "--exact",
+                "--nocapture",
+                "sys::guarded::tests::with_little_room_to_lock_the_pages_are_as_good_as_they_can_be",
+            ]);
+            let done = child.env(LOCKED_AT_MOST, most.to_string()).output().unwrap();
+            let said = String::from_utf8_lossy(&done.stdout).into_owned();
+            assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+            said.lines().find_map(|line| line.split_once("kinds ")).unwrap().1.to_owned()
+        };
+        assert_eq!(under(0), "[Swappable, Swappable, Swappable] and again Swappable");
+        assert_eq!(under(page), "[Locked, Swappable, Swappable] and again Locked");
+        if secret {
+            assert_eq!(under(4 * page), "[Secret, Locked, Swappable] and again Secret");
+        }
     }
 }
