@@ -15,7 +15,7 @@ use super::expanded::{self, OnDisk, Table};
 use super::open;
 use super::ranking::Owner;
 use crate::config::{Key, KeyTemplate, Live, TokenName, expand};
-use crate::parent::cache::{Definition, Listing};
+use crate::parent::cache::{Definition, Ledger, Listing};
 use crate::parent::upstream::{SourceInputs, Sources, TlsSetupError};
 use crate::parent::vault::{Candidate, Replacement, Vault};
 use crate::secret::KeyPath;
@@ -135,10 +135,7 @@ impl Engine {
                     || Entry::new(document, key.source.projection.clone(), definition, key.settings.clone(), None);
                 let mut entry = known.filter(|known| known.definition == definition).unwrap_or_else(|| {
                     let mut entry = new();
-                    entry.held = held.remove(&key.path);
-                    if entry.held.is_some() && self.ledger.borrow().is_withheld(&key.path) {
-                        entry.withhold();
-                    }
+                    entry.find(held.remove(&key.path), self.ledger.borrow().is_withheld(&key.path));
                     entry
                 });
                 entry.move_to(document, key.settings, Standing::Fixed);
@@ -146,11 +143,13 @@ impl Engine {
             }
             let mut tables = expanded::tables(&live.templates);
             let old_tables = self.expanded.take();
-            keep_paths(&old_tables, &live.templates, &mut before, &mut held, &mut tables, &mut documents, &mut entries);
+            let ledger = self.ledger.borrow();
+            let found = (&mut held, &*ledger);
+            keep_paths(&old_tables, &live.templates, &mut before, found, &mut tables, &mut documents, &mut entries);
             for found in expanded {
                 if !entries.contains_key(&found.key) {
                     let held = held.remove(&found.key);
-                    expanded::restore(found, held, &mut tables, &mut documents, &mut entries);
+                    expanded::restore(found, held, &ledger, &mut tables, &mut documents, &mut entries);
                 }
             }
             documents.drop_idle();
@@ -193,7 +192,7 @@ fn keep_paths(
     old: &[Table],
     templates: &[KeyTemplate],
     before: &mut HashMap<KeyPath, Entry>,
-    held: &mut HashMap<KeyPath, Held>,
+    (held, ledger): (&mut HashMap<KeyPath, Held>, &Ledger),
     tables: &mut [Table],
     documents: &mut Documents,
     entries: &mut HashMap<KeyPath, Entry>,
@@ -208,7 +207,7 @@ fn keep_paths(
             entry = known;
             entry.move_to(document, settings, Standing::Lasting(template));
         } else {
-            entry.held = held.remove(&key);
+            entry.find(held.remove(&key), ledger.is_withheld(&key));
         }
         let owner = if entry.held.is_some() { owner } else { Owner::Nothing };
         table.move_in(key.clone(), owner, uses);
