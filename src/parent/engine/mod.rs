@@ -18,6 +18,7 @@ mod open;
 mod pace;
 mod ranking;
 mod reconfigure;
+mod removal;
 mod scribe;
 mod status;
 mod steps;

@@ -1,7 +1,7 @@
 //! Purges at awkward moments, and counts that a worker lies about.
 
 use super::bundles::{accept, five, texts};
-use super::{Place, key};
+use super::{Place, held, key, value};
 use crate::ipc::wire::{Counted, Served};
 
 #[test]
@@ -75,5 +75,36 @@ fn names_that_are_not_in_the_configuration_are_not_counted() {
         let all = u64::from(u32::MAX) * 1000;
         assert!(told.contains(&format!("keyhatch_requests_total{{client=\"all\",verdict=\"hit\"}} {all}\n")), "{told}");
         assert!(told.contains("keyhatch_key_serves_total{key=\"/a\"} 1000\n"), "{told}");
+    });
+}
+
+#[test]
+fn a_value_that_comes_while_the_one_before_is_purged_keeps_its_file() {
+    let place = Place::new();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "old")]).await;
+        let keys = [key("/a")];
+        let (done, ()) = tokio::join!(engine.purge(&keys), async {
+            engine.accept(vec![value("/a", "new")]).await;
+        });
+        done.unwrap();
+        assert_eq!(held(&engine, "/a").unwrap().0, "new");
+        engine.close().await;
+    });
+    place.run(async |engine| assert_eq!(held(&engine, "/a").unwrap().0, "new"));
+}
+
+#[test]
+fn a_purged_value_goes_even_if_the_next_one_cannot_be_written() {
+    let place = Place::new();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "old")]).await;
+        let file = super::file_of(&place, "/a");
+        let obstacle = place.path().join(format!(".{}.new", file.file_name().unwrap().to_str().unwrap()));
+        std::fs::create_dir(&obstacle).unwrap();
+        let keys = [key("/a")];
+        let (done, ()) = tokio::join!(engine.purge(&keys), engine.accept(vec![value("/a", "new")]));
+        done.unwrap();
+        assert!(!file.exists());
     });
 }
