@@ -142,9 +142,11 @@ impl Engine {
             let standing = entry.standing;
             drop(entries);
             self.ledger.borrow_mut().forget(key);
+            if let Standing::Lasting(_) = standing {
+                self.evict(key);
+            }
             match standing {
-                Standing::Fixed => self.ledger.borrow_mut().bury(key, until),
-                Standing::Lasting(_) => self.evict(key),
+                Standing::Fixed | Standing::Lasting(_) => self.ledger.borrow_mut().bury(key, until),
                 Standing::Passing(_) | Standing::Leaving(..) => self.let_go(key),
             }
         }

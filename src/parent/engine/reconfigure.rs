@@ -79,19 +79,25 @@ impl Engine {
         if known {
             return Prepared { definitions, held: HashMap::new(), expanded: Vec::new() };
         }
+        // What is on its way off the disk may still be listed.
+        let mut leaving = self.scribe.leaving();
         let listed = self.reader.run(|store| store.list()).await;
+        leaving.append(&mut self.scribe.leaving());
         let listing = listed.and_then(Result::ok).unwrap_or_else(|| {
             tracing::error!("the cache directory cannot be listed: new keys begin without a value");
             Listing::default()
         });
         let ledger = self.ledger.borrow();
-        let (expanded, _) = expanded::on_disk(&live.templates, &definitions, &listing, &ledger);
+        let (mut expanded, _) = expanded::on_disk(&live.templates, &definitions, &listing, &ledger);
+        expanded.retain(|one| !leaving.contains(&one.key));
         definitions.extend(expanded.iter().map(|one| (one.key.clone(), Definition::of(&one.source.definition))));
         let entries = self.entries.borrow();
         let mut held = HashMap::new();
         for (key, found) in open::values(&listing, &ledger, &definitions) {
             // What is in memory is newer.
-            if entries.get(key).is_some_and(|entry| definitions.get(key) == Some(&entry.definition)) {
+            if leaving.contains(key)
+                || entries.get(key).is_some_and(|entry| definitions.get(key) == Some(&entry.definition))
+            {
                 continue;
             }
             let largest = live.limits.value_size;

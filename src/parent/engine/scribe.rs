@@ -150,6 +150,12 @@ impl Scribe {
         timeout(within, self.written.subscribe().wait_for(|written| *written >= round)).await.is_ok()
     }
 
+    /// All keys whose files are to go or are going.
+    pub(super) fn leaving(&self) -> BTreeSet<KeyPath> {
+        let pending = self.pending.borrow();
+        pending.gone.union(&pending.leaving).cloned().collect()
+    }
+
     /// A number that no bundle has had: numbers grow with time.
     fn next_bundle(&self, now: u64) -> u64 {
         self.last_bundle.set(now.max(self.last_bundle.get() + 1));
