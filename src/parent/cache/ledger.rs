@@ -92,9 +92,9 @@ impl Ledger {
         self.edit(key, |row| row.buried_at = row.buried_at.max(Some(at)));
     }
 
-    /// Nothing of this key is on disk any more.
+    /// Nothing of this key is on disk any more. What was given up stays so: a backup may have it.
     pub fn forget(&mut self, key: &KeyPath) {
-        self.edit(key, |row| *row = Row::default());
+        self.edit(key, |row| *row = Row { buried_at: row.buried_at, ..Row::default() });
     }
 
     /// Its token was refused, or (`false`) one is accepted.

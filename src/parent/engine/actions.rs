@@ -7,22 +7,20 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::Engine;
 use super::entry::{Entry, Standing};
 use crate::acl::Pattern;
 use crate::config::expand;
 use crate::ipc::wire::{Recall, Tag};
-use crate::parent::cache::{Label, Sealed, Store};
+use crate::parent::cache::Label;
 use crate::parent::outbox::Recalling;
 use crate::secret::KeyPath;
 use crate::sys::clock::boot_nanos;
 
-/// How long the worker, and then the disk, may take to forget.
+/// How long the worker may take to forget.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked whether a bundle is gone.
-const LOOK: Duration = Duration::from_millis(20);
 /// How much longer than the call itself an operator waits for its end.
 const LATER: Duration = Duration::from_secs(2);
 /// Recalls that name more bytes of keys than this are of everything.
@@ -134,6 +132,7 @@ impl Engine {
         let now = self.clock.now();
         let mut had = 0;
         for key in keys {
+            self.scribe.remove_behind(key.clone());
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { continue };
             had += usize::from(entry.held.is_some() || entry.is_withheld());
@@ -143,15 +142,16 @@ impl Engine {
             let standing = entry.standing;
             drop(entries);
             self.ledger.borrow_mut().forget(key);
+            if let Standing::Lasting(_) = standing {
+                self.evict(key);
+            }
             match standing {
-                Standing::Fixed => self.ledger.borrow_mut().bury(key, until),
-                Standing::Lasting(_) => self.evict(key),
+                Standing::Fixed | Standing::Lasting(_) => self.ledger.borrow_mut().bury(key, until),
                 Standing::Passing(_) | Standing::Leaving(..) => self.let_go(key),
             }
-            self.scribe.remove_behind(key.clone());
         }
         let forgotten = self.recall_all(keys);
-        let files = self.remove_sealed(keys.to_vec()).await;
+        let files = self.until_removed().await;
         if timeout(PATIENCE, forgotten).await.is_err() {
             return Err(PurgeError::Worker);
         }
@@ -166,41 +166,16 @@ impl Engine {
         let keys: Vec<KeyPath> = self.entries.borrow().keys().cloned().collect();
         let had = self.purge(&keys).await?;
         let known: BTreeSet<KeyPath> = keys.into_iter().collect();
-        let removed = self.scribe.lane.run(move |store| {
-            let listing = store.list().map_err(|error| error.to_string())?;
-            let is_left = |sealed: &&Sealed| match &sealed.label {
-                Label::Value(label) => !known.contains(&label.key),
-                _ => false,
-            };
-            let names: Vec<String> = listing.sealed.iter().filter(is_left).map(|sealed| sealed.name.clone()).collect();
-            let failed = store.remove(&names).into_iter().find_map(|(_, removed)| removed.err());
-            failed.map_or(Ok(names.len()), |error| Err(error.to_string()))
+        let listed = self.scribe.lane.run(|store| store.list().map_err(|error| error.to_string())).await;
+        let listing = listed.unwrap_or_else(|| Err("nothing is written any more".into())).map_err(PurgeError::Disk)?;
+        let values = listing.sealed.iter().filter_map(|sealed| match &sealed.label {
+            Label::Value(label) => Some(&label.key),
+            _ => None,
         });
-        match removed.await {
-            Some(Ok(left)) => Ok(had + left),
-            Some(Err(error)) => Err(PurgeError::Disk(error)),
-            None => Err(PurgeError::Disk("nothing is written any more".into())),
-        }
-    }
-
-    /// Returns when no file, and no bundle, holds anything of these keys.
-    async fn remove_sealed(&self, keys: Vec<KeyPath>) -> Result<(), PurgeError> {
-        self.scribe.state_wanted.set(true);
-        let placed = async {
-            // What was pending is written now, and what these keys had in a bundle is not placed any more.
-            self.scribe.next_round(PATIENCE).await;
-            while !self.scribe.pending.borrow().bundles.is_empty() {
-                sleep(LOOK).await;
-            }
-        };
-        let slow = || PurgeError::Disk("the disk is slow: it goes on behind".into());
-        timeout(PATIENCE, placed).await.map_err(|_| slow())?;
-        let removed = self.scribe.lane.run(move |store: &Store| store.remove_keys(&keys));
-        match timeout(PATIENCE, removed).await {
-            Ok(Some(Ok(()))) => Ok(()),
-            Ok(Some(Err(error))) => Err(PurgeError::Disk(error.to_string())),
-            Ok(None) | Err(_) => Err(slow()),
-        }
+        let left: BTreeSet<KeyPath> = values.filter(|key| !known.contains(*key)).cloned().collect();
+        let left: Vec<KeyPath> = left.into_iter().collect();
+        self.purge(&left).await?;
+        Ok(had + left.len())
     }
 
     /// Takes back what leases there are of these keys, and waits until the worker has forgotten: not for ever.

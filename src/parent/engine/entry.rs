@@ -248,10 +248,10 @@ impl Entry {
         self.purged = Some(now);
     }
 
-    /// As before the restart: there is a value, and it is not to be served.
-    pub(super) fn withhold(&mut self) {
-        self.held = None;
-        self.given_up = Some(GivenUp::Withheld);
+    /// As before the restart, or before the key left: what is sealed, unless it is not to be served.
+    pub(super) fn find(&mut self, held: Option<Held>, withheld: bool) {
+        self.given_up = (withheld && held.is_some()).then_some(GivenUp::Withheld);
+        self.held = held.filter(|_| !withheld);
     }
 
     /// What was withheld serves again.

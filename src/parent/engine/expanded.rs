@@ -114,6 +114,7 @@ pub(super) fn on_disk(
 pub(super) fn restore(
     found: OnDisk,
     held: Option<Held>,
+    ledger: &Ledger,
     tables: &mut [Table],
     documents: &mut Documents,
     entries: &mut HashMap<KeyPath, Entry>,
@@ -122,7 +123,7 @@ pub(super) fn restore(
     let Some(table) = tables.get_mut(template) else { return };
     let mut entry = table.entry(documents, &key, source, Standing::Lasting(template));
     let owner = if held.is_some() { Owner::Nobody } else { Owner::Nothing };
-    entry.held = held;
+    entry.find(held, ledger.is_withheld(&key));
     if let (Some(state), Some(every)) = (documents.get_mut(entry.document), entry.settings.refresh) {
         state.refresh = Some(state.refresh.map_or(every, |known| known.min(every)));
     }

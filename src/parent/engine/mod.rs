@@ -18,6 +18,7 @@ mod open;
 mod pace;
 mod ranking;
 mod reconfigure;
+mod removal;
 mod scribe;
 mod status;
 mod steps;
@@ -118,18 +119,15 @@ impl Engine {
         let entry = |key: &crate::config::Key| {
             let (held, definition) = (held.remove(&key.path), opened.definitions[&key.path]);
             let projection = key.source.projection.clone();
-            let withheld = held.is_some() && opened.ledger.is_withheld(&key.path);
-            let mut entry = Entry::new(of_key[&key.path], projection, definition, key.settings.clone(), held);
-            if withheld {
-                entry.withhold();
-            }
+            let mut entry = Entry::new(of_key[&key.path], projection, definition, key.settings.clone(), None);
+            entry.find(held, opened.ledger.is_withheld(&key.path));
             (key.path.clone(), entry)
         };
         let mut entries: HashMap<KeyPath, Entry> = config.keys.iter().map(entry).collect();
         let mut tables = expanded::tables(&config.templates);
         for found in opened.expanded {
             let held = held.remove(&found.key);
-            expanded::restore(found, held, &mut tables, &mut documents, &mut entries);
+            expanded::restore(found, held, &opened.ledger, &mut tables, &mut documents, &mut entries);
         }
         let scribe = Scribe::start(store.clone())?;
         opened.surplus.into_iter().for_each(|key| scribe.remove_behind(key));

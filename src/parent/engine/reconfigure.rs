@@ -15,7 +15,7 @@ use super::expanded::{self, OnDisk, Table};
 use super::open;
 use super::ranking::Owner;
 use crate::config::{Key, KeyTemplate, Live, TokenName, expand};
-use crate::parent::cache::{Definition, Listing};
+use crate::parent::cache::{Definition, Ledger, Listing};
 use crate::parent::upstream::{SourceInputs, Sources, TlsSetupError};
 use crate::parent::vault::{Candidate, Replacement, Vault};
 use crate::secret::KeyPath;
@@ -79,19 +79,25 @@ impl Engine {
         if known {
             return Prepared { definitions, held: HashMap::new(), expanded: Vec::new() };
         }
+        // What is on its way off the disk may still be listed.
+        let mut leaving = self.scribe.leaving();
         let listed = self.reader.run(|store| store.list()).await;
+        leaving.append(&mut self.scribe.leaving());
         let listing = listed.and_then(Result::ok).unwrap_or_else(|| {
             tracing::error!("the cache directory cannot be listed: new keys begin without a value");
             Listing::default()
         });
         let ledger = self.ledger.borrow();
-        let (expanded, _) = expanded::on_disk(&live.templates, &definitions, &listing, &ledger);
+        let (mut expanded, _) = expanded::on_disk(&live.templates, &definitions, &listing, &ledger);
+        expanded.retain(|one| !leaving.contains(&one.key));
         definitions.extend(expanded.iter().map(|one| (one.key.clone(), Definition::of(&one.source.definition))));
         let entries = self.entries.borrow();
         let mut held = HashMap::new();
         for (key, found) in open::values(&listing, &ledger, &definitions) {
             // What is in memory is newer.
-            if entries.get(key).is_some_and(|entry| definitions.get(key) == Some(&entry.definition)) {
+            if leaving.contains(key)
+                || entries.get(key).is_some_and(|entry| definitions.get(key) == Some(&entry.definition))
+            {
                 continue;
             }
             let largest = live.limits.value_size;
@@ -135,10 +141,7 @@ impl Engine {
                     || Entry::new(document, key.source.projection.clone(), definition, key.settings.clone(), None);
                 let mut entry = known.filter(|known| known.definition == definition).unwrap_or_else(|| {
                     let mut entry = new();
-                    entry.held = held.remove(&key.path);
-                    if entry.held.is_some() && self.ledger.borrow().is_withheld(&key.path) {
-                        entry.withhold();
-                    }
+                    entry.find(held.remove(&key.path), self.ledger.borrow().is_withheld(&key.path));
                     entry
                 });
                 entry.move_to(document, key.settings, Standing::Fixed);
@@ -146,11 +149,13 @@ impl Engine {
             }
             let mut tables = expanded::tables(&live.templates);
             let old_tables = self.expanded.take();
-            keep_paths(&old_tables, &live.templates, &mut before, &mut held, &mut tables, &mut documents, &mut entries);
+            let ledger = self.ledger.borrow();
+            let found = (&mut held, &*ledger);
+            keep_paths(&old_tables, &live.templates, &mut before, found, &mut tables, &mut documents, &mut entries);
             for found in expanded {
                 if !entries.contains_key(&found.key) {
                     let held = held.remove(&found.key);
-                    expanded::restore(found, held, &mut tables, &mut documents, &mut entries);
+                    expanded::restore(found, held, &ledger, &mut tables, &mut documents, &mut entries);
                 }
             }
             documents.drop_idle();
@@ -193,7 +198,7 @@ fn keep_paths(
     old: &[Table],
     templates: &[KeyTemplate],
     before: &mut HashMap<KeyPath, Entry>,
-    held: &mut HashMap<KeyPath, Held>,
+    (held, ledger): (&mut HashMap<KeyPath, Held>, &Ledger),
     tables: &mut [Table],
     documents: &mut Documents,
     entries: &mut HashMap<KeyPath, Entry>,
@@ -208,7 +213,7 @@ fn keep_paths(
             entry = known;
             entry.move_to(document, settings, Standing::Lasting(template));
         } else {
-            entry.held = held.remove(&key);
+            entry.find(held.remove(&key), ledger.is_withheld(&key));
         }
         let owner = if entry.held.is_some() { owner } else { Owner::Nothing };
         table.move_in(key.clone(), owner, uses);

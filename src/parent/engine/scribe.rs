@@ -30,12 +30,22 @@ const LARGE: u64 = 1 << 20;
 /// So many files are taken out of their bundle in one go: what is new comes between.
 const PLACED_AT_ONCE: usize = 8;
 
+/// What was removed, round by round.
+#[derive(Default)]
+pub(super) struct Removed {
+    pub(super) round: u64,
+    /// The last one in which not all could be, and why.
+    pub(super) failed: Option<(u64, String)>,
+}
+
 pub(super) struct Scribe {
     pub(super) lane: Lane,
     pub(super) pending: RefCell<Pending>,
-    wake: Notify,
+    pub(super) wake: Notify,
     /// The number of the round that was written last.
     written: watch::Sender<u64>,
+    /// The round whose removals were tried last.
+    pub(super) removed: watch::Sender<Removed>,
     /// The round under way has lasted too long: nobody waits for it any more.
     slow: Cell<bool>,
     last_bundle: Cell<u64>,
@@ -46,15 +56,17 @@ pub(super) struct Scribe {
 #[derive(Default)]
 pub(super) struct Pending {
     pub(super) files: BTreeMap<KeyPath, Wanted>,
-    /// Whose files are to be removed.
+    /// Whose files are to be removed, before what is to be written of the same keys.
     gone: BTreeSet<KeyPath>,
+    /// Whose are being removed.
+    pub(super) leaving: BTreeSet<KeyPath>,
     /// What is on disk, but only in the bundle of this number.
-    bundled: BTreeMap<KeyPath, (u64, Wanted)>,
+    pub(super) bundled: BTreeMap<KeyPath, (u64, Wanted)>,
     /// The bundles in the directory.
     pub(super) bundles: BTreeSet<u64>,
     /// Nothing comes after: the state is written as it is now.
     last: bool,
-    rounds_taken: u64,
+    pub(super) rounds_taken: u64,
 }
 
 /// Where a value is on disk.
@@ -96,6 +108,7 @@ impl Scribe {
             pending: RefCell::default(),
             wake: Notify::new(),
             written: watch::Sender::new(0),
+            removed: watch::Sender::default(),
             slow: Cell::new(false),
             last_bundle: Cell::new(0),
             state_wanted: Cell::new(false),
@@ -117,7 +130,6 @@ impl Scribe {
     pub(super) fn write_behind(&self, wanted: impl IntoIterator<Item = (KeyPath, Wanted)>) {
         let mut pending = self.pending.borrow_mut();
         for (key, wanted) in wanted {
-            pending.gone.remove(&key);
             pending.files.insert(key, wanted);
         }
         self.wake.notify_one();
@@ -136,6 +148,12 @@ impl Scribe {
         let round = self.pending.borrow().rounds_taken + 1;
         self.wake.notify_one();
         timeout(within, self.written.subscribe().wait_for(|written| *written >= round)).await.is_ok()
+    }
+
+    /// All keys whose files are to go or are going.
+    pub(super) fn leaving(&self) -> BTreeSet<KeyPath> {
+        let pending = self.pending.borrow();
+        pending.gone.union(&pending.leaving).cloned().collect()
     }
 
     /// A number that no bundle has had: numbers grow with time.
@@ -205,8 +223,11 @@ impl Engine {
             pending.rounds_taken += 1;
             let (files, gone) = (std::mem::take(&mut pending.files), std::mem::take(&mut pending.gone));
             gone.iter().for_each(|key| drop(pending.bundled.remove(key)));
+            pending.leaving.clone_from(&gone);
             (files, gone, pending.rounds_taken, pending.last)
         };
+        let (first, gone): (BTreeSet<_>, BTreeSet<_>) = gone.into_iter().partition(|key| files.contains_key(key));
+        self.remove_files(&first, round).await;
         // A tombstone stands twice: in its file, which a backup may replace, and in the ledger.
         let buries = files.values().any(|wanted| matches!(wanted, Wanted::Tombstone(_)));
         let mut all = self.bundled(files);
@@ -223,13 +244,15 @@ impl Engine {
             self.remove_empty_bundles().await;
         }
         if last {
-            self.remove_files(&gone).await;
+            self.remove_files(&gone, round).await;
         }
         self.scribe.written.send_replace(round);
         // No answer waits for what is evicted.
         if !last {
-            self.remove_files(&gone).await;
+            self.remove_files(&gone, round).await;
         }
+        self.scribe.pending.borrow_mut().leaving.clear();
+        self.scribe.removed.send_modify(|removed| removed.round = round);
         if self.scribe.slow.replace(false) {
             tracing::info!("the disk answers again");
         }
@@ -237,18 +260,6 @@ impl Engine {
             (true, _) => Round::Last,
             (false, true) => Round::Good,
             (false, false) => Round::Failed,
-        }
-    }
-
-    /// Removes what is sealed of these keys, also bundles that hold nothing else.
-    async fn remove_files(&self, gone: &BTreeSet<KeyPath>) {
-        if gone.is_empty() {
-            return;
-        }
-        self.remove_empty_bundles().await;
-        let keys: Vec<KeyPath> = gone.iter().cloned().collect();
-        if let Some(Err(error)) = self.scribe.lane.run(move |store| store.remove_keys(&keys)).await {
-            tracing::error!(%error, "not all sealed files of evicted values are removed: the next start does");
         }
     }
 
@@ -366,26 +377,6 @@ impl Engine {
         }
         self.remove_empty_bundles().await;
         round
-    }
-
-    async fn remove_empty_bundles(&self) {
-        let empty: Vec<u64> = {
-            let mut pending = self.scribe.pending.borrow_mut();
-            let used: BTreeSet<u64> = pending.bundled.values().map(|(number, _)| *number).collect();
-            let empty = pending.bundles.difference(&used).copied().collect();
-            pending.bundles = used;
-            empty
-        };
-        if empty.is_empty() {
-            return;
-        }
-        let remove = move |store: &Store| {
-            let names: Vec<String> = empty.into_iter().map(|number| store.bundle_name(number)).collect();
-            store.remove(&names).into_iter().all(|(_, removed)| removed.is_ok())
-        };
-        if self.scribe.lane.run(remove).await != Some(true) {
-            tracing::warn!("a bundle of values could not be removed; the next start does");
-        }
     }
 
     /// Writes all that is not on disk yet, and the state as the last one of this run.

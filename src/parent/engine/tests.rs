@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::LocalSet;
 
-use super::Engine;
 use super::flight::Fresh;
+use super::{Engine, NewTokens};
 use crate::config::{Config, SourceText, System};
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::{KeyRing, SealKey, Store, Validators, new_seal_key_text};
@@ -96,6 +96,15 @@ impl Engine {
         let landed = self.landed(&keys, tokio::time::Instant::now());
         self.keep(values, &landed).await;
     }
+}
+
+/// Has this place's configuration replace the one that the engine has.
+async fn reload(place: &Place, engine: &Rc<Engine>, inputs: SourceInputs) {
+    let live = place.config().into_live();
+    let prepared = engine.prepare(&live).await;
+    let sources = engine.renewed_sources(&live, inputs).unwrap();
+    let tokens = NewTokens { given: Vault::read(Vec::new()).ok().unwrap(), kept: Vec::new() };
+    engine.reconfigure(live, prepared, sources, tokens);
 }
 
 fn key(path: &str) -> KeyPath {

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
-use super::{Place, held, key};
-use crate::parent::engine::{Engine, NewTokens};
+use super::{Place, held, key, reload};
+use crate::parent::engine::Engine;
 use crate::parent::upstream::{SourceInputs, Sources};
 use crate::parent::vault::Vault;
 
@@ -44,14 +44,6 @@ impl OneFile {
         let opened = std::fs::File::open(self.file.path()).unwrap();
         inputs.files.insert(self.file.path().to_owned(), (opened, None).into());
         inputs
-    }
-
-    async fn reload(&self, engine: &Rc<Engine>) {
-        let live = self.place.config().into_live();
-        let prepared = engine.prepare(&live).await;
-        let sources = engine.renewed_sources(&live, self.inputs()).unwrap();
-        let tokens = NewTokens { given: Vault::read(Vec::new()).ok().unwrap(), kept: Vec::new() };
-        engine.reconfigure(live, prepared, sources, tokens);
     }
 
     /// An engine that has both, and is fetching them again while nothing gets to the disk: `/a` is there, `/b` is not.
@@ -104,7 +96,7 @@ fn a_definition_that_changes_while_an_answer_waits_for_the_disk_counts() {
     let one = OneFile::new();
     one.run(async |engine, landed| {
         one.define("two");
-        one.reload(&engine).await;
+        reload(&one.place, &engine, one.inputs()).await;
         let sealing = spawn_local(engine.clone().keep_sealed());
         landed.await.unwrap();
         assert_eq!(held(&engine, "/a"), None);

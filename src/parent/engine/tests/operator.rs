@@ -1,8 +1,10 @@
 //! Purges at awkward moments, and counts that a worker lies about.
 
 use super::bundles::{accept, five, texts};
-use super::{Place, key};
+use super::{Place, file_of, held, key, reload, value};
 use crate::ipc::wire::{Counted, Served};
+use crate::outcome::{Class, Failure, Reason};
+use crate::parent::upstream::SourceInputs;
 
 #[test]
 fn a_purged_value_is_out_of_its_bundle_too() {
@@ -76,4 +78,93 @@ fn names_that_are_not_in_the_configuration_are_not_counted() {
         assert!(told.contains(&format!("keyhatch_requests_total{{client=\"all\",verdict=\"hit\"}} {all}\n")), "{told}");
         assert!(told.contains("keyhatch_key_serves_total{key=\"/a\"} 1000\n"), "{told}");
     });
+}
+
+#[test]
+fn a_value_that_comes_while_the_one_before_is_purged_keeps_its_file() {
+    let place = Place::new();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "old")]).await;
+        let keys = [key("/a")];
+        let (done, ()) = tokio::join!(engine.purge(&keys), async {
+            engine.accept(vec![value("/a", "new")]).await;
+        });
+        done.unwrap();
+        assert_eq!(held(&engine, "/a").unwrap().0, "new");
+        engine.close().await;
+    });
+    place.run(async |engine| assert_eq!(held(&engine, "/a").unwrap().0, "new"));
+}
+
+#[test]
+fn a_purged_value_goes_even_if_the_next_one_cannot_be_written() {
+    let place = Place::new();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "old")]).await;
+        let file = file_of(&place, "/a");
+        let obstacle = place.path().join(format!(".{}.new", file.file_name().unwrap().to_str().unwrap()));
+        std::fs::create_dir(&obstacle).unwrap();
+        let keys = [key("/a")];
+        let (done, ()) = tokio::join!(engine.purge(&keys), engine.accept(vec![value("/a", "new")]));
+        done.unwrap();
+        assert!(!file.exists());
+    });
+}
+
+/// Paths of a key with parameters.
+fn paths() -> Place {
+    let place = Place::new();
+    *place.config.borrow_mut() = "[defaults]\nrevoked-after = 1\nrevoked-over = \"0s\"\n[keys.\"/n/{n}\"]\n\
+        source = { type = \"http\", url = \"https://a.example/{n}\" }\nparams.n = { matches = \"[a-z]+\" }\n"
+        .to_owned();
+    place
+}
+
+#[test]
+fn a_reload_brings_back_no_path_that_is_being_purged_or_evicted() {
+    let place = paths();
+    for purges in [true, false] {
+        place.run(async |engine| {
+            let in_hand = engine.enter(&key("/n/a"), 1).ok().unwrap();
+            engine.accept(vec![value("/n/a", "one")]).await;
+            drop(in_hand);
+            let gone = async {
+                if purges {
+                    engine.purge(&[key("/n/a")]).await.unwrap();
+                } else {
+                    engine.evict(&key("/n/a"));
+                }
+            };
+            tokio::join!(gone, reload(&place, &engine, SourceInputs::default()));
+            assert!(!engine.entries.borrow().contains_key(&key("/n/a")), "purges: {purges}");
+        });
+    }
+}
+
+#[test]
+fn a_backup_does_not_bring_back_a_path_that_was_purged_or_shredded_before_it_was_evicted() {
+    for purges in [true, false] {
+        let place = paths();
+        let file = file_of(&place, "/n/a");
+        let copy = place.run(async |engine| {
+            let in_hand = engine.enter(&key("/n/a"), 1).ok().unwrap();
+            engine.accept(vec![value("/n/a", "one")]).await;
+            drop(in_hand);
+            let copy = std::fs::read(&file).unwrap();
+            if purges {
+                engine.purge(&[key("/n/a")]).await.unwrap();
+            } else {
+                engine.refuse(&key("/n/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
+                engine.evict(&key("/n/a"));
+            }
+            engine.close().await;
+            copy
+        });
+        assert!(!file.exists());
+        std::fs::write(&file, copy).unwrap();
+        place.run(async |engine| {
+            let entries = engine.entries.borrow();
+            assert!(entries.get(&key("/n/a")).is_none_or(|entry| entry.held.is_none()), "purges: {purges}");
+        });
+    }
 }
