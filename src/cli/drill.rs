@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::args::Drill;
 use super::operate::told;
 use super::table::{Table, duration, or_dash};
-use super::{client, show, tell};
+use super::{client, show, show_json, tell, visible};
 use crate::exit::Exit;
 
 #[derive(Deserialize)]
@@ -50,7 +50,7 @@ pub(super) fn run(asked: &Drill) -> Exit {
     let mut report = None;
     let answer = client::follow(socket, "/drill", &body, |line| {
         if let Ok(Begun { covers, keys, fail, ends_in }) = serde_json::from_str(line) {
-            let length = duration(ends_in);
+            let (length, covers, fail) = (duration(ends_in), visible::part(&covers), visible::part(&fail));
             tell(&format_args!(
                 "the drill is on for {length}: {covers} ({keys} keys) fails with {fail}; Ctrl-C ends it"
             ));
@@ -66,7 +66,7 @@ pub(super) fn run(asked: &Drill) -> Exit {
         return Exit::Unavailable;
     };
     if asked.json {
-        return show(&report);
+        return show_json(&report);
     }
     match serde_json::from_str(&report) {
         Ok(report) => show(table(&report).trim_end()),
@@ -97,7 +97,8 @@ fn table(report: &Report) -> String {
         "reload" => "the configuration was reloaded",
         _ => "it was ended",
     };
-    let mut text = format!("The drill of {} took {}; {why}.\n", report.covers, duration(report.seconds));
+    let mut text =
+        format!("The drill of {} took {}; {why}.\n", visible::part(&report.covers), duration(report.seconds));
     if report.served.is_empty() {
         text.push_str("Nobody asked for a key that it covers.\n");
     } else {

@@ -12,6 +12,7 @@ mod reload;
 mod status;
 mod table;
 mod top;
+mod visible;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -79,16 +80,25 @@ pub fn run() -> Exit {
 /// What a command found out, on stdout.
 fn show(text: &str) -> Exit {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match writeln!(out, "{}", visible::lines(text)).and_then(|()| out.flush()) {
         Ok(()) => Exit::Ok,
         Err(_) => Exit::Other,
     }
 }
 
+/// The JSON of a broker, on stdout.
+fn show_json(text: &str) -> Exit {
+    if let Some(text) = visible::json(text) {
+        return show(text.trim_end());
+    }
+    tell(&"the broker says what is no JSON");
+    Exit::Other
+}
+
 /// The one place where the end of a command is told.
 fn tell(message: &dyn std::fmt::Display) {
     // There is nobody to tell when stderr is closed.
-    let _ = writeln!(std::io::stderr(), "keyhatch: {message}");
+    let _ = writeln!(std::io::stderr(), "keyhatch: {}", visible::lines(&message.to_string()));
 }
 
 /// The same with the priority of an error, which the journal wants before each line.

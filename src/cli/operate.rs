@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::args::Purge;
 use super::client::{self, Answer};
 use super::table::{Table, duration, or_dash};
-use super::{show, tell};
+use super::{show, show_json, tell, visible};
 use crate::exit::Exit;
 
 /// The body of a good answer; else how the command ends, which has been told.
@@ -33,7 +33,7 @@ pub(super) fn told(answer: Result<Answer, Box<dyn std::error::Error>>, socket: &
 
 pub(super) fn metrics(socket: &Path, json: bool) -> Exit {
     match told(client::ask(socket, "/metrics", &[]), socket) {
-        Ok(text) if json => show(&serde_json::json!({ "metrics": text }).to_string()),
+        Ok(text) if json => show_json(&serde_json::json!({ "metrics": text }).to_string()),
         Ok(text) => show(text.trim_end()),
         Err(exit) => exit,
     }
@@ -71,7 +71,7 @@ pub(super) fn refresh(socket: &Path, keys: &[String], json: bool) -> Exit {
         let (age, took) = (or_dash(line.age.map(duration)), format!("{} ms", line.millis));
         table.row([line.key, line.outcome, age, took, note.unwrap_or_default()]);
     }
-    match show(if json { body.trim_end().to_owned() } else { table.text() }.trim_end()) {
+    match if json { show_json(&body) } else { show(table.text().trim_end()) } {
         Exit::Ok => exit,
         failed => failed,
     }
@@ -113,11 +113,11 @@ pub(super) fn purge(asked: &Purge) -> Exit {
         Err(exit) => return exit,
     };
     if asked.json {
-        return show(&body);
+        return show_json(&body);
     }
     match serde_json::from_str(&body) {
         Ok(Purged { keys: Some(keys), had_a_value }) => {
-            let mut lines = keys;
+            let mut lines: Vec<String> = keys.iter().map(|key| visible::part(key)).collect();
             lines.push(format!("purged; {had_a_value} of them had a value"));
             show(&lines.join("\n"))
         }

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{cache, errors, show, tell, trust};
+use super::{cache, errors, show, show_json, tell, trust, visible};
 use crate::boot::{Credentials, Examined};
 use crate::config::{self, Config, Fixed};
 use crate::exit::Exit;
@@ -56,6 +56,7 @@ fn reload(socket: &Path, json: bool) -> Result<Exit, Failed> {
     config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
     if let Some(message) = needs_restart(&greeting.fixed, &Fixed::of(&config, config.acl.has_units())) {
         let message = format!("{}: {message}; nothing was changed", path.display());
+        let message = visible::part(&message);
         return Err(fail(Exit::Configuration, &message));
     }
     let (errors, opened) = errors(&config, Credentials::Held);
@@ -183,7 +184,7 @@ fn follow(lines: &mut impl BufRead, first: Option<String>, json: bool) -> Result
             .map_err(|_| fail(Exit::Unavailable, &"the broker says what this command does not understand"))?;
         let end = end(&step);
         if json {
-            show(line.trim_end());
+            show_json(&line);
         } else if let Some(text) = text(&step) {
             show(&text);
         }
@@ -209,7 +210,9 @@ fn end(step: &Step) -> Option<Exit> {
 
 /// For people; `None` where there is nothing more to say.
 fn text(step: &Step) -> Option<String> {
-    let reason = |reason: &Option<String>| reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
+    let reason = |reason: &Option<String>| {
+        reason.as_ref().map_or(String::new(), |reason| format!(" ({})", visible::part(reason)))
+    };
     match step {
         Step::Applied { generation, keys, clients, removed, redefined } => {
             let mut text = format!("configuration {generation} holds: {keys} keys, {clients} clients");
@@ -230,7 +233,7 @@ fn text(step: &Step) -> Option<String> {
                     format!("unproven{}: it is tried first from now on, and the old one stays until then", reason(why))
                 }
             };
-            Some(format!("token `{token}`: {what}"))
+            Some(format!("token `{}`: {what}", visible::part(token)))
         }
         Step::WorkerStuck { generation } => Some(format!(
             "configuration {generation} holds in the parent, but the worker does not say that it has taken it over: restart the broker"

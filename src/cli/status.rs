@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::args::{self, Bad};
 use super::client::Answer;
 use super::table::{Table, duration, or_dash};
-use super::{client, operate, show, tell};
+use super::{client, operate, show, show_json, tell, visible};
 use crate::exit::Exit;
 
 /// What the operator's socket says.
@@ -130,7 +130,7 @@ pub(super) fn status(asked: &args::Status) -> Exit {
         Ok(found) => found,
         Err(exit) => return exit,
     };
-    let shown = if asked.json { show(&text) } else { show(table(&status).trim_end()) };
+    let shown = if asked.json { show_json(&text) } else { show(table(&status).trim_end()) };
     let bad = |line: &&Line| asked.fail_on.is_some_and(|bad| line.is(bad));
     if status.keys.iter().any(|line| bad(&line)) { Exit::Other } else { shown }
 }
@@ -161,7 +161,7 @@ pub(super) fn list(socket: &Path, json: bool) -> Exit {
         Err(exit) => return exit,
     };
     if json {
-        return show(&body);
+        return show_json(&body);
     }
     match serde_json::from_str(&body) {
         Ok(Listing { keys }) => {
@@ -209,5 +209,6 @@ fn table(status: &Status) -> String {
 }
 
 pub(super) fn told_drill(drill: &Drill) -> String {
-    format!("A DRILL IS ON: {} fails with {}, for another {}", drill.covers, drill.fail, duration(drill.ends_in))
+    let (covers, fail) = (visible::part(&drill.covers), visible::part(&drill.fail));
+    format!("A DRILL IS ON: {covers} fails with {fail}, for another {}", duration(drill.ends_in))
 }

@@ -1,5 +1,7 @@
 //! Tables for people: columns as wide as what is in them.
 
+use super::visible;
+
 /// Rows below a heading; the last column is not padded. Columns of numbers stand at the right.
 pub(super) struct Table {
     numbers: &'static [usize],
@@ -13,7 +15,7 @@ impl Table {
     }
 
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().map(|cell| visible::part(&cell)).collect());
     }
 
     /// One line for each row, the heading first.

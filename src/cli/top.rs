@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::status::{Line, Status, ask, read, told_drill};
 use super::table::{Table, duration, or_dash};
-use super::{client, show, tell};
+use super::{client, show, show_json, tell, visible};
 use crate::exit::Exit;
 use crate::sys::terminal::{Screen, Wake};
 
@@ -41,7 +41,7 @@ fn stream(socket: &Path) -> Exit {
     loop {
         match ask(socket) {
             Ok((_, text)) => {
-                if show(&text) != Exit::Ok {
+                if show_json(&text) != Exit::Ok {
                     return Exit::Ok;
                 }
             }
@@ -112,5 +112,5 @@ fn frame(status: &Status, before: &HashMap<String, u64>, width: usize, height: u
         table.row([line.key.clone(), line.state.clone(), age, line.serves.to_string(), rate, line.note()]);
     }
     lines.extend(table.lines());
-    lines.iter().map(|line| line.chars().take(width).collect()).collect()
+    lines.iter().map(|line| visible::part(line).chars().take(width).collect()).collect()
 }

@@ -2,9 +2,9 @@
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use keyhatch::parent::reload::{MAX_OFFER, Offer};
@@ -185,4 +185,73 @@ fn root_hands_nothing_to_a_broker_that_others_have_started() {
     let done = own.output().unwrap();
     assert_eq!(done.status.code(), Some(0), "{}", told(&done));
     scene.configure(&[], &all());
+}
+
+/// What a command makes of a broker that says this to the first who connects.
+fn told_by_a_false_broker(command: &[&str], says: &str) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let says = says.to_owned();
+    let broker = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        assert!(stream.read(&mut request).unwrap() > 0);
+        stream.write_all(says.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // Until the command is done.
+        rest(stream)
+    });
+    let mut asks = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+    let done = asks.args(command).arg("--admin-socket").arg(&path).output().unwrap();
+    broker.join().unwrap();
+    done
+}
+
+#[test]
+fn a_broker_that_was_taken_over_says_nothing_that_a_terminal_obeys() {
+    let evil = "x\\u001b]0;owned\\u0007\\u001b[2J\\u009b2J\u{9b}2J\u{7f}\\nkeyhatch: all is well";
+    let steps = format!(
+        "HTTP/1.1 101 x\r\n\r\n{{\"step\":\"token\",\"token\":\"{evil}\",\"outcome\":\"refused\",\"reason\":\"{evil}\"}}\n\
+         {{\"step\":\"done\",\"refused-tokens\":0}}\n"
+    );
+    let greeting = format!(
+        "HTTP/1.1 101 x\r\n\r\n{{\"version\":\"{}\",\"config\":\"/{evil}\",\"fixed\":{{\"settings\":[[\"{evil}\",\"{evil}\"]],\
+         \"units\":true,\"ports\":[]}}}}\n",
+        version()
+    );
+    let with_body = |body: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let status = with_body(&format!(
+        "{{\"version\":\"{evil}\",\"uptime\":1,\"keys\":[{{\"key\":\"{evil}\",\"state\":\"{evil}\",\"age\":null}}],\"templates\":[],\
+         \"origins\":[],\"tokens\":[{{\"token\":\"{evil}\",\"state\":\"{evil}\",\"ago\":null}}],\
+         \"drill\":{{\"covers\":\"{evil}\",\"fail\":\"{evil}\",\"ends-in\":1}},\"layers\":[]}}"
+    ));
+    let purged = with_body(&format!("{{\"keys\":[\"{evil}\"],\"had-a-value\":1}}"));
+    let metrics = with_body("# \x1b[2J\u{9b}2J\n");
+    let cases: [(&[&str], &str); 9] = [
+        (&["reload"], &steps),
+        (&["reload", "--json"], &steps),
+        (&["reload"], &greeting),
+        (&["status"], &status),
+        (&["status", "--json"], &status),
+        (&["top"], &status),
+        (&["purge", "/a"], &purged),
+        (&["purge", "/a", "--json"], &purged),
+        (&["metrics"], &metrics),
+    ];
+    for (command, says) in cases {
+        let said = told(&told_by_a_false_broker(command, says));
+        assert!(!said.is_empty() && !said.chars().any(|c| c.is_control() && c != '\n'), "{command:?}: {said:?}");
+        assert!(!said.lines().any(|line| line.starts_with("keyhatch: all is well")), "{command:?}: {said:?}");
+        let wanted = if command.contains(&"metrics") { "# \\u{1b}[2J" } else { "owned" };
+        assert!(said.contains(wanted), "{command:?}: {said:?}");
+        if command.contains(&"--json") {
+            said.lines().for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).unwrap()));
+        }
+    }
 }
