@@ -3,7 +3,6 @@
 
 mod args;
 mod cache;
-mod client;
 mod drill;
 mod explain;
 mod get;
