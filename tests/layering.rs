@@ -69,6 +69,7 @@ const USES: &[(&str, &[&str])] = &[
             "sys::memfd",
             "sys::pass",
             "sys::peer",
+            "sys::supervise",
             "sys::terminal",
             "sys::users",
             "telemetry",
@@ -93,7 +94,7 @@ const ONLY: &[(&[&str], &[&str])] = &[
     (&["hyper_util::client", "hyper_rustls", "rustls"], &["parent/upstream/", "client/http.rs"]),
     (&["hyperlocal"], &["client/http.rs"]),
     // An event loop begins after the drop: nothing of the start may know one.
-    (&["tokio", "tokio_seqpacket"], &["ipc/channel.rs", "parent/", "worker/", "client/"]),
+    (&["tokio", "tokio_seqpacket"], &["ipc/channel.rs", "parent/", "worker/", "client/", "cli/exec/watch.rs"]),
 ];
 
 /// Words that are only for a few.
