@@ -8,6 +8,7 @@
 pub mod acl;
 pub mod boot;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod credential;
 pub mod demo;

@@ -48,6 +48,8 @@ const USES: &[(&str, &[&str])] = &[
     ("parent", &["sys", "secret", "acl", "config", "credential", "ipc", "outcome", "staleness", "telemetry"]),
     // Neither the parent nor the configuration: what the worker needs of it crosses as `ipc::wire::WorkerConfig`.
     ("worker", &["sys", "secret", "acl", "config::Limits", "credential", "ipc", "outcome", "template"]),
+    // Also for other programs: what it says is public, and it knows nothing of the broker's inside.
+    ("client", &["secret::KeyPath", "secret::KeyPathError"]),
     ("demo", &["sys"]),
     // Tests alone: the targets themselves stand beside what they try.
     ("fuzz", &[]),
@@ -59,6 +61,7 @@ const USES: &[(&str, &[&str])] = &[
             "acl::Peer",
             "acl::Unit",
             "boot",
+            "client",
             "config",
             "demo",
             "exit",
@@ -69,6 +72,7 @@ const USES: &[(&str, &[&str])] = &[
             "sys::memfd",
             "sys::pass",
             "sys::peer",
+            "sys::supervise",
             "sys::terminal",
             "sys::users",
             "telemetry",
@@ -90,12 +94,12 @@ const ONLY: &[(&[&str], &[&str])] = &[
     // HTTP is served to applications by the worker and to the operator by the parent.
     (&["hyper::server"], &["worker/mod.rs", "parent/admin/mod.rs"]),
     // Asked are upstreams, by the parent, and the broker's own sockets, by commands.
-    (&["hyper_util::client", "hyper_rustls", "rustls"], &["parent/upstream/", "cli/client.rs"]),
-    (&["hyperlocal"], &["cli/client.rs"]),
+    (&["hyper_util::client", "hyper_rustls", "rustls"], &["parent/upstream/", "client/http.rs"]),
+    (&["hyperlocal"], &["client/http.rs"]),
     // An event loop begins after the drop: nothing of the start may know one.
     (
         &["tokio", "tokio_seqpacket"],
-        &["ipc/channel.rs", "credential/refusal.rs", "parent/", "worker/", "cli/client.rs"],
+        &["ipc/channel.rs", "credential/refusal.rs", "parent/", "worker/", "client/", "cli/exec/watch.rs"],
     ),
 ];
 

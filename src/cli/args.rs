@@ -1,9 +1,12 @@
 //! The command line as clap reads it. Every command's help ends with an example.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::sys::supervise::{self, Signal};
 
 /// A privilege-separated secret broker: applications read values over a Unix socket, tokens stay on the other side.
 #[derive(Parser)]
@@ -86,6 +89,14 @@ pub(super) enum Command {
     /// Print a value: raw if it is one scalar, else JSON
     #[command(after_help = "Example: DATABASE_URL=$(keyhatch get /billing/database-url)")]
     Get(Get),
+    /// Run a command with values in its environment, or in files in memory
+    #[command(
+        after_help = "Without --watch the command takes the place of this process. With it this process stays, passes signals on and ends as the command does: \
+        with its exit code, or 128 and the number of the signal that killed it. 127: there is no such command; 126: it cannot be executed. Nothing is started unless all values \
+        are there: 69 unavailable, 75 try later, 76 the upstream refused, 77 denied, 64 wrong use.\n\n\
+        Example: keyhatch exec --env DATABASE_URL=/billing/database-url -- ./billing --port 8080"
+    )]
+    Exec(Exec),
     /// List the keys that I may read, with their state and age
     #[command(after_help = "Example: keyhatch list --json | jq -r '.keys[].key'")]
     List {
@@ -222,6 +233,46 @@ pub(super) struct Get {
     /// Print the value again, on a line, whenever it changes
     #[arg(long)]
     pub(super) watch: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Exec {
+    /// Set the variable NAME to the value of KEY: raw if it is one scalar, else JSON
+    #[arg(long, value_name = "NAME=KEY")]
+    pub(super) env: Vec<String>,
+    /// Set the variable NAME to the path of a file in memory that holds the value of KEY
+    #[arg(long, value_name = "NAME=KEY")]
+    pub(super) file: Vec<String>,
+    /// Read more of --env from a file with a line NAME=KEY for each; # begins a comment
+    #[arg(long, value_name = "MAPPING")]
+    pub(super) env_file: Vec<PathBuf>,
+    /// When a value changes, restart the command, or send it a signal such as HUP
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "restart", value_parser = on_change, value_name = "restart|SIGNAL")]
+    pub(super) watch: Option<OnChange>,
+    /// How long the command may take to end before it is killed and restarted
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration, requires = "watch", value_name = "DURATION")]
+    pub(super) grace: Duration,
+    /// While the broker or a value is unavailable, try again for this long, such as 30s
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(super) wait: Option<Duration>,
+    /// The command and its arguments, after --
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(super) command: Vec<OsString>,
+}
+
+/// What follows a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnChange {
+    Restart,
+    Signal(Signal),
+}
+
+fn on_change(text: &str) -> Result<OnChange, String> {
+    if text == "restart" {
+        return Ok(OnChange::Restart);
+    }
+    let signal = supervise::named(text).map(OnChange::Signal);
+    signal.ok_or_else(|| "expected `restart`, or a signal such as HUP".to_owned())
 }
 
 #[derive(Args)]

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use super::args::Drill;
 use super::operate::told;
 use super::table::{Table, duration, or_dash};
-use super::{client, show, show_json, tell, visible};
+use super::{show, show_json, tell, visible};
+use crate::client::http;
 use crate::exit::Exit;
 
 #[derive(Deserialize)]
@@ -48,7 +49,7 @@ pub(super) fn run(asked: &Drill) -> Exit {
     }
     let socket = &asked.operator.admin_socket;
     let mut report = None;
-    let answer = client::follow(socket, "/drill", &body, |line| {
+    let answer = http::follow(socket, "/drill", &body, |line| {
         if let Ok(Begun { covers, keys, fail, ends_in }) = serde_json::from_str(line) {
             let (length, covers, fail) = (duration(ends_in), visible::part(&covers), visible::part(&fail));
             tell(&format_args!(

@@ -5,116 +5,114 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::args::Get;
-use super::client::{self, Answer};
 use super::tell;
+use crate::client::blocking::Client;
+use crate::client::{Error, Form, Value};
 use crate::exit::Exit;
-use crate::secret::KeyPath;
+
+/// For how long one request waits for a change.
+pub(super) const WAIT: Duration = Duration::from_secs(60);
 
 pub(super) fn run(asked: &Get, socket: &Path) -> Exit {
-    let key = asked.key.as_str();
-    if let Err(error) = KeyPath::parse(key)
-        && !key.starts_with("/-/")
-    {
-        tell(&format_args!("{}: {error}", key.escape_debug()));
+    let form = if asked.json { Form::Json } else { Form::TextOrJson };
+    let client = Client::at(socket);
+    if asked.watch && asked.key.starts_with("/-/") {
+        tell(&format_args!("{}: only the values of keys can be watched", asked.key.escape_debug()));
         return Exit::Usage;
     }
-    if asked.watch { watch(asked, socket) } else { once(asked, socket) }
+    if asked.watch { watch(&asked.key, form, &client) } else { once(asked, form, &client) }
 }
 
-fn accepted(asked: &Get) -> (&'static str, &'static str) {
-    ("accept", if asked.json { "application/json" } else { "text/plain, application/json;q=0.5" })
-}
-
-fn once(asked: &Get, socket: &Path) -> Exit {
+fn once(asked: &Get, form: Form, client: &Client) -> Exit {
     let key = asked.key.as_str();
-    let mut headers = vec![accepted(asked)];
-    if asked.fresh {
-        headers.push(("cache-control", "no-cache"));
+    let ask = || if asked.fresh { client.fresh(key, form) } else { client.get(key, form) };
+    match patiently(asked.wait, ask) {
+        Ok(value) => print(&value, std::io::stdout().is_terminal()),
+        Err(error) => tell_failure(key, &error),
     }
-    let give_up = Instant::now() + asked.wait.unwrap_or_default();
+}
+
+/// Asks again for so long, while what is wrong may mend itself.
+pub(super) fn patiently<T>(wait: Option<Duration>, ask: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    let give_up = Instant::now() + wait.unwrap_or_default();
     loop {
-        let answer = client::ask(socket, key, &headers);
-        let exit = answer.as_ref().map_or(Exit::Unavailable, |answer| Exit::of_status(answer.status));
+        let answer = ask();
         let left = give_up.saturating_duration_since(Instant::now());
-        if matches!(exit, Exit::Unavailable | Exit::Temporary) && !left.is_zero() {
-            std::thread::sleep(pause(answer.ok().as_ref()).min(left));
-            continue;
+        match answer {
+            Err(error) if error.is_temporary() && !left.is_zero() => std::thread::sleep(error.retry_after().min(left)),
+            answer => return answer,
         }
-        return match answer {
-            Ok(answer) if exit == Exit::Ok => print(key, &answer, std::io::stdout().is_terminal()),
-            failed => tell_failure(key, socket, &failed),
-        };
     }
 }
 
 /// Until something is wrong that waiting does not mend.
-fn watch(asked: &Get, socket: &Path) -> Exit {
-    let key = asked.key.as_str();
-    let mut tag = String::new();
+fn watch(key: &str, form: Form, client: &Client) -> Exit {
+    let mut held: Option<Value> = None;
     let mut trouble = Exit::Ok;
     loop {
-        let mut headers = vec![accepted(asked)];
-        if !tag.is_empty() {
-            headers.extend([("if-none-match", tag.as_str()), ("prefer", "wait=60")]);
-        }
-        let answer = client::ask(socket, key, &headers);
-        match &answer {
-            Ok(answer) if answer.status == 304 => trouble = Exit::Ok,
-            Ok(answer) if Exit::of_status(answer.status) == Exit::Ok => {
+        let answer = match &held {
+            None => client.get(key, form).map(Some),
+            Some(known) => client.changed(known, WAIT),
+        };
+        match answer {
+            Ok(changed) => {
                 trouble = Exit::Ok;
-                if print(key, answer, true) != Exit::Ok {
-                    return Exit::Other;
+                if let Some(value) = changed {
+                    if print(&value, true) != Exit::Ok {
+                        return Exit::Other;
+                    }
+                    held = Some(value);
                 }
-                tag = answer.headers.get("etag").and_then(|tag| tag.to_str().ok()).unwrap_or_default().to_owned();
             }
-            failed => {
-                let exit = failed.as_ref().map_or(Exit::Unavailable, |answer| Exit::of_status(answer.status));
+            Err(error) => {
+                let exit = exit_of(&error);
                 // Each trouble is told once, however long it lasts.
                 if exit != trouble {
-                    tell_failure(key, socket, failed);
+                    tell_failure(key, &error);
                 }
-                if !matches!(exit, Exit::Unavailable | Exit::Temporary) {
+                if !error.is_temporary() {
                     return exit;
                 }
                 trouble = exit;
-                std::thread::sleep(pause(failed.as_ref().ok()));
+                std::thread::sleep(error.retry_after());
             }
         }
     }
 }
 
-fn tell_failure(key: &str, socket: &Path, failed: &Result<Answer, Box<dyn std::error::Error>>) -> Exit {
-    match failed {
-        Ok(answer) => {
-            let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-            let detail = problem.get("detail").and_then(|detail| detail.as_str()).unwrap_or("the broker refused");
-            tell(&format_args!("{key}: {} {detail}", answer.status));
-            Exit::of_status(answer.status)
-        }
-        Err(error) => {
-            tell(&format_args!("no broker answers at {}: {error}", socket.display()));
-            Exit::Unavailable
-        }
+/// How a command ends that got this instead of a value.
+pub(super) fn exit_of(error: &Error) -> Exit {
+    match error.problem() {
+        Some(problem) => Exit::of_status(problem.status),
+        None if matches!(error, Error::Key(_)) => Exit::Usage,
+        None if error.is_temporary() => Exit::Unavailable,
+        None => Exit::Other,
     }
 }
 
-/// What the broker asks for, but soon enough to see a recovery.
-fn pause(answer: Option<&Answer>) -> Duration {
-    let asked = answer.and_then(|answer| answer.headers.get("retry-after")?.to_str().ok()?.parse().ok());
-    asked.map_or(Duration::from_millis(200), |seconds: u64| Duration::from_secs(seconds.clamp(1, 5)))
+pub(super) fn tell_failure(key: &str, error: &Error) -> Exit {
+    match error {
+        // It is about no key.
+        Error::NoBroker { .. } => tell(error),
+        _ => tell(&format_args!("{}: {error}", key.escape_debug())),
+    }
+    exit_of(error)
 }
 
-fn print(key: &str, answer: &Answer, line: bool) -> Exit {
-    let verdict = answer.headers.get("cache-status").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if verdict.contains("detail=") {
-        let age = answer.headers.get("age").and_then(|age| age.to_str().ok()?.parse().ok());
-        let age = age.map_or_else(|| "?".to_owned(), super::table::duration);
-        let word = if verdict.contains("detail=drill") { "in a drill" } else { "stale" };
-        tell(&format_args!("{key}: {word}, {age} old ({verdict})"));
+/// A line about a value that was not confirmed just now.
+pub(super) fn tell_staleness(value: &Value) {
+    if let Some(detail) = value.stale() {
+        let word = if detail == "drill" { "in a drill" } else { "stale" };
+        let (age, verdict) = (super::table::duration(value.age().as_secs()), value.cache_status());
+        tell(&format_args!("{}: {word}, {age} old ({verdict})", value.key()));
     }
+}
+
+fn print(value: &Value, line: bool) -> Exit {
+    tell_staleness(value);
     let mut out = std::io::stdout().lock();
     let newline: &[u8] = if line { b"\n" } else { b"" };
-    match out.write_all(&answer.body).and_then(|()| out.write_all(newline)).and_then(|()| out.flush()) {
+    match out.write_all(value.as_str().as_bytes()).and_then(|()| out.write_all(newline)).and_then(|()| out.flush()) {
         Ok(()) => Exit::Ok,
         Err(_) => Exit::Other,
     }

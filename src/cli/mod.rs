@@ -3,8 +3,8 @@
 
 mod args;
 mod cache;
-mod client;
 mod drill;
+mod exec;
 mod explain;
 mod get;
 mod operate;
@@ -16,6 +16,7 @@ mod visible;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -47,19 +48,21 @@ pub fn command() -> clap::Command {
 }
 
 /// Runs the command line of this process.
-pub fn run() -> Exit {
+pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` come this way, too.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
     let global = &cli.global;
-    match cli.command {
+    let exit = match cli.command {
         Command::Serve { log_requests, log_level } => serve(&global.config, global.log, log_level.into(), log_requests),
         Command::Get(asked) => get::run(&asked, &global.socket),
+        // Its end is that of another program, with codes that are none of ours.
+        Command::Exec(asked) => return exec::run(&asked, &global.socket),
         Command::List { json } => status::list(&global.socket, json),
         Command::Check { file } => check(file.as_deref().unwrap_or(&global.config)),
         Command::Cache { command } => cache::run(&global.config, &command),
@@ -74,7 +77,8 @@ pub fn run() -> Exit {
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Worker { arguments } => work(&arguments),
-    }
+    };
+    exit.into()
 }
 
 /// What a command found out, on stdout.

@@ -6,13 +6,13 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::args::Purge;
-use super::client::{self, Answer};
 use super::table::{Table, duration, or_dash};
 use super::{show, show_json, tell, visible};
+use crate::client::http::{self, Answer, Failed};
 use crate::exit::Exit;
 
 /// The body of a good answer; else how the command ends, which has been told.
-pub(super) fn told(answer: Result<Answer, Box<dyn std::error::Error>>, socket: &Path) -> Result<String, Exit> {
+pub(super) fn told(answer: Result<Answer, Failed>, socket: &Path) -> Result<String, Exit> {
     let answer = answer.map_err(|error| {
         tell(&format_args!("no broker answers at {}: {error}", socket.display()));
         Exit::Unavailable
@@ -32,7 +32,7 @@ pub(super) fn told(answer: Result<Answer, Box<dyn std::error::Error>>, socket: &
 }
 
 pub(super) fn metrics(socket: &Path, json: bool) -> Exit {
-    match told(client::ask(socket, "/metrics", &[]), socket) {
+    match told(http::ask(socket, "/metrics", &[]), socket) {
         Ok(text) if json => show_json(&serde_json::json!({ "metrics": text }).to_string()),
         Ok(text) => show(text.trim_end()),
         Err(exit) => exit,
@@ -55,7 +55,7 @@ struct Line {
 }
 
 pub(super) fn refresh(socket: &Path, keys: &[String], json: bool) -> Exit {
-    let body = match told(client::post(socket, "/refresh", &serde_json::json!({ "keys": keys })), socket) {
+    let body = match told(http::post(socket, "/refresh", &serde_json::json!({ "keys": keys })), socket) {
         Ok(body) => body,
         Err(exit) => return exit,
     };
@@ -108,7 +108,7 @@ pub(super) fn purge(asked: &Purge) -> Exit {
     }
     let body = if asked.all { serde_json::json!({ "all": true }) } else { serde_json::json!({ "keys": asked.keys }) };
     let socket = &asked.operator.admin_socket;
-    let body = match told(client::post(socket, "/purge", &body), socket) {
+    let body = match told(http::post(socket, "/purge", &body), socket) {
         Ok(body) => body,
         Err(exit) => return exit,
     };

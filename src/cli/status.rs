@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::args::{self, Bad};
-use super::client::Answer;
 use super::table::{Table, duration, or_dash};
-use super::{client, operate, show, show_json, tell, visible};
+use super::{operate, show, show_json, tell, visible};
+use crate::client::http::{self, Answer, Failed};
 use crate::exit::Exit;
 
 /// What the operator's socket says.
@@ -137,14 +137,11 @@ pub(super) fn status(asked: &args::Status) -> Exit {
 
 /// The status, and its JSON; if there is none, that has been told.
 pub(super) fn ask(socket: &Path) -> Result<(Status, String), Exit> {
-    read(client::ask(socket, "/status", &[]), socket)
+    read(http::ask(socket, "/status", &[]), socket)
 }
 
 /// The same from an answer that has come.
-pub(super) fn read(
-    answer: Result<Answer, Box<dyn std::error::Error>>,
-    socket: &Path,
-) -> Result<(Status, String), Exit> {
+pub(super) fn read(answer: Result<Answer, Failed>, socket: &Path) -> Result<(Status, String), Exit> {
     let body = operate::told(answer, socket)?;
     let status = serde_json::from_str(&body).map_err(|error| {
         tell(&format_args!("the status cannot be read: {error}"));
@@ -155,7 +152,7 @@ pub(super) fn read(
 
 /// The keys that the caller may read, by the socket of the applications.
 pub(super) fn list(socket: &Path, json: bool) -> Exit {
-    let answer = client::ask(socket, "/-/keys", &[("accept", "application/json")]);
+    let answer = http::ask(socket, "/-/keys", &[("accept", "application/json")]);
     let body = match operate::told(answer, socket) {
         Ok(body) => body,
         Err(exit) => return exit,

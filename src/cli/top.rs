@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::status::{Line, Status, ask, read, told_drill};
 use super::table::{Table, duration, or_dash};
-use super::{client, show, show_json, tell, visible};
+use super::{show, show_json, tell, visible};
+use crate::client::http;
 use crate::exit::Exit;
 use crate::sys::terminal::{Screen, Wake};
 
@@ -67,7 +68,7 @@ fn watch(socket: &Path, mut status: Status) -> Result<(), Trouble> {
             return Ok(());
         }
         before = status.keys.iter().map(|line| (line.key.clone(), line.serves)).collect();
-        let answer = client::ask(socket, "/status", &[]);
+        let answer = http::ask(socket, "/status", &[]);
         let good = answer.as_ref().is_ok_and(|answer| answer.status == 200);
         // What is wrong is told on the screen that stays.
         let screen_kept = good.then_some(screen);

@@ -22,6 +22,7 @@ pub mod random;
 pub mod replaced;
 pub mod seccomp;
 pub mod spawn;
+pub mod supervise;
 pub mod terminal;
 pub mod trusted;
 pub mod users;

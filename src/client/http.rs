@@ -1,4 +1,6 @@
-//! One request to a broker's socket.
+//! One request to a broker's socket, or to its operator's.
+//!
+//! Knows HTTP and no key: what an answer means is its caller's business.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,29 +15,36 @@ use zeroize::Zeroizing;
 /// How long a drill's end may take to be taken note of.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Zeroizing<Vec<u8>>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
-type Error = Box<dyn std::error::Error>;
+/// There was no whole answer.
+pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// GET, with these headers beside those that HTTP wants.
-pub(super) fn ask(socket: &Path, path: &str, headers: &[(&'static str, &str)]) -> Result<Answer, Error> {
+pub(crate) async fn get(socket: &Path, path: &str, headers: &[(&'static str, &str)]) -> Result<Answer, Failed> {
     let mut request = Request::get(hyper::Uri::from(hyperlocal::Uri::new(socket, path)));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    whole(request.body(Full::default())?)
+    collect(client().request(request.body(Full::default())?).await?).await
+}
+
+/// The same, in a runtime of its own.
+pub(crate) fn ask(socket: &Path, path: &str, headers: &[(&'static str, &str)]) -> Result<Answer, Failed> {
+    runtime()?.block_on(get(socket, path, headers))
 }
 
 /// POST of a JSON body.
-pub(super) fn post(socket: &Path, path: &str, body: &serde_json::Value) -> Result<Answer, Error> {
-    whole(posting(socket, path, body)?)
+pub(crate) fn post(socket: &Path, path: &str, body: &serde_json::Value) -> Result<Answer, Failed> {
+    let request = posting(socket, path, body)?;
+    runtime()?.block_on(async { collect(client().request(request).await?).await })
 }
 
-fn posting(socket: &Path, path: &str, body: &serde_json::Value) -> Result<Request<Full<Bytes>>, Error> {
+fn posting(socket: &Path, path: &str, body: &serde_json::Value) -> Result<Request<Full<Bytes>>, Failed> {
     let request = Request::post(hyper::Uri::from(hyperlocal::Uri::new(socket, path)));
     Ok(request.header("content-type", "application/json").body(Full::from(body.to_string()))?)
 }
@@ -44,15 +53,12 @@ fn client() -> Client<UnixConnector, Full<Bytes>> {
     Client::unix()
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+/// An event loop on the thread of the caller.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn whole(request: Request<Full<Bytes>>) -> Result<Answer, Error> {
-    runtime()?.block_on(async { collect(client().request(request).await?).await })
-}
-
-async fn collect(response: hyper::Response<hyper::body::Incoming>) -> Result<Answer, Error> {
+async fn collect(response: hyper::Response<hyper::body::Incoming>) -> Result<Answer, Failed> {
     let (head, body) = response.into_parts();
     let body = Zeroizing::new(body.collect().await?.to_bytes().to_vec());
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
@@ -60,12 +66,12 @@ async fn collect(response: hyper::Response<hyper::body::Incoming>) -> Result<Ans
 
 /// POST whose answer comes line by line; `line` gets each when it is there. On the first Ctrl-C, a DELETE of the same path
 /// asks for the end; what comes after that is still told. Gives an answer without a body, or the problem.
-pub(super) fn follow(
+pub(crate) fn follow(
     socket: &Path,
     path: &str,
     body: &serde_json::Value,
     mut line: impl FnMut(&str),
-) -> Result<Answer, Error> {
+) -> Result<Answer, Failed> {
     let request = posting(socket, path, body)?;
     runtime()?.block_on(async {
         let response = client().request(request).await?;
