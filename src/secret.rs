@@ -1,6 +1,6 @@
 //! What crosses the wall: the path a value is asked by, and the value itself.
 //!
-//! Never holds a token: those live in `parent::vault` alone.
+//! Never holds a token: those live in `parent::token` alone.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -108,7 +108,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ("unsafe", &["sys/"]),
     ("allow(unsafe_code)", &["sys/mod.rs"]),
     // Where the bytes of a secret come out of their type: tokens in the first, values in the second.
-    ("guarded::Guarded", &["parent/vault.rs"]),
+    ("guarded::Guarded", &["parent/token.rs"]),
     ("expose_secret", &["secret.rs"]),
     ("tokio::main", &[]),
 ];

@@ -163,8 +163,8 @@ pub(super) enum Command {
     Drill(Drill),
     /// Have the running broker take over its changed configuration, tokens and files, as root
     ///
-    /// Reads and checks the file that the broker was started with, and conf.d beside it, as `check` does, and hands them
-    /// over with the tokens and files that they name: all of it, or nothing. Connections stay. Who was granted less is
+    /// Reads and checks the file that the broker was started with, which must be the one of --config, and conf.d beside
+    /// it, as `check` does, and hands them over with the tokens and files that they name: all of it, or nothing. Connections stay. Who was granted less is
     /// denied from then on, what left the configuration is out of memory, and what did not change keeps its value and age.
     /// A changed token is tried first: while its upstream refuses it, the old one stays, and the exit code is 1. What only
     /// a start can change (sockets, users, directories, the sandbox, the seal key, new TCP ports) needs a restart; then

@@ -73,7 +73,7 @@ pub fn run() -> ExitCode {
         Command::Refresh { keys, operator, json } => operate::refresh(&operator.admin_socket, &keys, json),
         Command::Purge(asked) => operate::purge(&asked),
         Command::Drill(asked) => drill::run(&asked),
-        Command::Reload { admin_socket, json } => reload::run(&admin_socket, json),
+        Command::Reload { admin_socket, json } => reload::run(&global.config, &admin_socket, json),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Worker { arguments } => work(&arguments),

@@ -1,9 +1,10 @@
-//! `keyhatch reload`: reads what the running broker was started with, and hands it over with what only root can open.
+//! `keyhatch reload`: reads what the running broker was started with, if the caller names it too, and hands it over with what only root can open.
 //!
 //! Hands tokens to nobody but a broker that root has started, or the caller.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -25,8 +26,8 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// A reload that came to nothing: the message was told.
 struct Failed(Exit);
 
-pub(super) fn run(socket: &Path, json: bool) -> Exit {
-    match reload(socket, json) {
+pub(super) fn run(path: &Path, socket: &Path, json: bool) -> Exit {
+    match reload(path, socket, json) {
         Ok(exit) | Err(Failed(exit)) => exit,
     }
 }
@@ -36,7 +37,7 @@ fn fail(exit: Exit, message: &dyn std::fmt::Display) -> Failed {
     Failed(exit)
 }
 
-fn reload(socket: &Path, json: bool) -> Result<Exit, Failed> {
+fn reload(path: &Path, socket: &Path, json: bool) -> Result<Exit, Failed> {
     let lost = |error: io::Error| fail(Exit::Unavailable, &format_args!("the broker does not answer: {error}"));
     let mut stream = connect(socket)?;
     let mut lines = BufReader::new(stream.try_clone().map_err(lost)?);
@@ -51,12 +52,25 @@ fn reload(socket: &Path, json: bool) -> Result<Exit, Failed> {
         let message = format!("the broker that runs is version {running}, this command is {own}: this needs a restart");
         return Err(fail(Exit::Configuration, &message));
     }
-    let path = &greeting.config;
+    // The caller says what is read: a broker that was taken over could name any file, and have its lines told in errors.
+    if std::path::absolute(path).ok().as_ref() != Some(&greeting.config) {
+        let (named, own) = (greeting.config.display().to_string(), path.display());
+        let message = format!(
+            "the broker was started with --config {}, this is about {own}; nothing was changed",
+            visible::part(&named)
+        );
+        return Err(fail(Exit::Configuration, &message));
+    }
     let config = config::load(path, trust()).map_err(|error| fail(Exit::Configuration, &error))?;
     config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
     if let Some(message) = needs_restart(&greeting.fixed, &Fixed::of(&config, config.acl.has_units())) {
         let message = format!("{}: {message}; nothing was changed", path.display());
         let message = visible::part(&message);
+        return Err(fail(Exit::Configuration, &message));
+    }
+    if !is_same(&config.server.admin_socket, socket) {
+        let (of_file, asked) = (config.server.admin_socket.display(), socket.display());
+        let message = format!("{}: its broker is at {of_file}, not at {asked}; nothing was changed", path.display());
         return Err(fail(Exit::Configuration, &message));
     }
     let (errors, opened) = errors(&config, Credentials::Held);
@@ -68,6 +82,12 @@ fn reload(socket: &Path, json: bool) -> Result<Exit, Failed> {
     cache::tell_losses(&config);
     offer(&mut stream, config, opened).map_err(lost)?;
     follow(&mut lines, None, json)
+}
+
+/// Whether both paths lead to one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Connects, and has the broker hand the connection over.

@@ -18,6 +18,7 @@ mod relay;
 pub mod reload;
 mod repeats;
 mod serve;
+mod token;
 mod units;
 pub mod upstream;
 mod vault;

@@ -1,4 +1,4 @@
-//! The tokens: the only place where their bytes live.
+//! The tokens, by name: which ones there are, and which one goes where.
 //!
 //! Filled after the worker exists and after the drop, from descriptors that the root phase, or root's own `keyhatch reload`,
 //! opened. A token leaves this module as a borrow, inside one call; it is never copied, printed or serialised, compared
@@ -6,75 +6,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
+use super::token::{ApiToken, TokenFault};
 use crate::config::{SecretFile, TokenName};
-use crate::sys::guarded::Guarded;
-
-/// The longest token, in bytes, without its line end.
-pub(super) const MAX_TOKEN_LEN: usize = 64 << 10;
-
-/// One credential for an upstream: 1 to [`MAX_TOKEN_LEN`] bytes of printable ASCII, in pages of its own. Wiped when dropped.
-pub(in crate::parent) struct ApiToken(Guarded);
-
-impl ApiToken {
-    /// The bytes, for a header or a MAC that is built and wiped within the call.
-    pub(in crate::parent) fn bytes(&self) -> &[u8] {
-        self.0.bytes()
-    }
-
-    /// Reads and checks the whole file, from its start, wherever the descriptor's offset is.
-    fn read(fd: OwnedFd) -> Result<Self, TokenFault> {
-        let file = File::from(fd);
-        let told = file.metadata().map_err(TokenFault::Read)?.len();
-        // Locked memory is scarce: no more than the file says, if it says anything.
-        let told = usize::try_from(told).unwrap_or(MAX_TOKEN_LEN).min(MAX_TOKEN_LEN);
-        for room in [told, MAX_TOKEN_LEN].into_iter().filter(|room| *room > 0) {
-            // Room for the line end, and one byte more that tells a file that is longer.
-            let (text, len) = Self::read_up_to(&file, room + 3).map_err(TokenFault::Read)?;
-            if len < room + 3 || room == MAX_TOKEN_LEN {
-                return Self::parse(&text.bytes()[..len]);
-            }
-        }
-        Err(TokenFault::TooLong)
-    }
-
-    fn read_up_to(file: &File, room: usize) -> std::io::Result<(Guarded, usize)> {
-        let mut len = 0;
-        let text = Guarded::try_with(room, |buffer| {
-            while len < buffer.len() {
-                match file.read_at(&mut buffer[len..], len as u64) {
-                    Ok(0) => break,
-                    Ok(n) => len += n,
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        })?;
-        Ok((text, len))
-    }
-
-    fn parse(text: &[u8]) -> Result<Self, TokenFault> {
-        let line = text.strip_suffix(b"\n").map_or(text, |t| t.strip_suffix(b"\r").unwrap_or(t));
-        if line.is_empty() {
-            return Err(TokenFault::Empty);
-        }
-        if line.len() > MAX_TOKEN_LEN {
-            return Err(TokenFault::TooLong);
-        }
-        if line.contains(&b'\n') {
-            return Err(TokenFault::SeveralLines);
-        }
-        if !line.iter().all(|byte| (b' '..=b'~').contains(byte)) {
-            return Err(TokenFault::Character);
-        }
-        Guarded::copy_of(line).map(Self).map_err(TokenFault::Read)
-    }
-}
 
 /// All tokens of the configuration, by name. One that could not be opened is absent. Never changes: a reload makes another
 /// one, and what only the first has is wiped when the last fetch with it has ended.
@@ -145,30 +81,6 @@ pub struct VaultError {
     pub token: TokenName,
     pub file: SecretFile,
     pub fault: TokenFault,
-}
-
-/// What is wrong with the content of a token file.
-#[derive(Debug)]
-pub enum TokenFault {
-    Read(std::io::Error),
-    Empty,
-    SeveralLines,
-    TooLong,
-    Character,
-}
-
-impl fmt::Display for TokenFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read(_) => write!(f, "the file cannot be read"),
-            Self::Empty => write!(f, "the file is empty; it must hold the token, on one line"),
-            Self::SeveralLines => write!(f, "the file has more than one line; it must hold the token alone"),
-            Self::TooLong => write!(f, "the token is longer than {MAX_TOKEN_LEN} bytes"),
-            Self::Character => {
-                write!(f, "the token has a byte that is not printable ASCII; is the file in another encoding?")
-            }
-        }
-    }
 }
 
 impl fmt::Display for VaultError {
@@ -294,11 +206,111 @@ impl Candidate {
     }
 }
 
-impl ApiToken {
-    fn is(&self, other: &Self) -> bool {
-        self.bytes() == other.bytes()
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+
+    fn vault(content: &[u8]) -> Result<Vault, VaultError> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        Vault::read(vec![(name(), SecretFile::Credential("cred".into()), Ok(file.into()))])
+    }
+
+    fn name() -> TokenName {
+        TokenName("heroku".into())
+    }
+
+    #[test]
+    fn a_directory_is_an_error_that_names_the_token_and_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let fd = File::open(directory.path()).unwrap().into();
+        let entry = (name(), SecretFile::File("/etc/keyhatch/tokens/heroku".into()), Ok(fd));
+        let error = Vault::read(vec![entry]).err().unwrap();
+        assert_eq!(error.to_string(), "token `heroku` (/etc/keyhatch/tokens/heroku): the file cannot be read");
+    }
+
+    #[test]
+    fn an_error_never_holds_a_byte_of_the_token() {
+        let error = vault(b"hunter2\nhunter3\n").err().unwrap();
+        assert!(!format!("{error} {error:?}").contains("hunter"));
+    }
+
+    fn at(origins: &[&str]) -> Origins {
+        HashMap::from([(name(), origins.iter().map(|&origin| origin.to_owned()).collect())])
+    }
+
+    /// `old` by a configuration with these origins, replaced by `new` with those.
+    fn moved(from: &[&str], to: &[&str]) -> (Vault, Vec<(TokenName, Replacement)>) {
+        vault(b"old").ok().unwrap().replaced_by(vault(b"new").ok().unwrap(), &[], (&at(from), &at(to)))
+    }
+
+    fn only(vault: &Vault, origin: &str) -> Option<Vec<u8>> {
+        vault.only_one_for(&name(), origin).map(|only| only.alone.get(&name()).unwrap().bytes().to_vec())
+    }
+
+    #[test]
+    fn a_token_that_moves_with_its_keys_leaves_nothing_behind() {
+        let (vault, told) = moved(&["a"], &["b"]);
+        assert_eq!(told, [(name(), Replacement::New)]);
+        assert!(vault.get(&name()).unwrap().bytes() == b"new" && !vault.is_unproven(&name()));
+    }
+
+    #[test]
+    fn an_old_token_is_for_the_origins_that_it_had_whatever_becomes_of_the_new_one() {
+        let (waiting, told) = moved(&["a"], &["a", "b"]);
+        assert_eq!(told, [(name(), Replacement::Changed)]);
+        assert_eq!((only(&waiting, "a"), only(&waiting, "b")), (None, Some(b"new".to_vec())));
+        let candidate = waiting.candidate(&name()).unwrap();
+        let refused = waiting.settled(&name(), &candidate, false).unwrap();
+        assert_eq!((only(&refused, "a"), only(&refused, "b")), (None, Some(b"new".to_vec())));
+        assert!(refused.get(&name()).unwrap().bytes() == b"old" && !refused.is_unproven(&name()));
+        let everywhere = at(&["a", "b"]);
+        for vault_of_then in [&waiting, &refused] {
+            let newest = vault(b"newest").ok().unwrap();
+            let (again, _) = vault_of_then.replaced_by(newest, &[], (&everywhere, &everywhere));
+            assert_eq!((only(&again, "a"), only(&again, "b")), (None, Some(b"newest".to_vec())));
+            let (kept, _) = vault_of_then.replaced_by(Vault(HashMap::new()), &[name()], (&everywhere, &at(&["b"])));
+            assert_eq!(kept.get(&name()).unwrap().bytes(), b"new", "the old one has nowhere to go");
+        }
+        let accepted = waiting.settled(&name(), &candidate, true).unwrap();
+        assert!(only(&accepted, "b").is_none() && accepted.get(&name()).unwrap().bytes() == b"new");
+    }
+
+    #[test]
+    fn a_new_token_waits_beside_the_old_one_until_it_is_settled() {
+        let bytes = |vault: &Vault| vault.get(&name()).unwrap().bytes().to_vec();
+        let old = vault(b"old").ok().unwrap();
+        let here = at(&["a"]);
+        let (waiting, told) = old.replaced_by(vault(b"new\n").ok().unwrap(), &[], (&here, &here));
+        assert_eq!(told, [(name(), Replacement::Changed)]);
+        assert!(bytes(&waiting) == b"old" && waiting.is_unproven(&name()));
+        let candidate = waiting.candidate(&name()).unwrap();
+        assert_eq!(bytes(&candidate.alone), b"new");
+        let accepted = waiting.settled(&name(), &candidate, true).unwrap();
+        assert!(bytes(&accepted) == b"new" && !accepted.is_unproven(&name()));
+        let refused = waiting.settled(&name(), &candidate, false).unwrap();
+        assert!(bytes(&refused) == b"old" && !refused.is_unproven(&name()));
+        let (newer, _) = waiting.replaced_by(vault(b"newer").ok().unwrap(), &[], (&here, &here));
+        assert!(newer.settled(&name(), &candidate, true).is_none(), "it was overtaken");
+    }
+
+    #[test]
+    fn what_is_neither_given_nor_kept_goes() {
+        let old = vault(b"old").ok().unwrap();
+        let here = at(&["a"]);
+        let nothing = || Vault::read(Vec::new()).ok().unwrap();
+        assert!(old.replaced_by(nothing(), &[], (&here, &here)).0.get(&name()).is_none());
+        assert_eq!(old.replaced_by(nothing(), &[name()], (&here, &here)).0.get(&name()).unwrap().bytes(), b"old");
+        let (same, told) = old.replaced_by(vault(b"old\n").ok().unwrap(), &[], (&here, &here));
+        assert!(told == [(name(), Replacement::Unchanged)] && !same.is_unproven(&name()));
+    }
+
+    #[test]
+    fn a_token_that_could_not_be_opened_is_missing() {
+        let entry = (name(), SecretFile::Credential("cred".into()), Err("no such file".into()));
+        assert!(Vault::read(vec![entry]).ok().unwrap().get(&name()).is_none());
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -11,7 +11,7 @@ use keyhatch::parent::reload::{MAX_OFFER, Offer};
 use keyhatch::sys::{memfd, pass};
 
 use crate::HOUR;
-use crate::scene::{Scene, all, told};
+use crate::scene::{Scene, all, me, told};
 use crate::support::{GRANTED, STRANGER, as_uid, wait_until};
 
 /// A connection that is the reloader's, after its greeting.
@@ -155,6 +155,8 @@ fn only_root_may_reload_what_root_has_started() {
         asks.args([format!("--reuid={uid}"), format!("--regid={uid}"), format!("--groups={groups}")]);
         asks.arg(env!("CARGO_BIN_EXE_keyhatch"))
             .args(command)
+            .arg("--config")
+            .arg(scene.broker.path("keyhatch.toml"))
             .arg("--admin-socket")
             .arg(scene.broker.path("admin.sock"));
         asks.output().unwrap()
@@ -254,4 +256,38 @@ fn a_broker_that_was_taken_over_says_nothing_that_a_terminal_obeys() {
             said.lines().for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).unwrap()));
         }
     }
+}
+
+/// The greeting of a broker that says that it was started with this file.
+fn greeting(config: &std::path::Path) -> String {
+    let greeting = serde_json::json!({ "version": version(), "config": config, "fixed": fixed(config) });
+    format!("HTTP/1.1 101 x\r\n\r\n{greeting}\n")
+}
+
+/// What it would say in earnest, if the file can be read.
+fn fixed(config: &std::path::Path) -> serde_json::Value {
+    let trust = keyhatch::config::Trust::Caller(me().into());
+    match keyhatch::config::load(config, trust) {
+        Ok(config) => serde_json::to_value(keyhatch::config::Fixed::of(&config, config.acl.has_units())).unwrap(),
+        Err(_) => serde_json::json!({ "settings": [], "units": true, "ports": [] }),
+    }
+}
+
+#[test]
+fn a_broker_that_was_taken_over_does_not_choose_what_is_read() {
+    let scene = Scene::new(&[("/a", "/good", "")]);
+    let private = scene.broker.path("private");
+    scene.broker.write("private", "PRIVATE-LINE\n", 0o600);
+    let own = scene.broker.path("keyhatch.toml");
+    let named = ["reload", "--config", own.to_str().unwrap()];
+
+    let done = told_by_a_false_broker(&named, &greeting(&private));
+    let said = told(&done);
+    assert!(done.status.code() == Some(78) && said.contains("was started with --config"), "{said}");
+    assert!(!said.contains("PRIVATE-LINE"), "{said}");
+
+    let done = told_by_a_false_broker(&named, &greeting(&own));
+    let said = told(&done);
+    assert!(done.status.code() == Some(78) && said.contains("its broker is at"), "nothing is handed over: {said}");
+    scene.reloads();
 }

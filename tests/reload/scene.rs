@@ -47,7 +47,8 @@ impl Scene {
 
     pub(crate) fn command(&self, json: bool) -> Command {
         let mut reload = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
-        reload.arg("reload").arg("--admin-socket").arg(self.broker.path("admin.sock")).args(json.then_some("--json"));
+        reload.arg("reload").arg("--config").arg(self.broker.path("keyhatch.toml"));
+        reload.arg("--admin-socket").arg(self.broker.path("admin.sock")).args(json.then_some("--json"));
         reload
     }
 
