@@ -164,7 +164,16 @@ impl Broker {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).args(more).stdin(Stdio::null()).stderr(log);
         let already = self.log().matches("serving").count();
-        let mut child = serve.spawn().unwrap();
+        let mut spawned = None;
+        wait_until("it is executed", || {
+            // A program that was just copied is busy while a process that another test forked still holds it open.
+            spawned = serve.spawn().map_or_else(
+                |error| (error.kind() != std::io::ErrorKind::ExecutableFileBusy).then(|| panic!("{error}")),
+                Some,
+            );
+            spawned.is_some()
+        });
+        let mut child: Child = spawned.unwrap();
         wait_until("the broker serves", || {
             assert!(child.try_wait().unwrap().is_none(), "the broker ended:\n{}", self.log());
             self.log().matches("serving").count() > already
