@@ -153,14 +153,15 @@ impl Engine {
     }
 
     /// Documents of this token, those first that are good now, which is told beside.
-    fn to_try(&self, name: &TokenName) -> Vec<(bool, DocumentId)> {
+    pub(super) fn to_try(&self, name: &TokenName) -> Vec<(bool, DocumentId)> {
         let (documents, entries) = (self.documents.borrow(), self.entries.borrow());
         let good = |state: &DocumentState| {
             let mut of_keys = state.keys.iter().filter_map(|key| entries.get(key));
             !state.refused && of_keys.any(|entry| entry.held.is_some() && entry.failure.is_none())
         };
         let of_token = documents.iter().filter(|(_, state)| state.document.token() == Some(name));
-        let asked = of_token.filter(|(_, state)| !state.keys.is_empty());
+        let drilled = |state: &DocumentState| state.keys.iter().any(|key| self.is_covered(key, &state.document));
+        let asked = of_token.filter(|(_, state)| !state.keys.is_empty() && !drilled(state));
         let mut found: Vec<(bool, DocumentId)> = asked.map(|(id, state)| (good(state), id)).collect();
         found.sort_by_key(|(good, id)| (!good, *id));
         found.truncate(TRIED_ON);
