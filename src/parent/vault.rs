@@ -61,7 +61,7 @@ impl Known {
 
 /// A token that no upstream has accepted yet: a vault with nothing else.
 pub(in crate::parent) struct Candidate {
-    token: Rc<ApiToken>,
+    pub(in crate::parent) token: Rc<ApiToken>,
     pub(in crate::parent) alone: Vault,
 }
 
@@ -118,6 +118,19 @@ impl Vault {
 
     pub(in crate::parent) fn get(&self, name: &TokenName) -> Option<&ApiToken> {
         self.0.get(name).map(|known| &*known.token)
+    }
+
+    /// The token itself, to be known again.
+    pub(in crate::parent) fn current(&self, name: &TokenName) -> Option<Rc<ApiToken>> {
+        self.0.get(name).map(|known| known.token.clone())
+    }
+
+    /// Whether it is still in use, if only until another one is proven.
+    pub(in crate::parent) fn uses(&self, name: &TokenName, token: &Rc<ApiToken>) -> bool {
+        let is = |known: &Known| {
+            Rc::ptr_eq(&known.token, token) || known.newer.as_ref().is_some_and(|newer| Rc::ptr_eq(&newer.token, token))
+        };
+        self.0.get(name).is_some_and(is)
     }
 
     /// Whether the token that is used for this name is one that waits to be replaced.

@@ -1,5 +1,7 @@
 //! Tokens that change: used once they are proven.
 
+use std::process::{Command, Stdio};
+
 use crate::HOUR;
 use crate::scene::{Scene, all, told};
 use crate::support::process::Process;
@@ -115,7 +117,7 @@ fn a_withdrawn_grant_does_not_wait_for_a_token_that_is_tried() {
         &[("/one/a", "/good", HOUR), ("/two/b", "/gate", "fetch-timeout = \"20s\"")],
         &crate::client("/two/*"),
     );
-    let mut reload = scene.command(false).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut reload = scene.command(false).stdout(Stdio::piped()).spawn().unwrap();
     wait_until("it is denied", || scene.get("/one/a").status == 403);
     assert!(reload.try_wait().unwrap().is_none(), "the token is still being tried");
     scene.upstream.set_gate(true);
@@ -128,7 +130,7 @@ fn another_reload_does_not_wait_for_a_token_that_is_tried() {
     assert_eq!(scene.get("/a").status, 200);
     scene.upstream.behave("/good", "/gate");
     replace(&scene, "newer-token\n");
-    let mut first = scene.command(false).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut first = scene.command(false).stdout(Stdio::piped()).spawn().unwrap();
     wait_until("it is tried", || shown(&scene, "/good").contains(&"newer-token".to_owned()));
     replace(&scene, TOKEN);
     scene.configure(&[], "");
@@ -138,6 +140,24 @@ fn another_reload_does_not_wait_for_a_token_that_is_tried() {
     scene.upstream.set_gate(true);
     let done = first.wait_with_output().unwrap();
     assert!(told(&done).contains("another reload"), "{}", told(&done));
+}
+
+#[test]
+fn what_an_old_token_is_given_after_its_end_does_not_count() {
+    let scene = Scene::new(&[("/a", "/slow", HOUR), ("/b", "/good", HOUR)]);
+    assert_eq!(scene.get("/b").status, 200);
+    scene.upstream.behave("/slow", "/gate");
+    let mut asks = Command::new("curl");
+    asks.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "http://keyhatch/a", "--unix-socket"]);
+    let asked = asks.arg(scene.broker.path("keyhatch.sock")).stdout(Stdio::piped()).spawn().unwrap();
+    wait_until("it is asked", || shown(&scene, "/slow") == [TOKEN]);
+    replace(&scene, "newer-token\n");
+    let told = scene.reloads();
+    assert!(told.contains("token `t`: accepted"), "{told}");
+    scene.upstream.set_gate(true);
+    let answer = asked.wait_with_output().unwrap();
+    assert_eq!(answer.stdout, b"200", "{}", scene.broker.log());
+    wait_until("it is asked again", || shown(&scene, "/slow") == [TOKEN, "newer-token"]);
 }
 
 #[test]

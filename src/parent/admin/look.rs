@@ -5,7 +5,7 @@ use super::request::Call;
 use crate::parent::openmetrics::MEDIA_TYPE;
 
 pub(super) async fn status(call: Call) -> Result<Answer, Problem> {
-    let mut status = call.desk.engine.status();
+    let mut status = call.desk.engine.status().await;
     status["layers"] = call.desk.layers.clone();
     Ok(json(&status))
 }

@@ -125,7 +125,8 @@ impl Engine {
         let entries = self.entries.borrow();
         let Some(entry) = entries.get(key) else { return Reply::Denied };
         let known = failure.or(entry.failure).unwrap_or(Failure::unavailable(Reason::Timeout));
-        if known.class == Class::Unavailable {
+        // A drill changes nothing of what is asked in earnest.
+        if known.class == Class::Unavailable && verdict.detail != Some(Detail::Drill) {
             self.wanted.set(Some(Instant::now()));
         }
         let documents = self.documents.borrow();

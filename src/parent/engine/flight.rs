@@ -118,10 +118,16 @@ impl Engine {
     }
 
     async fn fly(self: &Rc<Self>, id: DocumentId, key: Option<KeyPath>, asker: Option<Asker>) {
+        // What an old token was given says nothing once another one is in its place.
+        while !self.fly_once(id, key.as_ref(), asker).await {}
+    }
+
+    /// `false` when it is to begin anew.
+    async fn fly_once(self: &Rc<Self>, id: DocumentId, key: Option<&KeyPath>, asker: Option<Asker>) -> bool {
         let (document, keys, known, limit, late_after) = {
             let documents = self.documents.borrow();
-            let Some(state) = documents.get(id) else { return };
-            let (known, late_after) = (self.known(state, key.as_ref()), self.late_after(state));
+            let Some(state) = documents.get(id) else { return true };
+            let (known, late_after) = (self.known(state, key), self.late_after(state));
             (state.document.clone(), state.keys.clone(), known, state.fetch_timeout, late_after)
         };
         let started = Instant::now();
@@ -137,8 +143,11 @@ impl Engine {
                 }
             }
         };
-        let Fetched { answer, quota_spent } =
-            fetched.unwrap_or_else(|_| Err(Failure::unavailable(Reason::Timeout)).into());
+        let unanswered = |_| (Err(Failure::unavailable(Reason::Timeout)).into(), None);
+        let (Fetched { answer, quota_spent }, used) = fetched.unwrap_or_else(unanswered);
+        if self.is_overtaken(&document, &used) {
+            return false;
+        }
         let answer = answer.map_err(|failure| self.classify(id, failure));
         log_fetch(&document, &keys, asker, started, &answer);
         self.counters.count_fetch(&document, &answer);
@@ -164,6 +173,7 @@ impl Engine {
         if answered && let Some(token) = document.token() {
             self.restore_withheld(token).await;
         }
+        true
     }
 
     pub(super) fn landed(&self, keys: &[KeyPath], began: Instant) -> Landed {

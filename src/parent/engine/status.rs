@@ -10,6 +10,9 @@ use crate::config::TokenName;
 use crate::secret::KeyPath;
 use crate::staleness::Span;
 
+/// So many keys are told before others have their turn.
+const AT_ONCE: usize = 16;
+
 fn seconds_since(at: Instant) -> u64 {
     at.elapsed().as_secs()
 }
@@ -55,14 +58,24 @@ impl Engine {
     }
 
     /// Keys, keys with parameters, origins, tokens, the drill. Times in seconds.
-    pub(in crate::parent) fn status(&self) -> Value {
-        let entries = self.entries.borrow();
-        let mut keys: Vec<_> = entries.iter().filter(|(_, entry)| entry.is_listed()).collect();
-        keys.sort_unstable_by_key(|(key, _)| *key);
+    ///
+    /// Answers come between: each key is told as it is when it is its turn.
+    pub(in crate::parent) async fn status(&self) -> Value {
+        let mut listed: Vec<KeyPath> = {
+            let entries = self.entries.borrow();
+            entries.iter().filter(|(_, entry)| entry.is_listed()).map(|(key, _)| key.clone()).collect()
+        };
+        listed.sort_unstable();
+        let mut keys = Vec::with_capacity(listed.len());
+        for some in listed.chunks(AT_ONCE) {
+            let entry_of = |key: &KeyPath| Some(self.status_of_key(key, self.entries.borrow().get(key)?));
+            keys.extend(some.iter().filter_map(entry_of));
+            tokio::task::yield_now().await;
+        }
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime": seconds_since(self.counters.started),
-            "keys": keys.into_iter().map(|(key, entry)| self.status_of_key(key, entry)).collect::<Vec<_>>(),
+            "keys": keys,
             "templates": self.status_of_templates(),
             "origins": self.status_of_origins(),
             "tokens": self.status_of_tokens(),

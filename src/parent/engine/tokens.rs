@@ -9,11 +9,15 @@ use super::documents::{DocumentId, DocumentState};
 use crate::config::{Document, TokenName};
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::Validators;
+use crate::parent::token::ApiToken;
 use crate::parent::upstream::Fetched;
 use crate::parent::vault::{Candidate, Origins, Vault};
 
 /// On so many documents a token is tried, if the first ones say nothing about it.
 const TRIED_ON: usize = 4;
+
+/// The token that a call was made with, if it was one.
+pub(super) type Used = Option<Rc<ApiToken>>;
 
 /// What came of trying a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,31 +41,42 @@ impl Engine {
     }
 
     /// One fetch, with the token that waits to be proven first, if there is one. The old one goes where it went before only.
-    pub(super) async fn call(self: &Rc<Self>, document: &Document, known: &Validators) -> Fetched {
+    ///
+    /// Beside the answer, the token that it was given to.
+    pub(super) async fn call(self: &Rc<Self>, document: &Document, known: &Validators) -> (Fetched, Used) {
         let (sources, vault) = (self.sources.borrow().clone(), self.vault());
-        let Some(name) = document.token() else { return sources.fetch(document, known, &vault).await };
+        let Some(name) = document.token() else { return (sources.fetch(document, known, &vault).await, None) };
         if let Some(only) = vault.only_one_for(name, &document.origin()) {
             let fetched = sources.fetch(document, known, &only.alone).await;
             if fetched.answer.is_ok() {
                 self.settle_token(name, &only, true);
             }
-            return fetched;
+            return (fetched, Some(only.token));
         }
-        let Some(candidate) = vault.candidate(name) else { return sources.fetch(document, known, &vault).await };
+        let current = vault.current(name);
+        let Some(candidate) = vault.candidate(name) else {
+            return (sources.fetch(document, known, &vault).await, current);
+        };
         let tried = sources.fetch(document, known, &candidate.alone).await;
         match &tried.answer {
             Ok(_) => {
                 self.settle_token(name, &candidate, true);
-                return tried;
+                return (tried, Some(candidate.token));
             }
-            Err(failure) if failure.class == Class::Unavailable => return tried,
+            Err(failure) if failure.class == Class::Unavailable => return (tried, Some(candidate.token)),
             Err(_) => {}
         }
         let by_the_old_one = sources.fetch(document, known, &vault).await;
         if by_the_old_one.answer.is_ok() {
             self.settle_token(name, &candidate, false);
         }
-        by_the_old_one
+        (by_the_old_one, current)
+    }
+
+    /// Whether a reload has put another token in the place of the one that this document was asked with.
+    pub(super) fn is_overtaken(&self, document: &Document, used: &Used) -> bool {
+        let of = document.token().zip(used.as_ref());
+        of.is_some_and(|(name, token)| !self.vault().uses(name, token))
     }
 
     /// Whether it was still the one that waits.
@@ -138,14 +153,15 @@ impl Engine {
     }
 
     /// Documents of this token, those first that are good now, which is told beside.
-    fn to_try(&self, name: &TokenName) -> Vec<(bool, DocumentId)> {
+    pub(super) fn to_try(&self, name: &TokenName) -> Vec<(bool, DocumentId)> {
         let (documents, entries) = (self.documents.borrow(), self.entries.borrow());
         let good = |state: &DocumentState| {
             let mut of_keys = state.keys.iter().filter_map(|key| entries.get(key));
             !state.refused && of_keys.any(|entry| entry.held.is_some() && entry.failure.is_none())
         };
         let of_token = documents.iter().filter(|(_, state)| state.document.token() == Some(name));
-        let asked = of_token.filter(|(_, state)| !state.keys.is_empty());
+        let drilled = |state: &DocumentState| state.keys.iter().any(|key| self.is_covered(key, &state.document));
+        let asked = of_token.filter(|(_, state)| !state.keys.is_empty() && !drilled(state));
         let mut found: Vec<(bool, DocumentId)> = asked.map(|(id, state)| (good(state), id)).collect();
         found.sort_by_key(|(good, id)| (!good, *id));
         found.truncate(TRIED_ON);

@@ -1,9 +1,13 @@
 //! Purges at awkward moments, and counts that a worker lies about.
 
 use super::bundles::{accept, five, texts};
+use std::time::Duration;
+
 use super::{Place, file_of, held, key, reload, value};
-use crate::ipc::wire::{Counted, Served};
+use crate::acl::Pattern;
+use crate::ipc::wire::{Counted, Detail, Forward, Reply, Served, Verdict};
 use crate::outcome::{Class, Failure, Reason};
+use crate::parent::engine::{Covers, Fail};
 use crate::parent::upstream::SourceInputs;
 
 #[test]
@@ -167,4 +171,58 @@ fn a_backup_does_not_bring_back_a_path_that_was_purged_or_shredded_before_it_was
             assert!(entries.get(&key("/n/a")).is_none_or(|entry| entry.held.is_none()), "purges: {purges}");
         });
     }
+}
+
+#[test]
+fn a_drill_asks_no_upstream_whether_a_token_is_good_and_hurries_nobody() {
+    let place = Place::new();
+    let text = "[tokens]\nt = { file = \"/nonexistent\" }\n[keys.\"/a\"]\nsource = { type = \"http\", url = \"https://a.example/a\", \
+                auth = { type = \"bearer\", token = \"t\" } }\n[keys.\"/b\"]\nsource = { type = \"http\", url = \"https://a.example/b\", \
+                auth = { type = \"bearer\", token = \"t\" } }\n";
+    *place.config.borrow_mut() = text.to_owned();
+    place.run(async |engine| {
+        engine.accept(vec![value("/a", "one")]).await;
+        let token = crate::config::TokenName("t".into());
+        assert_eq!(engine.to_try(&token).len(), 2);
+        let covers = Covers::Keys(Pattern::parse("/a").unwrap());
+        let drill = engine.begin_drill(covers, Fail::Unavailable, Duration::from_secs(60)).await.ok().unwrap();
+        assert_eq!(engine.to_try(&token).len(), 1);
+        // Its bytes cannot be read.
+        engine.entries.borrow_mut().get_mut(&key("/a")).unwrap().held.as_mut().unwrap().value = None;
+        let hit = Verdict {
+            forward: Forward::Hit,
+            fwd_status: None,
+            stored: false,
+            collapsed: false,
+            detail: Some(Detail::Drill),
+        };
+        assert!(matches!(engine.value(&key("/a"), hit), Reply::Failure(_)) && engine.wanted.get().is_none());
+        drop(drill);
+        let hit = Verdict { detail: None, ..hit };
+        assert!(matches!(engine.value(&key("/a"), hit), Reply::Failure(_)) && engine.wanted.get().is_some());
+    });
+}
+
+#[test]
+fn others_have_their_turn_while_the_status_is_made() {
+    let place = Place::new();
+    let keys = (0..1000)
+        .map(|n| format!("[keys.\"/k{n:04}\"]\nsource = {{ type = \"http\", url = \"https://a.example/{n}\" }}\n"));
+    *place.config.borrow_mut() = keys.collect();
+    place.run(async |engine| {
+        let turns = std::cell::Cell::new(0);
+        let others = async {
+            loop {
+                turns.set(turns.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        };
+        let status = tokio::select! {
+            status = engine.status() => status,
+            () = others => unreachable!(),
+        };
+        let keys = status["keys"].as_array().unwrap();
+        assert!(keys.len() == 1000 && keys.is_sorted_by_key(|key| key["key"].as_str().unwrap()));
+        assert!(turns.get() > 50, "{} turns", turns.get());
+    });
 }
