@@ -155,7 +155,10 @@ fn commands(help: &str) -> Vec<String> {
 /// In words that are options.
 fn options(help: &str) -> BTreeSet<&str> {
     let words = help.split_whitespace().filter(|word| word.starts_with("--"));
-    words.map(|word| word.split([',', '.', ':', '[', ']', ')', '=']).next().unwrap()).filter(|word| word.len() > 2).collect()
+    words
+        .map(|word| word.split([',', '.', ':', '[', ']', ')', '=']).next().unwrap())
+        .filter(|word| word.len() > 2)
+        .collect()
 }
 
 #[test]

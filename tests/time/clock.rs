@@ -25,7 +25,7 @@ fn main() -> std::process::ExitCode {
             .as_ref()
     };
     AHEAD.set(ahead).unwrap();
-    keyhatch::cli::run().into()
+    keyhatch::cli::run()
 }
 
 /// As clock_gettime(2), but ahead.
