@@ -15,6 +15,7 @@ pub mod demo;
 pub mod exit;
 #[cfg(test)]
 mod fuzz;
+pub mod import;
 pub mod ipc;
 pub mod outcome;
 pub mod parent;

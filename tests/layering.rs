@@ -50,6 +50,8 @@ const USES: &[(&str, &[&str])] = &[
     ("worker", &["sys", "secret", "acl", "config::Limits", "credential", "ipc", "outcome", "template"]),
     // Also for other programs: what it says is public, and it knows nothing of the broker's inside.
     ("client", &["secret::KeyPath", "secret::KeyPathError"]),
+    // The configuration is asked whether it would take what was made, and nothing else is.
+    ("import", &["acl::Pattern", "config", "secret::KeyPath", "sys::file::create_secret"]),
     ("demo", &["sys"]),
     // Tests alone: the targets themselves stand beside what they try.
     ("fuzz", &[]),
@@ -65,6 +67,7 @@ const USES: &[(&str, &[&str])] = &[
             "config",
             "demo",
             "exit",
+            "import",
             "parent",
             "secret::KeyPath",
             "sys::creds",

@@ -1,12 +1,12 @@
 //! The command line as clap reads it. Every command's help ends with an example.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::sys::supervise::{self, Signal};
+use super::exec::Exec;
+use super::import::Import;
 
 /// A privilege-separated secret broker: applications read values over a Unix socket, tokens stay on the other side.
 #[derive(Parser)]
@@ -184,6 +184,12 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Cache,
     },
+    /// Write the equivalent of another program's configuration, and token files
+    #[command(after_help = "Example: keyhatch import cachish /etc/cachish.yml --clients billing=billing --dry-run")]
+    Import {
+        #[command(subcommand)]
+        from: Import,
+    },
     /// Show the whole of it in this terminal: no root, no network, nothing left behind
     #[command(after_help = "Example: keyhatch demo --once")]
     Demo {
@@ -233,46 +239,6 @@ pub(super) struct Get {
     /// Print the value again, on a line, whenever it changes
     #[arg(long)]
     pub(super) watch: bool,
-}
-
-#[derive(Args)]
-pub(super) struct Exec {
-    /// Set the variable NAME to the value of KEY: raw if it is one scalar, else JSON
-    #[arg(long, value_name = "NAME=KEY")]
-    pub(super) env: Vec<String>,
-    /// Set the variable NAME to the path of a file in memory that holds the value of KEY
-    #[arg(long, value_name = "NAME=KEY")]
-    pub(super) file: Vec<String>,
-    /// Read more of --env from a file with a line NAME=KEY for each; # begins a comment
-    #[arg(long, value_name = "MAPPING")]
-    pub(super) env_file: Vec<PathBuf>,
-    /// When a value changes, restart the command, or send it a signal such as HUP
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "restart", value_parser = on_change, value_name = "restart|SIGNAL")]
-    pub(super) watch: Option<OnChange>,
-    /// How long the command may take to end before it is killed and restarted
-    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration, requires = "watch", value_name = "DURATION")]
-    pub(super) grace: Duration,
-    /// While the broker or a value is unavailable, try again for this long, such as 30s
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub(super) wait: Option<Duration>,
-    /// The command and its arguments, after --
-    #[arg(last = true, required = true, value_name = "CMD")]
-    pub(super) command: Vec<OsString>,
-}
-
-/// What follows a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OnChange {
-    Restart,
-    Signal(Signal),
-}
-
-fn on_change(text: &str) -> Result<OnChange, String> {
-    if text == "restart" {
-        return Ok(OnChange::Restart);
-    }
-    let signal = supervise::named(text).map(OnChange::Signal);
-    signal.ok_or_else(|| "expected `restart`, or a signal such as HUP".to_owned())
 }
 
 #[derive(Args)]

@@ -7,6 +7,7 @@ mod drill;
 mod exec;
 mod explain;
 mod get;
+mod import;
 mod operate;
 mod reload;
 mod status;
@@ -74,6 +75,7 @@ pub fn run() -> ExitCode {
         Command::Purge(asked) => operate::purge(&asked),
         Command::Drill(asked) => drill::run(&asked),
         Command::Reload { admin_socket, json } => reload::run(&global.config, &admin_socket, json),
+        Command::Import { from } => import::run(&global.config, &from),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Worker { arguments } => work(&arguments),

@@ -2,6 +2,7 @@
 //!
 //! Values never stand in arguments or on a disk. Nothing is started before all of them are there.
 
+mod options;
 mod plan;
 mod watch;
 
@@ -11,8 +12,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
+pub(super) use self::options::Exec;
 use self::plan::{Binding, Way};
-use super::args::Exec;
 use super::get::{patiently, tell_failure, tell_staleness};
 use super::tell;
 use crate::client::blocking::Client;

@@ -11,9 +11,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::options::OnChange;
 use super::plan::Binding;
 use super::{command, files, not_started, unfit};
-use crate::cli::args::OnChange;
 use crate::cli::get::{WAIT, exit_of, tell_failure};
 use crate::cli::tell;
 use crate::client::{Client, Value, http};
