@@ -246,6 +246,7 @@ fn a_unit_fails_or_waits_while_there_is_no_value() {
 
 fn reload(broker: &Broker) {
     let mut reload = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
-    let done = reload.args(["reload", "--admin-socket"]).arg(broker.path("admin.sock")).output().unwrap();
+    reload.arg("reload").arg("--config").arg(broker.path("keyhatch.toml"));
+    let done = reload.arg("--admin-socket").arg(broker.path("admin.sock")).output().unwrap();
     assert!(done.status.success(), "{done:?}");
 }
