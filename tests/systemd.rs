@@ -16,11 +16,23 @@ use scene::{Scene, request};
 use support::serving::GOOD;
 use support::wait_until;
 
-/// All in one guest, one after the other: each leaves a broker that serves.
 #[test]
 #[ignore = "needs root: boots a systemd in namespaces"]
 fn the_units_do_what_they_promise() {
-    let scene = Scene::up();
+    all_in_one_guest(lab::HOST);
+}
+
+#[test]
+#[ignore = "needs root: boots the systemd of another Debian in namespaces"]
+fn the_units_do_the_same_on_debian_13() {
+    all_in_one_guest(lab::TRIXIE);
+}
+
+/// One after the other: each leaves a broker that serves. One guest after the other, too: the watchdog is short.
+fn all_in_one_guest(root: &str) {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scene = Scene::up(root);
     the_units_are_sound(&scene);
     the_first_connection_starts_it(&scene);
     a_restart_under_load_refuses_and_loses_nothing(&scene);
