@@ -197,6 +197,13 @@ pub struct HttpDocument {
     pub proxy: Option<Url>,
 }
 
+impl HttpDocument {
+    fn tokens(&self) -> Vec<Needed> {
+        let token = self.auth.token().cloned();
+        token.map(|token| Needed { token, origin: self.url.origin() }).into_iter().collect()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct FileDocument {
     pub path: PathBuf,
@@ -272,7 +279,7 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// The token that the request needs.
+    /// The token that every request shows, or is signed with.
     pub fn token(&self) -> Option<&TokenName> {
         match self {
             Self::None => None,
@@ -288,13 +295,32 @@ pub enum HawkAlgorithm {
     Sha1,
 }
 
+/// A token that fetching a document needs, and the origin that it goes to, which need not be the document's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Needed {
+    pub token: TokenName,
+    pub origin: String,
+}
+
 impl Document {
-    /// The token that fetching needs, if any.
-    pub fn token(&self) -> Option<&TokenName> {
+    /// All tokens that fetching needs. One that goes to several origins is there for each of them.
+    pub fn tokens(&self) -> Vec<Needed> {
         match self {
-            Self::Http(http) => http.auth.token(),
-            Self::File(_) => None,
+            Self::Http(http) => http.tokens(),
+            Self::File(_) => Vec::new(),
         }
+    }
+
+    /// Their names, in order, each once: documents with the same ones are refused together, and back off together.
+    pub fn token_names(&self) -> Vec<TokenName> {
+        let mut names: Vec<TokenName> = self.tokens().into_iter().map(|needed| needed.token).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    pub fn needs(&self, token: &TokenName) -> bool {
+        self.tokens().iter().any(|needed| needed.token == *token)
     }
 
     /// A name for the log: the origin, or the path. Never user info, query or token.

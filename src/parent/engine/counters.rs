@@ -63,8 +63,7 @@ impl Names {
     ) -> Self {
         let fixed = keys.iter().map(|key| key.source.document.clone());
         let documents = fixed.chain(templates.iter().map(|key| key.source.any_document()));
-        let mut origins: Vec<Origin> =
-            documents.map(|document| (document.origin(), document.token().cloned())).collect();
+        let mut origins: Vec<Origin> = documents.map(|document| (document.origin(), document.token_names())).collect();
         origins.sort_unstable();
         origins.dedup();
         Self {
@@ -136,8 +135,10 @@ impl Counters {
             Err(_) => return,
         };
         let mut tokens = self.tokens.borrow_mut();
-        if let Some(proof) = document.token().and_then(|token| tokens.get_mut(token)) {
-            *proof = Some(Proof { accepted, at: Instant::now() });
+        for token in document.token_names() {
+            if let Some(proof) = tokens.get_mut(&token) {
+                *proof = Some(Proof { accepted, at: Instant::now() });
+            }
         }
     }
 

@@ -132,7 +132,7 @@ impl Covers {
     fn covers(&self, key: &KeyPath, document: &Document) -> bool {
         match self {
             Self::Keys(pattern) => pattern.matches(&key.whole()),
-            Self::Token(token) => document.token() == Some(token),
+            Self::Token(token) => document.needs(token),
             Self::Origin(origin) => document.origin() == *origin,
         }
     }
@@ -297,7 +297,7 @@ impl Engine {
                     let paths = table.key.template.as_patterns();
                     paths.iter().any(|path| Pattern::parse(path).is_ok_and(|path| path.overlaps(pattern)))
                 }
-                Covers::Token(token) => table.key.source.any_document().token() == Some(token),
+                Covers::Token(token) => table.key.source.any_document().needs(token),
                 Covers::Origin(origin) => table.key.source.any_document().origin() == *origin,
             })
         };

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Engine;
 use super::entry::Entry;
 use super::expanded::Table;
+use super::{Engine, documents};
 use crate::config::TokenName;
 use crate::secret::KeyPath;
 use crate::staleness::Span;
@@ -143,7 +143,7 @@ impl Engine {
             "next-attempt-in": due.map(seconds_until),
             "serves": entry.serves,
             "origin": document.map(|state| state.origin.0.as_str()),
-            "token": document.and_then(|state| state.origin.1.as_ref()).map(|token| token.0.as_str()),
+            "token": document.and_then(|state| documents::told(&state.origin.1)),
             "fetching": document.is_some_and(|state| state.flight.is_some()),
             "drill": document.is_some_and(|state| self.is_covered(key, &state.document)),
         })
@@ -171,7 +171,7 @@ impl Engine {
             let due = pace.due().filter(|due| *due > Instant::now());
             json!({
                 "origin": origin.0,
-                "token": origin.1.as_ref().map(|token| token.0.as_str()),
+                "token": documents::told(&origin.1),
                 "failures": pace.failures(),
                 "back-off": due.map(seconds_until),
             })
