@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
+use super::presets::Presets;
 use super::settings::Partial;
 use super::table::{Entry, Table};
 use super::text::Scope;
@@ -12,6 +13,13 @@ use crate::acl::Pattern;
 use crate::secret::{KeyPath, KeyPathError};
 use crate::staleness::{OnMissing, Settings};
 use crate::template::{Overlap, Shape, ShapeError, Template};
+
+/// What sources are made of: names that are defined elsewhere.
+#[derive(Clone, Copy)]
+pub(super) struct MadeOf<'m> {
+    pub(super) tokens: &'m Tokens,
+    pub(super) presets: &'m Presets<'m>,
+}
 
 /// The keys of all files, in the order of their paths, and those with parameters in the order of their definition.
 #[derive(Default)]
@@ -26,23 +34,23 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn add(&mut self, entry: &Entry<'_>, defaults: &Partial, tokens: &Tokens, report: &mut Report<'_>) {
+    pub(super) fn add(&mut self, entry: &Entry<'_>, defaults: &Partial, made_of: MadeOf<'_>, report: &mut Report<'_>) {
         if entry.name.contains(['{', '}']) {
-            return self.add_template(entry, defaults, tokens, report);
+            return self.add_template(entry, defaults, made_of, report);
         }
         let path = self.path(entry, report);
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
         let own = Partial::read(&table, report);
         params::refuse(&table, own.places_of_capacity(), report);
         let settings = settings(&own, &own.over(defaults), &table, report);
-        let source = read_source(entry, &table, tokens, &Scope::new(&[]), report);
+        let source = read_source(entry, &table, made_of, &Scope::new(&[]), report);
         if let (Some(path), Some(source)) = (path, source) {
             let at = report.location(&entry.place);
             self.keys.push(Key { path, source: source.expand(&[]), settings, at });
         }
     }
 
-    fn add_template(&mut self, entry: &Entry<'_>, defaults: &Partial, tokens: &Tokens, report: &mut Report<'_>) {
+    fn add_template(&mut self, entry: &Entry<'_>, defaults: &Partial, made_of: MadeOf<'_>, report: &mut Report<'_>) {
         let shape = self.shape(entry, report);
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
         let own = Partial::read(&table, report);
@@ -52,7 +60,7 @@ impl Keys {
         let Some(shape) = shape else { return };
         let parameters = shape.parameters().to_vec();
         let constraints = params::constraints(entry, &table, &parameters, report);
-        let source = read_source(entry, &table, tokens, &Scope::new(&parameters), report);
+        let source = read_source(entry, &table, made_of, &Scope::new(&parameters), report);
         let template = constraints.and_then(|constraints| Template::new(shape, constraints));
         let (Some(template), Some(source)) = (template, source) else { return };
         if self.overlaps(entry, &template, report) {
@@ -157,7 +165,7 @@ fn refuse_path(entry: &Entry<'_>, error: String, unrooted: bool, report: &mut Re
 fn read_source(
     entry: &Entry<'_>,
     table: &Table<'_>,
-    tokens: &Tokens,
+    made_of: MadeOf<'_>,
     scope: &Scope<'_>,
     report: &mut Report<'_>,
 ) -> Option<SourceTemplate> {
@@ -170,8 +178,8 @@ fn read_source(
         return None;
     };
     let before = report.errors.len();
-    let source = source::source(&node, tokens, scope, report)?;
-    params::check_places(entry, &node, scope, report);
+    let source = source::source(&node, made_of, scope, report)?;
+    params::check_places(entry, &node, &source::may_hold(&node, made_of.presets), scope, report);
     (report.errors.len() == before).then_some(source)
 }
 
