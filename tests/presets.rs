@@ -201,6 +201,6 @@ fn presets_of_the_configuration_are_listed_as_well() {
     assert!(line.contains("configuration") && line.contains("Values of the inventory"), "{list}");
     let example = printed(&keyhatch(&[&of[..], &["show", "inventory", "--example"]].concat()));
     let keys = config(&format!("{}\n{}", drop_in, example)).keys;
-    let tokens: Vec<_> = keys.iter().map(|key| key.source.document.token().unwrap().0.as_str()).collect();
+    let tokens: Vec<String> = keys.iter().map(|key| key.source.document.token_names().remove(0).0).collect();
     assert_eq!(tokens, ["inventory", "other"], "an example of each way to authenticate: {example}");
 }
