@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::KeyTemplate;
+use super::{Description, KeyTemplate};
 use crate::acl::Acl;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
@@ -21,6 +21,8 @@ pub struct Config {
     pub limits: Limits,
     /// All tokens of the configuration, also those that nothing uses.
     pub tokens: BTreeMap<TokenName, SecretFile>,
+    /// The operator's own presets, for a person.
+    pub presets: Vec<Description>,
     /// In the order of their paths; a key with several sources is as many of them ([`served`]).
     pub keys: Vec<Key>,
     /// Keys with parameters, in the order of their definition: the first one that a path is inside of counts.
