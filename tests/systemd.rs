@@ -40,6 +40,7 @@ fn all_in_one_guest(root: &str) {
     a_crash_while_the_upstream_is_down_costs_no_value(&scene);
     a_change_of_files_is_one_reload(&scene);
     a_wrong_configuration_is_not_restarted(&scene);
+    socket_units_of_another_kind_are_told(&scene);
     the_journal_has_priorities_and_no_secret(&scene);
 }
 
@@ -215,6 +216,26 @@ fn a_wrong_configuration_is_not_restarted(scene: &Scene) {
     assert_eq!(starts(scene), before + 1, "{}", scene.journal());
 
     assert!(scene.run("rm /etc/keyhatch/conf.d/wrong.toml").status.success());
+    scene.systemctl("start keyhatch");
+    assert!(scene.get("/up").starts_with("HTTP/1.1 200 "));
+}
+
+fn socket_units_of_another_kind_are_told(scene: &Scene) {
+    for (unit, lines, told) in [
+        (
+            "keyhatch.socket",
+            "ListenStream=\nListenDatagram=/run/keyhatch/keyhatch.sock",
+            "ListenStream=, not ListenDatagram=",
+        ),
+        ("keyhatch-admin.socket", "FileDescriptorName=data", "two sockets have the name `data`"),
+    ] {
+        scene.systemctl("stop keyhatch.service keyhatch.socket keyhatch-admin.socket");
+        scene.drop_in(unit, &format!("[Socket]\n{lines}\n"));
+        assert!(!scene.run("systemctl start keyhatch").status.success(), "{unit}");
+        assert_eq!(scene.property("ExecMainStatus"), "78", "{}", scene.journal());
+        wait_until("it is told", || scene.journal().contains(told));
+        scene.drop_in(unit, "");
+    }
     scene.systemctl("start keyhatch");
     assert!(scene.get("/up").starts_with("HTTP/1.1 200 "));
 }
