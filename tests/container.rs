@@ -31,7 +31,8 @@ impl Engine {
     fn up() -> Self {
         let lab = Lab::up(HOST, &[("podman", PODMAN), ("conf", "[containers]\ndefault_sysctls = []\n")]);
         let engine = Self(lab);
-        engine.run("install -m 0755 DIR/podman /usr/local/bin/podman; install -m 0644 DIR/conf /etc/keyhatch-test.conf");
+        engine
+            .run("install -m 0755 DIR/podman /usr/local/bin/podman; install -m 0644 DIR/conf /etc/keyhatch-test.conf");
         engine.run(&format!("useradd --system --uid {USER} keyhatch-test"));
         engine
     }
@@ -74,7 +75,8 @@ impl Engine {
 
     /// A value, as a user of the host.
     fn get(&self, uid: u32, path: &str) -> String {
-        let curl = "curl --silent --max-time 20 --header 'Accept: text/plain' --unix-socket /run/keyhatch/keyhatch.sock";
+        let curl =
+            "curl --silent --max-time 20 --header 'Accept: text/plain' --unix-socket /run/keyhatch/keyhatch.sock";
         self.run(&format!("setpriv --reuid={uid} --regid={uid} --clear-groups {curl} http://k{path}"))
     }
 
@@ -87,7 +89,8 @@ impl Engine {
 
 /// No shared library, and nothing that would load one.
 fn stands_alone(program: &Path) {
-    let read = Command::new("readelf").args(["--program-headers", "--dynamic", "--wide"]).arg(program).output().unwrap();
+    let read =
+        Command::new("readelf").args(["--program-headers", "--dynamic", "--wide"]).arg(program).output().unwrap();
     let said = text(&read);
     assert!(read.status.success() && said.contains("LOAD"), "{said}");
     assert!(!said.contains("INTERP") && !said.contains("NEEDED"), "{said}");
@@ -164,10 +167,15 @@ fn the_image_serves_in_a_container_and_says_what_it_takes() {
     assert_eq!(engine.get(USER, "/billing/by-name"), "good-value", "{}", engine.log());
     // A unit of the host has no name here, so it does not start.
     let said = engine.credential();
-    assert!(!said.contains("the value") && engine.log().contains("its process is in no unit"), "{said}\n{}", engine.log());
+    assert!(
+        !said.contains("the value") && engine.log().contains("its process is in no unit"),
+        "{said}\n{}",
+        engine.log()
+    );
 
     let log = engine.container(&run.replace(" --cap-add setuid,setgid,setpcap", ""), "");
     assert!(log.contains("there is no way to drop") && !log.contains("serving"), "{log}");
+    with_calls_that_the_engine_forbids(&engine, run);
     with_the_pids_and_cgroups_of_the_host(&engine, run);
     assert!(!engine.log().contains("panicked"));
 }
@@ -178,6 +186,20 @@ fn the_layers_are_those_of_a_host_but_one(engine: &Engine) {
         status.lines().filter(|line| line.starts_with("parent ") || line.starts_with("worker ")).collect();
     let lacking: Vec<_> = layers.iter().filter(|line| line.contains("  NO  ")).collect();
     assert!(layers.len() >= 17 && lacking.len() == 1 && lacking[0].contains("namespaces"), "{status}");
+}
+
+fn with_calls_that_the_engine_forbids(engine: &Engine, run: &str) {
+    let forbid = |call: &str| {
+        let rule = format!(r#"{{"names":["{call}"],"action":"SCMP_ACT_ERRNO","errnoRet":1}}"#);
+        let profile = format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{rule}]}}"#);
+        engine.run(&format!("cat > /run/{call}.json <<'EOF'\n{profile}\nEOF"));
+        engine
+            .container(run, &format!("--add-host keyhatch-upstream:127.0.0.1 --security-opt seccomp=/run/{call}.json"))
+    };
+    let log = forbid("memfd_secret");
+    assert!(log.contains("INFO serving") && log.contains("layer token-memory: locked"), "{log}");
+    let log = forbid("landlock_create_ruleset");
+    assert!(log.contains("landlock") && !log.contains("INFO serving"), "{log}");
 }
 
 fn with_the_pids_and_cgroups_of_the_host(engine: &Engine, run: &str) {
