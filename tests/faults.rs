@@ -2,6 +2,8 @@
 //! is, never a wait beyond the deadlines; and what restarts brings the service back.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "faults/crashes.rs"]
+mod crashes;
 #[path = "faults/supervisor.rs"]
 mod supervisor;
 mod support;
