@@ -4,6 +4,8 @@
 
 #[path = "faults/crashes.rs"]
 mod crashes;
+#[path = "faults/gone.rs"]
+mod gone;
 #[path = "faults/supervisor.rs"]
 mod supervisor;
 mod support;
