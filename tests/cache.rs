@@ -174,6 +174,30 @@ fn damaged_and_renamed_files_are_as_if_they_were_not_there() {
 
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
+fn what_is_deleted_costs_what_was_in_it_and_makes_nothing_younger() {
+    let (_upstream, mut broker, [a, b]) = two_values_in_an_outage();
+    broker.start();
+    wait_until("they are some seconds old", || age(&broker.curl(GRANTED, "/a", &[])) >= 3);
+    broker.end("TERM");
+    // The clock and the ledger, as far as there is one.
+    let states = files(&broker).into_keys().map(|name| broker.path("cache").join(name));
+    let states: Vec<_> = states.filter(|file| *file != a && *file != b).collect();
+    assert!(!states.is_empty());
+    states.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    broker.start();
+    for key in ["/a", "/b"] {
+        let answer = broker.curl(GRANTED, key, &[]);
+        assert!(answer.ends_with(support::serving::GOOD) && age(&answer) >= 3, "{key}: {answer}");
+    }
+    broker.end("TERM");
+    std::fs::remove_file(&a).unwrap();
+    broker.start();
+    fails(&broker, "/a", 503, "status");
+    assert!(broker.curl(GRANTED, "/b", &[]).ends_with(support::serving::GOOD));
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
 fn a_changed_source_does_not_serve_the_value_of_the_one_before() {
     let (_upstream, mut broker, _) = two_values_in_an_outage();
     let (before, after) = ("/good?b\"", "/good?c\"");
