@@ -56,7 +56,11 @@ fn http(table: &Table<'_>, tokens: &Tokens, scope: &Scope<'_>, report: &mut Repo
     let ca_file = table.get("ca-file").and_then(|node| ca_file(&node, url.as_ref(), report));
     let proxy = table.get("proxy").and_then(|node| proxy(&node, report));
     if let (Some(node), Some(url)) = (&url_node, &url) {
-        plaintext(table, node, url, auth.token().is_some(), report);
+        let elsewhere = auth.plain_endpoint().is_some();
+        let allowed = plaintext(table, node, url, (auth.is_secret(), elsewhere), report);
+        if let Some(node) = table.get("auth").filter(|_| elsewhere && !allowed) {
+            auth::plain_endpoint(&node, report);
+        }
     }
     let (Some(url), Some(target), Some(projection)) = (url, target, projection) else { return None };
     if report.errors.len() > before {
@@ -66,19 +70,27 @@ fn http(table: &Table<'_>, tokens: &Tokens, scope: &Scope<'_>, report: &mut Repo
     Some(Kind::Http { document: Box::new(document), target, body, projection })
 }
 
-/// A token over plain HTTP is read by whoever is on the way, or takes the port of an upstream that is down.
-fn plaintext(table: &Table<'_>, node: &Node<'_>, url: &Url, with_token: bool, report: &mut Report<'_>) {
+/// A token over plain HTTP is read by whoever is on the way, or takes the port of an upstream that is down. Gives
+/// whether that is allowed; `elsewhere`, something else of the source needs it.
+fn plaintext(
+    table: &Table<'_>,
+    node: &Node<'_>,
+    url: &Url,
+    (with_token, elsewhere): (bool, bool),
+    report: &mut Report<'_>,
+) -> bool {
     let flag = table.get("allow-plaintext");
-    let allowed = flag.and_then(|node| node.boolean(report));
+    let allowed = flag.and_then(|node| node.boolean(report)) == Some(true);
     if url.https {
-        if let Some(node) = flag.filter(|_| allowed == Some(true)) {
+        if let Some(node) = flag.filter(|_| allowed && !elsewhere) {
             report.warning(&node.place(), "`allow-plaintext` has no effect with https");
         }
-    } else if with_token && allowed != Some(true) {
+    } else if with_token && !allowed {
         report.error(node.error("a token would be sent over plain http").help(
             "use https; or, where the way to the upstream is safe, say so in the source: allow-plaintext = true",
         ));
     }
+    allowed
 }
 
 /// The text of a body, and how values stand in it.
@@ -105,7 +117,7 @@ fn body(
 }
 
 /// A value in a body has to be encoded, so it must be known what the body is.
-fn encoding_of_body(name: &str, body: &Text, headers: &[(String, String)]) -> Result<Encoding, Bad> {
+pub(super) fn encoding_of_body(name: &str, body: &Text, headers: &[(String, String)]) -> Result<Encoding, Bad> {
     let content_type = headers.iter().find(|(name, _)| name == "content-type").map(|(_, value)| value.as_str());
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
     match media_type.to_ascii_lowercase().as_str() {
@@ -153,7 +165,7 @@ fn heroku(table: &Table<'_>, tokens: &Tokens, scope: &Scope<'_>, report: &mut Re
         None => url::parse("base-url", HEROKU_API).ok(),
     };
     match (&base, &base_url, table.get("allow-plaintext")) {
-        (Some(node), Some(url), _) => plaintext(table, node, url, true, report),
+        (Some(node), Some(url), _) => _ = plaintext(table, node, url, (true, false), report),
         (None, _, Some(node)) => report.error(node.error("`allow-plaintext` needs `base-url`: Heroku's own is https")),
         _ => {}
     }
@@ -250,6 +262,13 @@ fn parse_pointer(name: &str, text: &str, scope: &Scope<'_>) -> Result<Selection,
     if text.is_empty() {
         return Ok(Selection::Whole);
     }
+    let tokens = pointer_tokens(name, text)?;
+    let tokens = tokens.iter().map(|token| Text::lenient(name, token, scope));
+    Ok(Selection::Pointer(tokens.collect::<Result<_, _>>()?))
+}
+
+/// The unescaped tokens of a JSON pointer that is not the empty one.
+pub(super) fn pointer_tokens(name: &str, text: &str) -> Result<Vec<String>, Bad> {
     let help = "a JSON pointer looks like \"/data/items/0\"; in a name `~` is written ~0 and `/` is written ~1";
     let Some(rest) = text.strip_prefix('/') else {
         return Err(Bad::new(format!("`{name}` does not begin with `/`")).help(help));
@@ -259,9 +278,7 @@ fn parse_pointer(name: &str, text: &str, scope: &Scope<'_>) -> Result<Selection,
         (!stray).then(|| token.replace("~1", "/").replace("~0", "~"))
     };
     let tokens: Option<Vec<String>> = rest.split('/').map(unescape).collect();
-    let tokens = tokens.ok_or_else(|| Bad::new(format!("`{name}` has a `~` that is not ~0 or ~1")).help(help))?;
-    let tokens = tokens.iter().map(|token| Text::lenient(name, token, scope));
-    Ok(Selection::Pointer(tokens.collect::<Result<_, _>>()?))
+    tokens.ok_or_else(|| Bad::new(format!("`{name}` has a `~` that is not ~0 or ~1")).help(help))
 }
 
 #[cfg(test)]
