@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Auth, KeyTemplate};
+use super::{Auth, Description, KeyTemplate};
 use crate::acl::Acl;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
@@ -21,7 +21,9 @@ pub struct Config {
     pub limits: Limits,
     /// All tokens of the configuration, also those that nothing uses.
     pub tokens: BTreeMap<TokenName, SecretFile>,
-    /// In the order of their paths.
+    /// The operator's own presets, for a person.
+    pub presets: Vec<Description>,
+    /// In the order of their paths; a key with several sources is as many of them ([`served`]).
     pub keys: Vec<Key>,
     /// Keys with parameters, in the order of their definition: the first one that a path is inside of counts.
     pub templates: Vec<KeyTemplate>,
@@ -147,10 +149,23 @@ impl fmt::Display for TokenName {
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Key {
+    /// Of a key with several sources, one of its parts ([`KeyPath::part`]).
     pub path: KeyPath,
     pub source: Source,
     pub settings: Settings,
     pub at: Location,
+}
+
+/// The keys that peers are served, each once: the first part of one with several sources stands for all of them, which
+/// have the same settings and place.
+pub fn served(keys: &[Key]) -> impl Iterator<Item = &Key> {
+    let mut before: Option<KeyPath> = None;
+    keys.iter().filter(move |key| {
+        let whole = key.path.whole();
+        let first = before.as_ref() != Some(&whole);
+        before = Some(whole);
+        first
+    })
 }
 
 /// Where a value comes from: a document, and what of it is the value.

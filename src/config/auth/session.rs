@@ -1,7 +1,8 @@
 //! Ways to begin a session: OAuth 2.0 client credentials, a service account of Google's, and a login that is written out.
 
 use super::super::diagnostic::{Diagnostic, Report, quoted};
-use super::super::source::{encoding_of_body, pointer_tokens};
+use super::super::projection::pointer_tokens;
+use super::super::source::encoding_of_body;
 use super::super::table::{Bad, Node, Table};
 use super::super::text::{Encoding, Scope, Text};
 use super::super::tokens::Tokens;

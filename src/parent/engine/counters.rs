@@ -215,6 +215,11 @@ impl Engine {
         let mut entries = self.entries.borrow_mut();
         let mut of_templates = self.counters.of_templates.borrow_mut();
         for (key, count) in &counted.serves {
+            for part in self.parts_of(key).iter().flat_map(|parts| parts.iter()) {
+                if let Some(entry) = entries.get_mut(part) {
+                    entry.serves = entry.serves.saturating_add((*count).into());
+                }
+            }
             let Some(entry) = entries.get_mut(key) else { continue };
             entry.serves = entry.serves.saturating_add((*count).into());
             if let Standing::Lasting(at) | Standing::Passing(at) | Standing::Leaving(at, _) = entry.standing

@@ -338,7 +338,7 @@ impl Engine {
     pub(super) fn recall(&self, key: &KeyPath, entry: &mut Entry) {
         if entry.leased_until > boot_nanos() {
             // A closed queue means that the worker is gone, and its values with it.
-            let _ = self.recalls.send(Recalling { keys: Recall::Keys(vec![key.clone()]), done: None });
+            let _ = self.recalls.send(Recalling { keys: Recall::Keys(vec![key.whole()]), done: None });
             self.counters.count_recall();
         }
         entry.leased_until = 0;
