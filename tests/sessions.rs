@@ -64,6 +64,15 @@ fn one_login_serves_all_keys() {
         .map(|request| request["headers"]["x-vault-token"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(shown.into_iter().collect::<Vec<_>>(), ["planted-session-1"]);
+    // All of them are refused at once, and wait for one login.
+    upstream.revoke();
+    std::thread::scope(|scope| {
+        for name in NAMES {
+            let broker = &broker;
+            scope.spawn(move || good(broker, &format!("/{name}")));
+        }
+    });
+    assert_eq!(logins(&upstream), 2, "{}", broker.log());
 }
 
 #[test]

@@ -191,7 +191,8 @@ impl Auth {
 }
 
 impl HttpDocument {
-    pub(in crate::config) fn tokens(&self) -> Vec<Needed> {
+    /// [`Document::tokens`](crate::config::Document::tokens).
+    pub fn tokens(&self) -> Vec<Needed> {
         let to = |token: &TokenName, url: &Url| Needed { token: token.clone(), origin: url.origin() };
         match &self.auth {
             Auth::AwsSigV4(aws) => match &aws.credentials {

@@ -26,7 +26,7 @@ pub(super) use self::ask::date;
 pub(super) use self::slot::Slot;
 use super::ahead::Ahead;
 use super::connect::Client;
-use crate::config::{Auth, AwsCredentials, HttpDocument, TokenName, Url};
+use crate::config::{Auth, AwsCredentials, HttpDocument, Needed, TokenName, Url};
 use crate::outcome::{Failure, Reason};
 use crate::parent::token::ApiToken;
 use crate::parent::vault::Vault;
@@ -109,7 +109,7 @@ impl Sessions {
             return Ok(None);
         }
         let mut tokens = Vec::new();
-        for name in document_tokens(document) {
+        for Needed { token: name, .. } in document.tokens() {
             let token = vault.shared(&name).ok_or(Failure::unavailable(Reason::TokenMissing))?;
             tokens.push((name, token));
         }
@@ -158,10 +158,6 @@ pub(super) fn shown_by(documents: &[&HttpDocument]) -> Vec<HttpDocument> {
         }
     }
     found
-}
-
-fn document_tokens(document: &HttpDocument) -> Vec<TokenName> {
-    crate::config::Document::Http(Box::new(document.clone())).token_names()
 }
 
 fn needs_session(auth: &Auth) -> bool {

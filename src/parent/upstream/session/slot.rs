@@ -106,18 +106,19 @@ impl Slot {
         &self,
         refused: &Rc<Session>,
     ) -> Result<Option<Rc<Session>>, Failure> {
-        if let Some(known) = self.alive().filter(|known| !Rc::ptr_eq(known, refused)) {
-            return Ok(Some(known));
+        // Many can be refused with the one that another has taken away already.
+        let is_known = self.session.borrow().as_ref().is_some_and(|known| Rc::ptr_eq(known, refused));
+        if is_known {
+            let now = Instant::now();
+            let recently = self.refused.get().is_some_and(|at| now - at < REFUSED_AT_MOST_EVERY);
+            // What cannot begin again is of more use than nothing.
+            let used_up = self.is_for_once() && self.spent.get();
+            if recently || used_up || !self.pace.borrow().permits(now) {
+                return Ok(None);
+            }
+            self.refused.set(Some(now));
+            self.session.replace(None);
         }
-        let now = Instant::now();
-        let recently = self.refused.get().is_some_and(|at| now - at < REFUSED_AT_MOST_EVERY);
-        // What cannot begin again is of more use than nothing.
-        let used_up = self.is_for_once() && self.spent.get();
-        if recently || used_up || !self.pace.borrow().permits(now) {
-            return Ok(None);
-        }
-        self.refused.set(Some(now));
-        self.session.replace(None);
         let other = self.session().await?;
         Ok(Some(other).filter(|other| !other.is(refused)))
     }
