@@ -92,6 +92,12 @@ impl Confinement {
         self.demand("seccomp", done.map(|()| format!("{} calls; any other ends the process", list.len())))
     }
 
+    pub(super) fn calls_of_runner(&mut self) -> Result<(), StartError> {
+        let list = seccomp::RUNNER_REFUSED;
+        let done = seccomp::answer_absent(seccomp::PARENT_ANSWERED).and_then(|()| seccomp::refuse(list));
+        self.demand("seccomp", done.map(|()| format!("{} calls are refused, to programs as well", list.len())))
+    }
+
     pub(super) fn calls_of_parent(&mut self) -> Result<(), StartError> {
         let list = seccomp::PARENT;
         let done = seccomp::answer_absent(seccomp::PARENT_ANSWERED).and_then(|()| seccomp::allow_only(list));

@@ -4,7 +4,10 @@
 
 use super::definition;
 use super::text::{Encoding, Text};
-use super::{Auth, Document, FileDocument, Format, HttpDocument, Location, Method, Projection, Source, TokenName, Url};
+use super::{
+    Auth, CommandDocument, Document, FileDocument, Format, HttpDocument, Location, Method, Projection, Source,
+    TokenName, Url,
+};
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 use crate::template::{self, Found, Template};
@@ -76,6 +79,11 @@ pub(super) enum Kind {
         document: FileDocument,
         projection: Selection,
     },
+    /// The program and its arguments are fixed: what runs was listed at start.
+    Command {
+        document: Box<CommandDocument>,
+        projection: Selection,
+    },
 }
 
 /// A projection in which parameters stand.
@@ -138,6 +146,11 @@ impl SourceTemplate {
                 let projection = projection.expand(values);
                 let definition = definition::of_file(document, &projection);
                 Source { document: Document::File(document.clone()), projection, definition }
+            }
+            Kind::Command { document, projection } => {
+                let projection = projection.expand(values);
+                let definition = definition::of_command(document, &projection);
+                Source { document: Document::Command(document.clone()), projection, definition }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName};
+use super::{Command, Config, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName};
 use crate::acl::Acl;
 
 /// What a running broker takes over. Holds paths and names of secrets, never their bytes.
@@ -29,6 +29,8 @@ pub struct Fixed {
     units: bool,
     /// Where upstreams and their proxies listen.
     ports: BTreeSet<u16>,
+    /// What can be run.
+    commands: Vec<Command>,
 }
 
 impl Fixed {
@@ -56,7 +58,7 @@ impl Fixed {
             ("limits.value-size", config.limits.value_size.to_string()),
         ];
         let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { settings, units, ports: config.ports().collect() }
+        Self { settings, units, ports: config.ports().collect(), commands: config.commands() }
     }
 
     /// What a broker with these cannot take over from the others, each by its name.
@@ -72,7 +74,10 @@ impl Fixed {
         let ports = ports.map(|port| format!("the TCP port {port} of a source or proxy is a new one"));
         let units = new.units && !self.units;
         let units = units.then(|| "a client with `unit` is the first one".to_owned());
-        settings.chain(ports).chain(units).collect()
+        let commands = new.commands.iter().filter(|command| !self.commands.contains(command));
+        let commands = commands
+            .map(|command| format!("the source of type `command` that runs `{command}` is a new one, or has changed"));
+        settings.chain(ports).chain(units).chain(commands).collect()
     }
 }
 
@@ -83,10 +88,22 @@ impl Config {
         let of_templates = self.templates.iter().map(|key| key.source.any_document());
         let port = |document: &Document| match document {
             Document::Http(http) => Some(http.proxy.as_ref().unwrap_or(&http.url).port),
-            Document::File(_) => None,
+            Document::File(_) | Document::Command(_) => None,
         };
         let of_templates: Vec<u16> = of_templates.filter_map(|document| port(&document)).collect();
         self.keys.iter().filter_map(move |key| port(&key.source.document)).chain(of_templates)
+    }
+
+    /// All that is run, each once and in their order.
+    pub fn commands(&self) -> Vec<Command> {
+        let command = |document| match document {
+            Document::Command(document) => Some(document.command),
+            Document::Http(_) | Document::File(_) => None,
+        };
+        let of_keys = self.keys.iter().filter_map(|key| command(key.source.document.clone()));
+        let of_templates = self.templates.iter().filter_map(|key| command(key.source.any_document()));
+        let commands: BTreeSet<Command> = of_keys.chain(of_templates).collect();
+        commands.into_iter().collect()
     }
 
     /// Splits off what a running broker takes over.

@@ -99,6 +99,22 @@ pub(super) const HTTP: Names = names(
 pub(super) const HEROKU: Names =
     names("a `heroku` source", &["type", "app", "config-var", "token", "base-url", "allow-plaintext"]);
 pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer"]);
+pub(super) const COMMAND: Names = names(
+    "a `command` source",
+    &[
+        "type",
+        "run",
+        "user",
+        "environment",
+        "directory",
+        "token",
+        "token-on",
+        "format",
+        "field",
+        "pointer",
+        "exit-codes",
+    ],
+);
 pub(super) const BEARER: Names = names("`bearer` authentication", &["type", "token"]);
 pub(super) const BASIC: Names = names("`basic` authentication", &["type", "user", "token"]);
 pub(super) const HEADER: Names = names("`header` authentication", &["type", "name", "prefix", "token"]);
@@ -106,18 +122,20 @@ pub(super) const HAWK: Names = names("`hawk` authentication", &["type", "id", "k
 pub(super) const CLIENT: Names = names("a client", &["user", "group", "unit", "anyone", "keys", "credentials"]);
 
 /// The words that are legal as the value of a setting.
-pub(super) const SOURCE_TYPES: &[&str] = &["http", "heroku", "file"];
+pub(super) const SOURCE_TYPES: &[&str] = &["http", "heroku", "file", "command"];
 pub(super) const AUTH_TYPES: &[&str] = &["bearer", "basic", "header", "hawk"];
 pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
 pub(super) const METHODS: &[&str] = &["GET", "POST"];
 pub(super) const HTTP_FORMATS: &[&str] = &["json", "text"];
 pub(super) const FILE_FORMATS: &[&str] = &["text", "json", "toml", "env"];
+pub(super) const TOKEN_PLACES: &[&str] = &["fd-3", "stdin"];
+pub(super) const EXIT_CLASSES: &[&str] = &["unavailable", "token-refused", "refused", "gone", "misconfigured"];
 pub(super) const SANDBOX: &[&str] = &["strict", "best-effort"];
 pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 17] = [
+pub(super) const ALL: [&Names; 18] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -130,6 +148,7 @@ pub(super) const ALL: [&Names; 17] = [
     &HTTP,
     &HEROKU,
     &FILE,
+    &COMMAND,
     &BEARER,
     &BASIC,
     &HEADER,
@@ -137,8 +156,19 @@ pub(super) const ALL: [&Names; 17] = [
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 9] =
-    [SOURCE_TYPES, AUTH_TYPES, HAWK_ALGORITHMS, METHODS, HTTP_FORMATS, FILE_FORMATS, SANDBOX, EVICTIONS, ON_MISSING];
+const WORDS: [&[&str]; 11] = [
+    SOURCE_TYPES,
+    AUTH_TYPES,
+    HAWK_ALGORITHMS,
+    METHODS,
+    HTTP_FORMATS,
+    FILE_FORMATS,
+    TOKEN_PLACES,
+    EXIT_CLASSES,
+    SANDBOX,
+    EVICTIONS,
+    ON_MISSING,
+];
 
 /// Whether a text is a word of the configuration's own language, which is nobody's secret.
 pub(super) fn is_word(text: &str) -> bool {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::auth;
+use super::command;
 use super::diagnostic::{Report, quoted};
 use super::expand::{Kind, Selection};
 use super::headers;
@@ -34,6 +35,7 @@ pub(super) fn source(
     let kind = match kind.word(report, names::SOURCE_TYPES)? {
         "http" => http(&node.table(report, &names::HTTP)?, tokens, scope, report),
         "heroku" => heroku(&node.table(report, &names::HEROKU)?, tokens, scope, report),
+        "command" => command::command(&node.table(report, &names::COMMAND)?, tokens, scope, report),
         _ => file(&node.table(report, &names::FILE)?, scope, report),
     };
     kind.map(SourceTemplate)
@@ -196,7 +198,7 @@ fn file(table: &Table<'_>, scope: &Scope<'_>, report: &mut Report<'_>) -> Option
     Some(Kind::File { document: FileDocument { path: path?, format }, projection: projection? })
 }
 
-fn format(table: &Table<'_>, legal: &[&'static str], default: Format, report: &mut Report<'_>) -> Format {
+pub(super) fn format(table: &Table<'_>, legal: &[&'static str], default: Format, report: &mut Report<'_>) -> Format {
     match table.get("format").and_then(|node| node.word(report, legal)) {
         Some("json") => Format::Json,
         Some("text") => Format::Text,
@@ -207,7 +209,12 @@ fn format(table: &Table<'_>, legal: &[&'static str], default: Format, report: &m
 }
 
 /// `field`, `pointer` or neither.
-fn projection(table: &Table<'_>, format: Format, scope: &Scope<'_>, report: &mut Report<'_>) -> Option<Selection> {
+pub(super) fn projection(
+    table: &Table<'_>,
+    format: Format,
+    scope: &Scope<'_>,
+    report: &mut Report<'_>,
+) -> Option<Selection> {
     let (field, pointer) = (table.get("field"), table.get("pointer"));
     if let Some(node) = field.or(pointer).filter(|_| format == Format::Text) {
         let written = table.get("format").is_some();
