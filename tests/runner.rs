@@ -140,6 +140,13 @@ fn the_runner_can_become_other_users_and_do_nothing_else_of_roots() {
         let line = |line: &str| line.contains(layer) && line.contains("role=\"runner\" holds=true");
         assert!(scene.broker.log().lines().any(line), "{layer}\n{}", scene.broker.log());
     }
+    let mut status = std::process::Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+    let status = status.arg("status").arg("--admin-socket").arg(scene.broker.path("admin.sock")).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    let told: Vec<&str> = status.lines().filter(|line| line.starts_with("runner ")).collect();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/privsep.md")).unwrap();
+    let shown: Vec<&str> = page.lines().filter(|line| line.starts_with("runner ")).collect();
+    assert!(told.len() == 5 && (told == shown || !cfg!(target_arch = "x86_64")), "{told:#?}");
     for uid in [scene.user, PARENT, WORKER] {
         for pid in [runner, children(runner)[0]] {
             let mut look = as_uid(uid, "sh");

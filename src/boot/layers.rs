@@ -35,10 +35,13 @@ pub(super) fn of_runner(root: bool) -> Vec<Layer> {
     let mut layers = of_this_role(None);
     if root {
         layers[0].level = "root, which alone can become the users of programs".to_owned();
-        let holds = creds::has_only_changing_ids() && creds::bounding_is_empty();
-        let level =
-            if holds { "CAP_SETUID and CAP_SETGID, none for programs" } else { "more than CAP_SETUID and CAP_SETGID" };
-        layers[1] = layer("capabilities", holds, level.into());
+        let (only, empty) = (creds::has_only_changing_ids(), creds::bounding_is_empty());
+        let level = match (only, empty) {
+            (true, true) => "CAP_SETUID and CAP_SETGID, none for programs",
+            (true, false) => "CAP_SETUID and CAP_SETGID; the bounding set stays, which CAP_SETPCAP could empty",
+            _ => "more than CAP_SETUID and CAP_SETGID",
+        };
+        layers[1] = layer("capabilities", only && empty, level.into());
     }
     layers
 }

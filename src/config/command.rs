@@ -243,7 +243,57 @@ impl<'a> Users<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Source, SourceText, System, parse};
     use super::*;
+
+    fn source(more: &str) -> Source {
+        let text = format!(
+            "[tokens]\nt = {{ file = \"/t\" }}\nu = {{ file = \"/u\" }}\n[keys.\"/k\"]\nsource = {{ type = \"command\", run = [\"/bin/x\", \"y\"], {more} }}\n"
+        );
+        let path = PathBuf::from("keyhatch.toml");
+        parse(vec![SourceText { path, text }], &System).unwrap().keys.remove(0).source
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let Document::Command(document) = source("user = 4000000000, token = \"t\"").document else {
+            panic!("another type")
+        };
+        let CommandDocument { command, token, format, exit_codes } = *document;
+        assert_eq!((token.unwrap().0.as_str(), format, exit_codes), ("t", Format::Text, Vec::new()));
+        let expected = Command {
+            program: PathBuf::from("/bin/x"),
+            arguments: vec!["y".to_owned()],
+            environment: Vec::new(),
+            directory: PathBuf::from("/"),
+            user: "4000000000".to_owned(),
+            // A uid without an entry has the group of the same number.
+            ids: Some((4_000_000_000, 4_000_000_000)),
+            token: TokenPlace::Descriptor,
+        };
+        assert_eq!(command, expected);
+    }
+
+    #[test]
+    fn what_selects_data_is_in_the_definition_and_nothing_else() {
+        let of = |more: &str| source(more).definition;
+        let plain = of("user = 7000, token = \"t\"");
+        for same in ["token-on = \"stdin\"", "exit-codes = { 2 = \"gone\" }", "format = \"text\"", "directory = \"/\""]
+        {
+            assert_eq!(of(&format!("user = 7000, token = \"t\", {same}")), plain, "{same}");
+        }
+        for other in [
+            "environment = { A = \"b\" }",
+            "directory = \"/tmp\"",
+            "format = \"json\"",
+            "format = \"json\", field = \"a\"",
+        ] {
+            assert_ne!(of(&format!("user = 7000, token = \"t\", {other}")), plain, "{other}");
+        }
+        assert_ne!(of("user = 7001, token = \"t\""), plain);
+        assert_ne!(of("user = 7000, token = \"u\""), plain);
+        assert_ne!(of("user = 7000"), plain);
+    }
 
     #[test]
     fn what_has_the_name_of_a_secret_is_one_unless_it_is_a_path() {

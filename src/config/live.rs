@@ -156,6 +156,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_run_may_go_and_not_come_and_what_is_made_of_it_may_change() {
+        let with = |source: &str| {
+            fixed(&format!(
+                "[tokens]\nt = {{ file = \"/t\" }}\n[keys.\"/a\"]\nsource = {{ type = \"command\", user = 4711, {source} }}"
+            ))
+        };
+        let before = with("run = [\"/bin/a\", \"b c\"]");
+        assert!(before.refused(&fixed("")).is_empty());
+        for same in ["format = \"json\"", "exit-codes = { 2 = \"gone\" }"] {
+            assert!(before.refused(&with(&format!("run = [\"/bin/a\", \"b c\"], {same}"))).is_empty(), "{same}");
+        }
+        assert_eq!(
+            before.refused(&with("run = [\"/bin/a\", \"d\"]")),
+            ["the source of type `command` that runs `/bin/a d` is a new one, or has changed"]
+        );
+        for other in ["directory = \"/tmp\"", "environment = { A = \"b\" }", "token = \"t\""] {
+            assert_eq!(before.refused(&with(&format!("run = [\"/bin/a\", \"b c\"], {other}"))).len(), 1, "{other}");
+        }
+    }
+
+    #[test]
     fn ports_may_go_and_not_come() {
         let with =
             |port: u16| format!("[keys.\"/a\"]\nsource = {{ type = \"http\", url = \"https://a.example:{port}/\" }}");
