@@ -42,6 +42,7 @@ fn descriptors(pid: u32) -> Vec<(u32, String)> {
             let path = entry.unwrap().path();
             let target = fs::read_link(&path).ok()?.display().to_string();
             let kind = target.split(":[").next().unwrap().to_owned();
+            let kind = if kind == "anon_inode" { target } else { kind };
             Some((path.file_name().unwrap().to_str().unwrap().parse().unwrap(), kind))
         })
         .collect();
@@ -134,6 +135,15 @@ fn the_runner_can_become_other_users_and_do_nothing_else_of_roots() {
     // Standard input and output, the broker's log, the channel, the line to the supervisor.
     let log = scene.broker.path("log").display().to_string();
     assert_eq!(kinds, ["/dev/null", "/dev/null", &log, "socket", "socket"]);
+    // The supervisor: its line, where standard error comes in, what it is thrown into, its children and their ends. Neither
+    // the channel nor the lines of others.
+    let kinds = descriptors(children(runner)[0]);
+    let mut kinds: Vec<&str> = kinds.iter().map(|(_, kind)| kind.as_str()).collect();
+    let begin: Vec<&str> = kinds.drain(..3).collect();
+    assert_eq!(begin, ["/dev/null", "/dev/null", log.as_str()]);
+    kinds.sort_unstable();
+    kinds.retain(|kind| !kind.starts_with("/proc/"));
+    assert_eq!(kinds, ["/dev/null", "/dev/null", "anon_inode:[signalfd]", "pipe", "socket"]);
     assert!(!memory_holds(scene.broker.worker(), TOKEN.as_bytes()));
     for layer in ["capabilities: CAP_SETUID and CAP_SETGID, none for programs", "no-dump: no core", "no-new-privs: set"]
     {
