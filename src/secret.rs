@@ -19,6 +19,18 @@ pub const MAX_KEY_LEN: usize = 512;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyPath(Arc<str>);
 
+/// Between a key and the name of one of its sources: no key has it.
+const PART: char = '#';
+
+/// The longest name of a part, in bytes.
+pub const MAX_PART_LEN: usize = 64;
+
+/// Whether a text can be the name of one of the sources of a key, which is a member of the object that they become.
+pub fn is_part_name(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAX_PART_LEN).contains(&name.len()) && name.bytes().all(legal)
+}
+
 /// Why a text is no key path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyPathError {
@@ -84,6 +96,25 @@ impl KeyPath {
         &self.0
     }
 
+    /// One of the sources of a key that is composed of several: `/a#name`. What peers ask for is never such a path, and
+    /// [`parse`](Self::parse) takes none.
+    pub fn part(&self, name: &str) -> Self {
+        Self(Arc::from(format!("{}{PART}{name}", self.0)))
+    }
+
+    /// The name of the source that this is, if it is one of several.
+    pub fn part_name(&self) -> Option<&str> {
+        self.0.split_once(PART).map(|(_, name)| name)
+    }
+
+    /// The key that this is a part of, or itself.
+    pub fn whole(&self) -> Self {
+        match self.0.split_once(PART) {
+            Some((whole, _)) => Self(Arc::from(whole)),
+            None => self.clone(),
+        }
+    }
+
     /// The segments, without slashes.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.0[1..].split('/')
@@ -117,7 +148,13 @@ impl Serialize for KeyPath {
 impl<'de> Deserialize<'de> for KeyPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&str>::deserialize(deserializer)?;
-        Self::parse(text).map_err(serde::de::Error::custom)
+        let (whole, part) = text.split_once(PART).map_or((text, None), |(whole, part)| (whole, Some(part)));
+        let whole = Self::parse(whole).map_err(serde::de::Error::custom)?;
+        match part {
+            None => Ok(whole),
+            Some(name) if is_part_name(name) => Ok(whole.part(name)),
+            Some(_) => Err(serde::de::Error::custom("this is no part of a key")),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod explain;
 mod get;
 mod import;
 mod operate;
+mod presets;
 mod reload;
 mod status;
 mod table;
@@ -75,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Purge(asked) => operate::purge(&asked),
         Command::Drill(asked) => drill::run(&asked),
         Command::Reload { admin_socket, json } => reload::run(&global.config, &admin_socket, json),
+        Command::Presets(asked) => presets::run(&global.config, &asked),
         Command::Import { from } => import::run(&global.config, &from),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
@@ -183,7 +185,7 @@ fn check(path: &Path) -> Exit {
     }
     cache::tell_losses(&config);
     let (templates, clients) = (config.templates.len(), config.acl.clients.len());
-    let keys = config.keys.len() + templates;
+    let keys = config::served(&config.keys).count() + templates;
     let templates = if templates > 0 { format!(" ({templates} with parameters)") } else { String::new() };
     tell(&format_args!("{}: good: {keys} keys{templates}, {clients} clients", path.display()));
     Exit::Ok

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
 use super::expand::Kind;
+use super::projection::projection;
 use super::resolve::Resolver;
-use super::source::{format, projection};
+use super::source::format;
 use super::table::{Entry, Node, Table};
 use super::text::Scope;
 use super::tokens::Tokens;
@@ -164,9 +165,17 @@ impl<'a> Users<'a> {
         Self { server, resolver, found: BTreeMap::new() }
     }
 
-    /// That of a key, if it has a source of this type.
+    /// Those of a key's sources of this type.
     pub(super) fn look_up(&mut self, entry: &Entry<'_>, report: &mut Report<'_>) {
-        let Some(source) = entry.node.peek("source") else { return };
+        if let Some(source) = entry.node.peek("source") {
+            self.of_source(&source, report);
+        }
+        if let Some(several) = entry.node.peek("sources").filter(Node::is_table) {
+            several.entries(report).iter().for_each(|one| self.of_source(&one.node, report));
+        }
+    }
+
+    fn of_source(&mut self, source: &Node<'_>, report: &mut Report<'_>) {
         if source.peek("type").and_then(|kind| kind.as_str()) != Some("command") {
             return;
         }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::KeyTemplate;
+use super::{Description, KeyTemplate};
 use crate::acl::Acl;
 use crate::outcome::Class;
 use crate::secret::KeyPath;
@@ -22,7 +22,9 @@ pub struct Config {
     pub limits: Limits,
     /// All tokens of the configuration, also those that nothing uses.
     pub tokens: BTreeMap<TokenName, SecretFile>,
-    /// In the order of their paths.
+    /// The operator's own presets, for a person.
+    pub presets: Vec<Description>,
+    /// In the order of their paths; a key with several sources is as many of them ([`served`]).
     pub keys: Vec<Key>,
     /// Keys with parameters, in the order of their definition: the first one that a path is inside of counts.
     pub templates: Vec<KeyTemplate>,
@@ -148,10 +150,23 @@ impl fmt::Display for TokenName {
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Key {
+    /// Of a key with several sources, one of its parts ([`KeyPath::part`]).
     pub path: KeyPath,
     pub source: Source,
     pub settings: Settings,
     pub at: Location,
+}
+
+/// The keys that peers are served, each once: the first part of one with several sources stands for all of them, which
+/// have the same settings and place.
+pub fn served(keys: &[Key]) -> impl Iterator<Item = &Key> {
+    let mut before: Option<KeyPath> = None;
+    keys.iter().filter(move |key| {
+        let whole = key.path.whole();
+        let first = before.as_ref() != Some(&whole);
+        before = Some(whole);
+        first
+    })
 }
 
 /// Where a value comes from: a document, and what of it is the value.
@@ -184,6 +199,13 @@ pub struct HttpDocument {
     pub ca_file: Option<PathBuf>,
     /// An HTTP proxy, spoken to with CONNECT (RFC 9110 section 9.3.6).
     pub proxy: Option<Url>,
+}
+
+impl HttpDocument {
+    fn tokens(&self) -> Vec<Needed> {
+        let token = self.auth.token().cloned();
+        token.map(|token| Needed { token, origin: self.url.origin() }).into_iter().collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -304,7 +326,7 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// The token that the request needs.
+    /// The token that every request shows, or is signed with.
     pub fn token(&self) -> Option<&TokenName> {
         match self {
             Self::None => None,
@@ -320,14 +342,36 @@ pub enum HawkAlgorithm {
     Sha1,
 }
 
+/// A token that fetching a document needs, and the origin that it goes to, which need not be the document's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Needed {
+    pub token: TokenName,
+    pub origin: String,
+}
+
 impl Document {
-    /// The token that fetching needs, if any.
-    pub fn token(&self) -> Option<&TokenName> {
+    /// All tokens that fetching needs. One that goes to several origins is there for each of them.
+    pub fn tokens(&self) -> Vec<Needed> {
         match self {
-            Self::Http(http) => http.auth.token(),
-            Self::File(_) => None,
-            Self::Command(command) => command.token.as_ref(),
+            Self::Http(http) => http.tokens(),
+            Self::File(_) => Vec::new(),
+            Self::Command(document) => {
+                let needed = |token: &TokenName| Needed { token: token.clone(), origin: self.origin() };
+                document.token.iter().map(needed).collect()
+            }
         }
+    }
+
+    /// Their names, in order, each once: documents with the same ones are refused together, and back off together.
+    pub fn token_names(&self) -> Vec<TokenName> {
+        let mut names: Vec<TokenName> = self.tokens().into_iter().map(|needed| needed.token).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    pub fn needs(&self, token: &TokenName) -> bool {
+        self.tokens().iter().any(|needed| needed.token == *token)
     }
 
     /// A name for the log: the origin, or the path. Never user info, query, argument or token.
