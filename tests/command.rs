@@ -17,25 +17,29 @@ const SHORT: &str = "timeout = \"1s\"\nfetch-timeout = \"1s\"";
 #[test]
 #[ignore = "needs root: runs programs as another user"]
 fn what_a_program_writes_is_the_value() {
-    let scene = serving(&[
+    let mut scene = prepared(&[
         ("text", "echo hello", "", ""),
         ("one-line-end-goes", "printf 'a\\n\\n'", "", ""),
         ("json", "echo '{\"a\": {\"b\": [1, 2.50]}}'", "format = \"json\", pointer = \"/a/b/1\"", ""),
         ("env", "echo 'A=1'; echo 'B=2'", "format = \"env\", field = \"B\"", ""),
-        ("long", "head -c 200000 /dev/zero | tr '\\0' x", "", ""),
+        ("much", "head -c 200000 /dev/zero | tr '\\0' x", "", ""),
         ("arguments", "printf '<%s>' \"$@\"", "", ""),
         ("given", "cat <&3", "token = \"t\"", ""),
         ("opened-by-name", "test \"$KEYHATCH_TOKEN_FD\" = 3 && cat /dev/fd/3 > /dev/stdout", "token = \"t\"", ""),
+        ("long", "sleep 0.3; wc -c <&3", "token = \"long-token\"", ""),
         ("on-stdin", "cat; cat /dev/stdin", "token = \"t\", token-on = \"stdin\"", ""),
         ("not-wanted", "exec 3<&-; echo value", "token = \"t\"", ""),
         ("nothing-on-stdin", "cat; echo done", "", ""),
         ("pipeline", "seq 1 100 | sort -n | tail -n 1", "", ""),
     ]);
+    scene.broker.write("long-token", &"t".repeat(64 << 10), 0o400);
+    scene.broker.start();
+    assert_eq!(scene.good("/long"), (64 << 10).to_string());
     assert_eq!(scene.good("/text"), "hello");
     assert_eq!(scene.good("/one-line-end-goes"), "a\n");
     assert_eq!(scene.good("/json"), "2.50");
     assert_eq!(scene.good("/env"), "2");
-    assert_eq!(scene.good("/long"), "x".repeat(200_000));
+    assert_eq!(scene.good("/much"), "x".repeat(200_000));
     assert_eq!(scene.good("/arguments"), "<one><two words>");
     for key in ["/given", "/opened-by-name", "/on-stdin"] {
         assert_eq!(scene.good(key), TOKEN, "{key}");

@@ -145,6 +145,10 @@ fn the_runner_can_become_other_users_and_do_nothing_else_of_roots() {
     kinds.retain(|kind| !kind.starts_with("/proc/"));
     assert_eq!(kinds, ["/dev/null", "/dev/null", "anon_inode:[signalfd]", "pipe", "socket"]);
     assert!(!memory_holds(scene.broker.worker(), TOKEN.as_bytes()));
+    // In the parent it went from its own pages into the pipe.
+    let parent = scene.broker.parent();
+    let secret = fs::read_to_string(format!("/proc/{parent}/maps")).unwrap().contains("/secretmem");
+    assert!(!secret || !memory_holds(parent, TOKEN.as_bytes()));
     for layer in ["capabilities: CAP_SETUID and CAP_SETGID, none for programs", "no-dump: no core", "no-new-privs: set"]
     {
         let line = |line: &str| line.contains(layer) && line.contains("role=\"runner\" holds=true");
@@ -156,7 +160,7 @@ fn the_runner_can_become_other_users_and_do_nothing_else_of_roots() {
     let told: Vec<&str> = status.lines().filter(|line| line.starts_with("runner ")).collect();
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/privsep.md")).unwrap();
     let shown: Vec<&str> = page.lines().filter(|line| line.starts_with("runner ")).collect();
-    assert!(told.len() == 5 && (told == shown || !cfg!(target_arch = "x86_64")), "{told:#?}");
+    assert!(told.len() == 6 && (told == shown || !cfg!(target_arch = "x86_64")), "{told:#?}");
     for uid in [scene.user, PARENT, WORKER] {
         for pid in [runner, children(runner)[0]] {
             let mut look = as_uid(uid, "sh");
@@ -186,7 +190,10 @@ fn a_program_reaches_none_of_ours_and_gains_nothing() {
         ls cache 2> /dev/null; (: > mine) 2> /dev/null || echo read-only";
     let refused = "#!/usr/bin/perl\n\
         for my $call (101, 310, 321, 272, 425) { my $r = syscall($call, 0, 0, 0, 0, 0); print \"$call \", ($r < 0 ? $! + 0 : 'done'), \"\\n\" }";
-    let mut scene = prepared(&[("reach", reach, "", ""), ("gain", gain, "", ""), ("refused", refused, "", "")]);
+    let others = "kill -0 $(cat \"$(dirname \"$0\")/other\") 2> /dev/null && echo mine || echo not mine";
+    let keys =
+        [("reach", reach, "", ""), ("gain", gain, "", ""), ("refused", refused, "", ""), ("others", others, "", "")];
+    let mut scene = prepared(&keys);
     fs::copy("/usr/bin/id", scene.broker.path("setuid")).unwrap();
     fs::set_permissions(scene.broker.path("setuid"), fs::Permissions::from_mode(0o4755)).unwrap();
     let control = as_uid(scene.user, scene.broker.path("setuid").to_str().unwrap()).arg("-u").output().unwrap();
@@ -200,6 +207,14 @@ fn a_program_reaches_none_of_ours_and_gains_nothing() {
         of_own.into_iter().chain([format!("sees descriptors of {own}"), format!("signals {own}")]).collect();
     assert_eq!(reached, of_own, "{told}");
     assert_eq!(scene.good("/gain"), format!("{}\nread-only", scene.user));
+    // Another process of the same user, which is none of the runner's.
+    let mut other = as_uid(scene.user, "sleep").arg("600").spawn().unwrap();
+    scene.broker.write("other", &other.id().to_string(), 0o644);
+    let mine = scene.good("/others");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let scoped = scene.broker.log().contains("layer landlock: programs signal each other");
+    assert_eq!(mine, if scoped { "not mine" } else { "mine" });
     if cfg!(target_arch = "x86_64") {
         // ptrace, process_vm_readv, bpf, unshare, io_uring_setup: EPERM.
         assert_eq!(scene.good("/refused"), "101 1\n310 1\n321 1\n272 1\n425 1");

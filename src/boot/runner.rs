@@ -69,6 +69,7 @@ fn confine(mode: SandboxMode) -> Result<Vec<Layer>, StartError> {
     process::no_new_privileges().map_err(|errno| StartError::System(format!("no-new-privs: {errno}")))?;
     harden()?;
     confinement.tell(layers::of_runner(root));
+    confinement.keep_signals_within();
     confinement.calls_of_runner()?;
     Ok(confinement.finish())
 }

@@ -69,7 +69,7 @@ impl Clients {
     pub(super) fn check_commands(&self, users: &CommandUsers<'_>, report: &mut Report<'_>) {
         for (client, place) in self.clients.iter().zip(&self.places) {
             let Who::Ids { users: Some(of_client), .. } = &client.who else { continue };
-            if let Some((user, other)) = users.among(&of_client.uids) {
+            if let Some((user, other)) = users.among(of_client) {
                 let title =
                     format!("the client {} is the user {}, as whom a command runs", quoted(&client.name), quoted(user));
                 let error = Diagnostic::at(place.clone(), title).also(other.clone(), "here");

@@ -13,7 +13,7 @@ use super::table::{Entry, Node, Table};
 use super::text::Scope;
 use super::tokens::Tokens;
 use super::{Command, CommandDocument, Document, Format, Key, KeyTemplate, Server, TokenPlace, mask, names, values};
-use crate::acl::OVERFLOW_ID;
+use crate::acl::{self, OVERFLOW_ID};
 use crate::outcome::Class;
 
 const RUN: &str = "for example: run = [\"/usr/bin/op\", \"read\", \"op://vault/item/field\"]";
@@ -226,9 +226,10 @@ impl<'a> Users<'a> {
         }
     }
 
-    /// The first of them that has one of these uids, and where it is named.
-    pub(super) fn among(&self, uids: &[u32]) -> Option<(&str, &Place)> {
-        let is = |ids: &Option<(u32, u32)>| ids.is_some_and(|(uid, _)| uids.contains(&uid));
+    /// The first of them that is one of these users, and where it is named.
+    pub(super) fn among(&self, users: &acl::Users) -> Option<(&str, &Place)> {
+        let dynamic = |uid: &u32| users.dynamic && acl::DYNAMIC_USERS.contains(uid);
+        let is = |ids: &Option<(u32, u32)>| ids.is_some_and(|(uid, _)| users.uids.contains(&uid) || dynamic(&uid));
         self.found.iter().find_map(|(name, (ids, place))| is(ids).then_some((name.as_str(), place)))
     }
 

@@ -52,9 +52,10 @@ pub(crate) fn configuration(user: u32, keys: &[Key<'_>]) -> String {
     };
     let keys: String = keys.iter().map(key).collect();
     let absent = if keys.contains("absent") { "absent = { file = \"DIR/absent\" }\n" } else { "" };
+    let long = if keys.contains("long-token") { "long-token = { file = \"DIR/long-token\" }\n" } else { "" };
     format!(
         "[limits]\nvalue-size = \"256KiB\"\ndocument-size = \"256KiB\"\n[tokens]\nt = {{ file = \"DIR/token\" }}\n\
-         {absent}{keys}\n[clients.all]\nuser = {GRANTED}\nkeys = [\"/**\"]\n"
+         {absent}{long}{keys}\n[clients.all]\nuser = {GRANTED}\nkeys = [\"/**\"]\n"
     )
 }
 

@@ -136,10 +136,12 @@ fn as_user<T>(ids: Option<(u32, u32)>, act: impl FnOnce() -> Result<T, Errno>) -
     let (keep_uid, keep_gid) = (Uid::from_raw(u32::MAX), Gid::from_raw(u32::MAX));
     setresgid(keep_gid, Gid::from_raw(gid), keep_gid)?;
     let acted = setresuid(keep_uid, Uid::from_raw(uid), keep_uid).and_then(|()| act());
-    // Back to what is the real and saved one needs no capability; the user first, who has the right to the group.
-    setresuid(keep_uid, own_uid, keep_uid)?;
-    setresgid(keep_gid, own_gid, keep_gid)?;
+    // Back to what is the real and saved one needs no capability; the user first, who has the right to the group. Whoever would
+    // go on as another one is not to go on.
+    let back = setresuid(keep_uid, own_uid, keep_uid).and_then(|()| setresgid(keep_gid, own_gid, keep_gid));
     // The change of ids has reset it.
-    super::process::no_dump()?;
+    if back.and_then(|()| super::process::no_dump()).is_err() {
+        std::process::abort();
+    }
     acted
 }
