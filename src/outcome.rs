@@ -74,6 +74,10 @@ pub enum Reason {
     ReplyNotAuthentic,
     /// The two clocks differ and the upstream gave no trustworthy time.
     ClockSkew,
+    /// There is no session: where it comes from refused the credentials.
+    LoginRefused,
+    /// There is no session: where it comes from is down, or gave none.
+    LoginFailed,
 }
 
 impl Reason {
@@ -103,6 +107,8 @@ impl Reason {
             Self::TokenMissing => "token-missing",
             Self::ReplyNotAuthentic => "reply-not-authentic",
             Self::ClockSkew => "clock-skew",
+            Self::LoginRefused => "login-refused",
+            Self::LoginFailed => "login-failed",
         }
     }
 
@@ -110,7 +116,13 @@ impl Reason {
     pub fn is_of_origin(self) -> bool {
         matches!(
             self,
-            Self::ConnectRefused | Self::ConnectFailed | Self::Dns | Self::Tls | Self::Timeout | Self::Status(429)
+            Self::ConnectRefused
+                | Self::ConnectFailed
+                | Self::Dns
+                | Self::Tls
+                | Self::Timeout
+                | Self::Status(429)
+                | Self::LoginFailed
         )
     }
 }

@@ -1,10 +1,12 @@
 //! Where documents come from. Borrows a token for one call and keeps nothing of it.
 
+mod ahead;
 mod aside;
 mod authorities;
 mod body;
 mod command;
 mod connect;
+mod exchange;
 mod file;
 mod formats;
 #[cfg(test)]
@@ -16,6 +18,8 @@ mod redirect;
 mod request;
 mod response;
 mod select;
+mod session;
+mod sigv4;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -118,6 +122,18 @@ impl Sources {
     pub(in crate::parent) fn with_runner(mut self, runner: Rc<Runner>) -> Self {
         self.commands = self.commands.run_by(runner);
         self
+    }
+
+    /// Drops the sessions of no document any more, and of tokens that are not in use.
+    pub(super) fn forget_sessions(&self, vault: &Vault) {
+        self.http.forget_sessions(vault);
+    }
+
+    /// Whatever back-off says of the login that this document needs.
+    pub(super) fn permit_login(&self, document: &Document) {
+        if let Document::Http(document) = document {
+            self.http.sessions.permit(document);
+        }
     }
 
     /// Fetches a document, if it is not what `known` came with. The caller bounds the time.
