@@ -101,6 +101,9 @@ pub(crate) async fn answer(
             }
             json(&json!({ "data": { "secret_id": "planted-wrapped-secret" } }))
         }
+        "/session/lookup" if serde_json::from_slice::<Value>(&body).unwrap()["token"] == state.token.as_str() => {
+            json(&json!({ "data": { "creation_path": "auth/approle/role/billing/secret-id", "creation_ttl": 60 } }))
+        }
         "/session/secret" if is_good(&shown) => json(&json!({ "value": *state.value.borrow() })),
         "/session/no-json" => whole(200, "text/html", "<html>log in</html>"),
         "/session/no-token" => json(&json!({ "auth": { "lease_duration": 60 } })),

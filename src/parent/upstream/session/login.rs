@@ -11,7 +11,7 @@ use super::answer::{Answer, Grant};
 use super::ask::{Call, Failed, Reply};
 use super::slot::Slot;
 use super::{Session, fill};
-use crate::config::{self, Encoding, Lifetime, Login, Unwrap};
+use crate::config::{self, Encoding, Lifetime, Login, Piece, Text, Unwrap};
 use crate::outcome::Reason;
 use crate::parent::token::ApiToken;
 
@@ -99,12 +99,21 @@ async fn unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap) -> Result<Rc<Api
     }
     let (_, name) = login.secrets.get(unwrap.secret).ok_or(Failed::misconfigured(Reason::TokenMissing))?;
     let token = slot.identity().token(name).ok_or(Failed::unavailable(Reason::TokenMissing))?;
-    let mut call = Call::new(Method::POST, &unwrap.url);
-    for (name, value) in
-        login.headers.iter().filter(|(name, _)| name.starts_with("x-vault-") && name != WRAPPING_HEADER)
-    {
-        call = call.header(name, fill::fill(value, &[], Encoding::Plain))?;
+    if let Some((path, lookup)) = &unwrap.creation {
+        let body = fill::json_token(token.bytes());
+        let reply = slot.send(with_namespace(Call::new(Method::POST, lookup), login)?.body(body), PATIENCE).await;
+        let found = reply.map(|reply| Answer::parse(reply.body).ok()?.text(&["data", "creation_path"]))?;
+        if found.is_none_or(|found| found.trim_start_matches('/') != path) {
+            slot.opened.set(true);
+            tracing::error!(
+                origin, token = %name,
+                "ALARM: the wrapping token was not made at `creation-path`: somebody may have put another one in its place. It is not \
+                 unwrapped. {}", advice(login, Some(unwrap))
+            );
+            return Err(Failed::refused(Reason::LoginRefused));
+        }
     }
+    let call = with_namespace(Call::new(Method::POST, &unwrap.url), login)?;
     let call = call.header(WRAPPING_HEADER, Zeroizing::new(token.bytes().to_vec()))?;
     let answer = match slot.send(call, PATIENCE).await {
         Ok(reply) => Answer::parse(reply.body),
@@ -133,6 +142,20 @@ async fn unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap) -> Result<Rc<Api
     Ok(secret)
 }
 
+/// With those headers that say which part of a server is meant; none of them has a secret.
+fn with_namespace<'u>(mut call: Call<'u>, login: &Login) -> Result<Call<'u>, Failed> {
+    for (name, value) in &login.headers {
+        if name.starts_with("x-vault-") && name != WRAPPING_HEADER && !has_secrets(value) {
+            call = call.header(name, fill::fill(value, &[], Encoding::Plain))?;
+        }
+    }
+    Ok(call)
+}
+
+fn has_secrets(text: &Text) -> bool {
+    text.pieces().iter().any(|piece| matches!(piece, Piece::Parameter(_)))
+}
+
 /// What to do about a credential that is used up.
 fn advice(login: &Login, unwrap: Option<&Unwrap>) -> String {
     let one = unwrap.and_then(|unwrap| login.secrets.get(unwrap.secret));
@@ -152,9 +175,7 @@ pub(super) async fn renew(slot: &Slot, login: &Login, session: &Session) -> Opti
     shown.extend_from_slice(token.bytes());
     let mut call = Call::new(Method::POST, url);
     for (name, value) in &login.headers {
-        let sent = *name != login.header
-            && name != "content-type"
-            && !value.pieces().iter().any(|piece| matches!(piece, config::Piece::Parameter(_)));
+        let sent = *name != login.header && name != "content-type" && !has_secrets(value);
         if sent {
             call = call.header(name, fill::fill(value, &[], Encoding::Plain)).ok()?;
         }
