@@ -49,6 +49,9 @@ pub(super) async fn log_in(slot: &Slot, login: &Login) -> Result<Session, Failed
         }
         call = call.body(fill::fill(body, &secrets, *encoding));
     }
+    if login.once {
+        call = call.once();
+    }
     let began = Instant::now();
     let sent = slot.send(call, PATIENCE).await;
     // An answer that never came may still have used it up; the next one tells.
@@ -101,8 +104,9 @@ async fn unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap) -> Result<Rc<Api
     let token = slot.identity().token(name).ok_or(Failed::unavailable(Reason::TokenMissing))?;
     if let Some((path, lookup)) = &unwrap.creation {
         let body = fill::json_token(token.bytes());
-        let reply = slot.send(with_namespace(Call::new(Method::POST, lookup), login)?.body(body), PATIENCE).await;
-        let found = reply.map(|reply| Answer::parse(reply.body).ok()?.text(&["data", "creation_path"]))?;
+        let asked = with_namespace(Call::new(Method::POST, lookup), login)?.body(body);
+        let reply = slot.send(asked, PATIENCE).await.map_err(|failed| not_unwrapped(slot, login, unwrap, failed))?;
+        let found = Answer::parse(reply.body).ok().and_then(|answer| answer.text(&["data", "creation_path"]));
         if found.is_none_or(|found| found.trim_start_matches('/') != path) {
             slot.opened.set(true);
             tracing::error!(
@@ -115,23 +119,11 @@ async fn unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap) -> Result<Rc<Api
     }
     let call = with_namespace(Call::new(Method::POST, &unwrap.url), login)?;
     let call = call.header(WRAPPING_HEADER, Zeroizing::new(token.bytes().to_vec()))?;
-    let answer = match slot.send(call, PATIENCE).await {
-        Ok(reply) => Answer::parse(reply.body),
-        Err(failed) => {
-            if failed.is_refused() {
-                slot.opened.set(true);
-                tracing::error!(
-                    origin, token = %name,
-                    "ALARM: the wrapping token cannot be unwrapped. It has expired, or somebody else has unwrapped it and has what was \
-                     in it: find out which. {}", advice(login, Some(unwrap))
-                );
-            }
-            return Err(failed);
-        }
-    };
+    let sent = slot.send(call.once(), PATIENCE).await;
+    let reply = sent.map_err(|failed| not_unwrapped(slot, login, unwrap, failed))?;
     // Whatever it was, it is out now.
     slot.opened.set(true);
-    let found = answer.and_then(|answer| answer.token(&unwrap.pointer, "what is wrapped"));
+    let found = Answer::parse(reply.body).and_then(|answer| answer.token(&unwrap.pointer, "what is wrapped"));
     let secret = found.map_err(|why| {
         tracing::error!(origin, token = %name, "what was wrapped is of no use: {}. {}", why.told(), advice(login, Some(unwrap)));
         Failed::misconfigured(Reason::InvalidBody)
@@ -140,6 +132,20 @@ async fn unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap) -> Result<Rc<Api
     let secret = Rc::new(secret);
     slot.unwrapped.replace(Some(secret.clone()));
     Ok(secret)
+}
+
+/// A wrapping token that is refused is used, or was never ours.
+fn not_unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap, failed: Failed) -> Failed {
+    if failed.is_refused() {
+        slot.opened.set(true);
+        tracing::error!(
+            origin = slot.origin(),
+            "ALARM: the wrapping token cannot be unwrapped. It has expired, or somebody else has unwrapped it and has what was in it: \
+             find out which. {}",
+            advice(login, Some(unwrap))
+        );
+    }
+    failed
 }
 
 /// With those headers that say which part of a server is meant; none of them has a secret.
