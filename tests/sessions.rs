@@ -156,6 +156,49 @@ fn where_sessions_come_from_can_be_down_and_come_back() {
 
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
+fn a_session_that_ends_while_the_login_is_down_is_an_outage() {
+    let (upstream, broker) =
+        serving(&|upstream| vec![("a", at(upstream, "/session/secret", &login(upstream, "/session/login", "")), "")]);
+    good(&broker, "/a");
+    upstream.behave("/session/login", "/status/503");
+    upstream.revoke();
+    stale(&broker, "/a", "login-failed");
+    logs(&broker, "failing key=/a outcome=\"unavailable\" reason=login-failed");
+    upstream.behave("/session/login", "/session/login");
+    wait_until("it logs in once the login is back", || fresh(&broker, "/a").contains("fwd-status=200"));
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn a_login_goes_the_way_of_its_document() {
+    let (upstream, broker) = serving(&|upstream| {
+        let tls = |more: &str| {
+            let port = upstream.port("tls");
+            let auth = login(upstream, "/session/login", "");
+            let auth = auth
+                .replace(&format!("http://127.0.0.1:{}", upstream.port("plain")), &format!("https://localhost:{port}"));
+            let auth = auth.replace(", allow-plaintext = true", "");
+            format!("url = \"https://localhost:{port}/session/secret?{}\", field = \"value\", {auth}{more}", more.len())
+        };
+        let proxied = login(upstream, "/session/login?by-proxy", "");
+        let proxy = format!("{proxied}, proxy = \"http://127.0.0.1:{}\"", upstream.port("proxy"));
+        vec![
+            ("trusted", tls(", ca-file = \"DIR/ca.pem\""), ""),
+            ("untrusted", tls(""), ""),
+            ("proxied", at(upstream, "/session/secret?p", &proxy), ""),
+        ]
+    });
+    good(&broker, "/trusted");
+    fails(&broker, "/untrusted", 503, "login-failed");
+    logs(&broker, "reason=tls");
+    good(&broker, "/proxied");
+    let by = |request: &serde_json::Value| request["listener"].as_str().unwrap().to_owned();
+    let ways: Vec<String> = upstream.requests_for("/session/login").iter().map(by).collect();
+    assert_eq!(ways, ["tls", "proxy"], "{}", broker.log());
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
 fn an_answer_without_a_session_is_none() {
     let paths = ["no-json", "no-token", "odd-token", "huge"];
     let (_upstream, broker) = serving(&|upstream| {
