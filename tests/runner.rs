@@ -135,15 +135,15 @@ fn the_runner_can_become_other_users_and_do_nothing_else_of_roots() {
     // Standard input and output, the broker's log, the channel, the line to the supervisor.
     let log = scene.broker.path("log").display().to_string();
     assert_eq!(kinds, ["/dev/null", "/dev/null", &log, "socket", "socket"]);
-    // The supervisor: its line, where standard error comes in, what it is thrown into, its children and their ends. Neither
-    // the channel nor the lines of others.
+    // The supervisor: its line, where standard error comes in, what it is thrown into, why the program could not be executed, its
+    // children and their ends. Neither the channel nor the lines of others.
     let kinds = descriptors(children(runner)[0]);
     let mut kinds: Vec<&str> = kinds.iter().map(|(_, kind)| kind.as_str()).collect();
     let begin: Vec<&str> = kinds.drain(..3).collect();
     assert_eq!(begin, ["/dev/null", "/dev/null", log.as_str()]);
     kinds.sort_unstable();
     kinds.retain(|kind| !kind.starts_with("/proc/"));
-    assert_eq!(kinds, ["/dev/null", "/dev/null", "anon_inode:[signalfd]", "pipe", "socket"]);
+    assert_eq!(kinds, ["/dev/null", "anon_inode:[signalfd]", "pipe", "pipe", "socket"]);
     assert!(!memory_holds(scene.broker.worker(), TOKEN.as_bytes()));
     // In the parent it went from its own pages into the pipe.
     let parent = scene.broker.parent();
