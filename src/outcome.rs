@@ -68,6 +68,16 @@ pub enum Reason {
     ReplyNotAuthentic,
     /// The two clocks differ and the upstream gave no trustworthy time.
     ClockSkew,
+    /// A message broker returned a call: no queue takes it.
+    NoConsumer,
+    /// A message broker closed the channel or the connection, or refused a message.
+    BrokerClosed,
+    /// A message broker refuses user and password.
+    LoginRefused,
+    /// A message broker refuses what the configuration names: virtual host, exchange, a permission.
+    BrokerRefused,
+    /// What came from a message broker is no frame that may come there.
+    InvalidFrame,
 }
 
 impl Reason {
@@ -94,6 +104,11 @@ impl Reason {
             Self::TokenMissing => "token-missing",
             Self::ReplyNotAuthentic => "reply-not-authentic",
             Self::ClockSkew => "clock-skew",
+            Self::NoConsumer => "no-consumer",
+            Self::BrokerClosed => "broker-closed",
+            Self::LoginRefused => "login-refused",
+            Self::BrokerRefused => "broker-refused",
+            Self::InvalidFrame => "invalid-frame",
         }
     }
 
@@ -101,7 +116,14 @@ impl Reason {
     pub fn is_of_origin(self) -> bool {
         matches!(
             self,
-            Self::ConnectRefused | Self::ConnectFailed | Self::Dns | Self::Tls | Self::Timeout | Self::Status(429)
+            Self::ConnectRefused
+                | Self::ConnectFailed
+                | Self::Dns
+                | Self::Tls
+                | Self::Timeout
+                | Self::Status(429)
+                | Self::BrokerClosed
+                | Self::InvalidFrame
         )
     }
 }

@@ -7,7 +7,7 @@ use super::settings::Partial;
 use super::table::{Entry, Table};
 use super::text::Scope;
 use super::tokens::Tokens;
-use super::{Key, KeyTemplate, SourceTemplate, names, params, source};
+use super::{Key, KeyTemplate, SourceTemplate, nameko, names, params, source};
 use crate::acl::Pattern;
 use crate::secret::{KeyPath, KeyPathError};
 use crate::staleness::{OnMissing, Settings};
@@ -30,6 +30,10 @@ impl Keys {
         if entry.name.contains(['{', '}']) {
             return self.add_template(entry, defaults, tokens, report);
         }
+        if nameko::is_meant(entry) {
+            // Each set of arguments has a value of its own.
+            return self.add_template(entry, defaults, tokens, report);
+        }
         let path = self.path(entry, report);
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
         let own = Partial::read(&table, report);
@@ -47,7 +51,11 @@ impl Keys {
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
         let own = Partial::read(&table, report);
         let merged = own.over(defaults);
-        let settings = settings(&own, &merged, &table, report);
+        let mut settings = settings(&own, &merged, &table, report);
+        if nameko::is_meant(entry) {
+            nameko::check_settings(&table, report);
+            settings.refresh = None;
+        }
         // Without its parameters nothing more can be said of it.
         let Some(shape) = shape else { return };
         let parameters = shape.parameters().to_vec();
@@ -145,6 +153,8 @@ impl Keys {
 
     pub(super) fn finish(mut self) -> (Vec<Key>, Vec<KeyTemplate>) {
         self.keys.sort_by(|a, b| a.path.cmp(&b.path));
+        // What is one path goes before what is many, as a key without parameters does.
+        self.templates.sort_by_key(|(template, _)| !template.template.parameters().is_empty());
         (self.keys, self.templates.into_iter().map(|(template, _)| template).collect())
     }
 }

@@ -84,6 +84,7 @@ impl Config {
         let port = |document: &Document| match document {
             Document::Http(http) => Some(http.proxy.as_ref().unwrap_or(&http.url).port),
             Document::File(_) => None,
+            Document::Nameko(call) => Some(call.broker.port),
         };
         let of_templates: Vec<u16> = of_templates.filter_map(|document| port(&document)).collect();
         self.keys.iter().filter_map(move |key| port(&key.source.document)).chain(of_templates)

@@ -19,6 +19,7 @@ mod limits;
 mod live;
 mod mask;
 mod model;
+mod nameko;
 mod names;
 mod open;
 mod params;

@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::KeyTemplate;
 use crate::acl::Acl;
+use crate::arguments::{Arguments, Carried};
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 
@@ -168,6 +170,44 @@ pub struct Source {
 pub enum Document {
     Http(Box<HttpDocument>),
     File(FileDocument),
+    Nameko(Box<NamekoDocument>),
+}
+
+/// What one method of a Nameko service gives for one set of arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct NamekoDocument {
+    pub broker: Broker,
+    pub user: String,
+    /// The user's password.
+    pub token: TokenName,
+    pub ca_file: Option<PathBuf>,
+    /// Where services bind their queues; a topic exchange.
+    pub exchange: String,
+    /// `service.method`.
+    pub routing_key: String,
+    /// SHA-256 of the arguments, as hex digits: they themselves come with each request, and are kept nowhere.
+    pub arguments: String,
+    /// The arguments, on the way from who asks to the service. No part of what the document is.
+    #[serde(skip)]
+    pub carried: Carried,
+}
+
+/// A virtual host of a RabbitMQ server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Broker {
+    pub tls: bool,
+    /// As in a URL.
+    pub host: String,
+    pub port: u16,
+    pub vhost: String,
+}
+
+impl Broker {
+    /// `amqp://host:port/vhost`, as the log has it.
+    pub fn origin(&self) -> String {
+        let vhost = self.vhost.replace('%', "%25").replace('/', "%2F");
+        format!("{}://{}:{}/{vhost}", if self.tls { "amqps" } else { "amqp" }, self.host, self.port)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -205,6 +245,8 @@ pub enum Format {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Projection {
     Whole,
+    /// The whole document, also when it is `null`: what a call returned.
+    Returned,
     /// The object with these fields, in this order. Never empty.
     Fields(Vec<String>),
     /// The value at this JSON pointer (RFC 6901): its unescaped tokens.
@@ -276,11 +318,21 @@ pub enum HawkAlgorithm {
 }
 
 impl Document {
+    /// The same with the arguments that it is called with, if it is a call.
+    pub fn carrying(&self, arguments: Arc<Arguments>) -> Self {
+        let mut document = self.clone();
+        if let Self::Nameko(call) = &mut document {
+            call.carried = Carried::new(arguments);
+        }
+        document
+    }
+
     /// The token that fetching needs, if any.
     pub fn token(&self) -> Option<&TokenName> {
         match self {
             Self::Http(http) => http.auth.token(),
             Self::File(_) => None,
+            Self::Nameko(call) => Some(&call.token),
         }
     }
 
@@ -289,6 +341,7 @@ impl Document {
         match self {
             Self::Http(http) => http.url.origin(),
             Self::File(file) => format!("file://{}", file.path.display()),
+            Self::Nameko(call) => call.broker.origin(),
         }
     }
 }

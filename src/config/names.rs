@@ -99,6 +99,10 @@ pub(super) const HTTP: Names = names(
 pub(super) const HEROKU: Names =
     names("a `heroku` source", &["type", "app", "config-var", "token", "base-url", "allow-plaintext"]);
 pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer"]);
+pub(super) const NAMEKO: Names = names(
+    "a `nameko` source",
+    &["type", "broker", "user", "token", "service", "method", "exchange", "ca-file", "allow-plaintext"],
+);
 pub(super) const BEARER: Names = names("`bearer` authentication", &["type", "token"]);
 pub(super) const BASIC: Names = names("`basic` authentication", &["type", "user", "token"]);
 pub(super) const HEADER: Names = names("`header` authentication", &["type", "name", "prefix", "token"]);
@@ -106,7 +110,7 @@ pub(super) const HAWK: Names = names("`hawk` authentication", &["type", "id", "k
 pub(super) const CLIENT: Names = names("a client", &["user", "group", "unit", "anyone", "keys", "credentials"]);
 
 /// The words that are legal as the value of a setting.
-pub(super) const SOURCE_TYPES: &[&str] = &["http", "heroku", "file"];
+pub(super) const SOURCE_TYPES: &[&str] = &["http", "heroku", "file", "nameko"];
 pub(super) const AUTH_TYPES: &[&str] = &["bearer", "basic", "header", "hawk"];
 pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
 pub(super) const METHODS: &[&str] = &["GET", "POST"];
@@ -117,7 +121,7 @@ pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 17] = [
+pub(super) const ALL: [&Names; 18] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -130,6 +134,7 @@ pub(super) const ALL: [&Names; 17] = [
     &HTTP,
     &HEROKU,
     &FILE,
+    &NAMEKO,
     &BEARER,
     &BASIC,
     &HEADER,

@@ -105,7 +105,7 @@ pub(super) fn refuse(table: &Table<'_>, capacity: [Option<&Place>; 2], report: &
 }
 
 /// The settings of a source in which parameters may stand.
-const MAY_HOLD: [&str; 6] = ["url", "body", "field", "pointer", "app", "config-var"];
+const MAY_HOLD: [&str; 8] = ["url", "body", "field", "pointer", "app", "config-var", "service", "method"];
 
 /// Says where a parameter stands that may not stand there, and which ones stand nowhere.
 pub(super) fn check_places(entry: &Entry<'_>, source: &Node<'_>, scope: &Scope<'_>, report: &mut Report<'_>) {

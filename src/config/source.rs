@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use super::auth;
 use super::diagnostic::{Report, quoted};
 use super::expand::{Kind, Selection};
-use super::headers;
 use super::table::{Bad, Node, Table};
 use super::text::{Encoding, Scope, Text};
 use super::tokens::Tokens;
 use super::{Auth, FileDocument, Format, HttpDocument, Method, SourceTemplate, Url, mask, names, url, values};
+use super::{headers, nameko};
 
 const HEROKU_API: &str = "https://api.heroku.com";
 
@@ -34,6 +34,7 @@ pub(super) fn source(
     let kind = match kind.word(report, names::SOURCE_TYPES)? {
         "http" => http(&node.table(report, &names::HTTP)?, tokens, scope, report),
         "heroku" => heroku(&node.table(report, &names::HEROKU)?, tokens, scope, report),
+        "nameko" => nameko::nameko(&node.table(report, &names::NAMEKO)?, tokens, scope, report),
         _ => file(&node.table(report, &names::FILE)?, scope, report),
     };
     kind.map(SourceTemplate)

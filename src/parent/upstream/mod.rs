@@ -1,5 +1,6 @@
 //! Where documents come from. Borrows a token for one call and keeps nothing of it.
 
+mod amqp;
 mod aside;
 mod authorities;
 mod body;
@@ -10,6 +11,7 @@ mod formats;
 mod fuzz;
 mod hawk;
 mod http;
+mod nameko;
 mod project;
 mod redirect;
 mod request;
@@ -18,10 +20,14 @@ mod select;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use zeroize::Zeroizing;
 
 use self::file::Files;
 use self::http::HttpUpstream;
+use self::nameko::NamekoUpstream;
 use crate::config::{Config, Document, Key, KeyTemplate, Limits, Live};
 use crate::outcome::Failure;
 use crate::parent::cache::Validators;
@@ -52,7 +58,14 @@ pub enum Answer {
     },
     /// 304: what these validators came with is what there is.
     NotModified,
+    /// The service was called and raised an exception: its description as JSON, for who asked.
+    Raised(Exception),
+    /// The broker takes the token; nothing was called.
+    Reached,
 }
+
+/// What a service says of an exception: a JSON object.
+pub type Exception = Arc<Zeroizing<Vec<u8>>>;
 
 /// How a fetch ended.
 pub struct Fetched {
@@ -71,6 +84,7 @@ impl From<Result<Answer, Failure>> for Fetched {
 pub struct Sources {
     http: HttpUpstream,
     files: Files,
+    nameko: NamekoUpstream,
 }
 
 impl Sources {
@@ -98,11 +112,17 @@ impl Sources {
         let limit = usize::try_from(limits.document_size).unwrap_or(usize::MAX);
         let of_templates: Vec<Document> = templates.iter().map(|key| key.source.any_document()).collect();
         let documents = keys.iter().map(|key| &key.source.document).chain(&of_templates);
+        let calls = documents.clone().filter_map(|document| match document {
+            Document::Nameko(call) => Some(&**call),
+            _ => None,
+        });
         let documents = documents.filter_map(|document| match document {
             Document::Http(http) => Some(&**http),
-            Document::File(_) => None,
+            _ => None,
         });
+        let authorities = inputs.authorities.clone();
         Ok(Self {
+            nameko: NamekoUpstream::new(limit, calls, authorities, before.map(|before| &before.nameko))?,
             http: HttpUpstream::new(limit, documents, inputs.authorities, before.map(|before| &before.http))?,
             files: Files::new(limit, inputs.files),
         })
@@ -113,6 +133,7 @@ impl Sources {
         match document {
             Document::Http(document) => self.http.fetch(document, known, vault).await,
             Document::File(document) => self.files.fetch(document).await.into(),
+            Document::Nameko(document) => self.nameko.fetch(document, vault).await.into(),
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn project(
 ) -> Vec<Result<SecretValue, Failure>> {
     if let Some(text) = body.as_text() {
         let of_text = |projection: &Projection| match projection {
-            Projection::Whole => within(SecretValue::from_text(text), value_size),
+            Projection::Whole | Projection::Returned => within(SecretValue::from_text(text), value_size),
             _ => Err(Failure::unavailable(Reason::InvalidBody)),
         };
         return projections.iter().map(of_text).collect();
@@ -36,6 +36,7 @@ pub(super) fn project(
         let found = found.as_deref().map_err(|failure| *failure)?;
         let value = match selected {
             Selected::Place(place) => copy(present(found[place])?, value_size)?,
+            Selected::Returned(place) => copy(found[place].unwrap_or("null"), value_size)?,
             Selected::Fields(names, places) => fields(found, names, &places, value_size)?,
         };
         within(value, value_size)
@@ -46,12 +47,15 @@ pub(super) fn project(
 /// What a projection selects, by the numbers of the places.
 enum Selected<'p> {
     Place(usize),
+    /// `null` is a value, too.
+    Returned(usize),
     Fields(&'p [String], Vec<usize>),
 }
 
 fn select<'p>(places: &mut Places<'p>, projection: &'p Projection) -> Selected<'p> {
     match projection {
         Projection::Whole => Selected::Place(places.add([])),
+        Projection::Returned => Selected::Returned(places.add([])),
         Projection::Pointer(tokens) => Selected::Place(places.add(tokens.iter().map(String::as_str))),
         Projection::Fields(names) => {
             Selected::Fields(names, names.iter().map(|name| places.add([name.as_str()])).collect())
