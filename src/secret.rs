@@ -26,6 +26,17 @@ pub struct KeyPath(Arc<str>);
 const MARK: char = '?';
 /// Hex digits of a SHA-256.
 const DIGEST_LEN: usize = 64;
+/// Between a key and the name of one of its sources: no key has it.
+const PART: char = '#';
+
+/// The longest name of a part, in bytes.
+pub const MAX_PART_LEN: usize = 64;
+
+/// Whether a text can be the name of one of the sources of a key, which is a member of the object that they become.
+pub fn is_part_name(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAX_PART_LEN).contains(&name.len()) && name.bytes().all(legal)
+}
 
 /// Why a text is no key path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +104,28 @@ impl KeyPath {
         &self.0
     }
 
-    /// The path alone.
+    /// Without the digest of a call.
     pub fn path(&self) -> &str {
         self.0.split_once(MARK).map_or(&*self.0, |(path, _)| path)
+    }
+
+    /// One of the sources of a key that is composed of several: `/a#name`. What peers ask for is never such a path, and
+    /// [`parse`](Self::parse) takes none.
+    pub fn part(&self, name: &str) -> Self {
+        Self(Arc::from(format!("{}{PART}{name}", self.0)))
+    }
+
+    /// The name of the source that this is, if it is one of several.
+    pub fn part_name(&self) -> Option<&str> {
+        self.0.split_once(PART).map(|(_, name)| name)
+    }
+
+    /// The key that this is a part of, or itself.
+    pub fn whole(&self) -> Self {
+        match self.0.split_once(PART) {
+            Some((whole, _)) => Self(Arc::from(whole)),
+            None => self.clone(),
+        }
     }
 
     /// The segments, without slashes.
@@ -126,15 +156,18 @@ impl KeyPath {
         if self.arguments().is_some() { Self(self.path().into()) } else { self.clone() }
     }
 
-    /// What [`as_str`](Self::as_str) gave.
-    fn parse_with_digest(text: &str) -> Result<Self, KeyPathError> {
-        let Some((path, digest)) = text.split_once(MARK) else { return Self::parse(text) };
+    /// What [`as_str`](Self::as_str) gave: a path, one of its parts, or a call of it.
+    fn parse_any(text: &str) -> Result<Self, KeyPathError> {
+        let Some(at) = text.find([PART, MARK]) else { return Self::parse(text) };
+        let (path, rest) = text.split_at(at);
         Self::parse(path)?;
         let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if digest.len() != DIGEST_LEN || !digest.bytes().all(hex) {
-            return Err(KeyPathError::Character { found: MARK });
-        }
-        Ok(Self(text.into()))
+        let legal = match rest.split_at(1) {
+            ("#", name) => is_part_name(name),
+            (_, digest) => digest.len() == DIGEST_LEN && digest.bytes().all(hex),
+        };
+        let found = if rest.starts_with(PART) { PART } else { MARK };
+        if legal { Ok(Self(text.into())) } else { Err(KeyPathError::Character { found }) }
     }
 }
 
@@ -168,7 +201,7 @@ impl Serialize for KeyPath {
 impl<'de> Deserialize<'de> for KeyPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&str>::deserialize(deserializer)?;
-        Self::parse_with_digest(text).map_err(serde::de::Error::custom)
+        Self::parse_any(text).map_err(serde::de::Error::custom)
     }
 }
 

@@ -97,7 +97,7 @@ fn the_settings_are_those_of_the_program() {
         described.extend(spans(if of_auth { line } else { &line[..first(line)] }));
         shown.extend(spans(line).map(|word| word.trim_matches('"')));
     }
-    let told = ["source", "params", "max-entries", "eviction", "unit", "credentials"];
+    let told = ["source", "sources", "params", "max-entries", "eviction", "unit", "credentials"];
     let told = |name: &str| told.contains(&name) && document.text.contains(&format!("`{name}`"));
     let lacking =
         settings.iter().filter(|name| !described.contains(**name) && !described.contains(&*format!("[{name}]")));

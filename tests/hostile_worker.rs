@@ -101,6 +101,10 @@ fn what_is_out_of_order_ends_the_parent() {
     let (_peer, accepted) = worker.peer();
     worker.send(&encoded(&ToParent::Recalled { serial: 1 }), &[accepted.as_fd()]);
     worker.expect_end("an fd where there is none", "a message out of order");
+    let worker = Worker::greeted();
+    let (_peer, accepted) = worker.peer();
+    worker.ask(0, "/open#db", &[accepted.as_fd()]);
+    worker.expect_end("what only the parent has a name for", "a part of a key is asked for");
     for count in [2, 3, 50] {
         let worker = Worker::greeted();
         let (_peer, accepted) = worker.peer();

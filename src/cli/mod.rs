@@ -182,7 +182,7 @@ fn check(path: &Path) -> Exit {
     }
     cache::tell_losses(&config);
     let (templates, clients) = (config.templates.len(), config.acl.clients.len());
-    let keys = config.keys.len() + templates;
+    let keys = config::served(&config.keys).count() + templates;
     let templates = if templates > 0 { format!(" ({templates} with parameters)") } else { String::new() };
     tell(&format_args!("{}: good: {keys} keys{templates}, {clients} clients", path.display()));
     Exit::Ok

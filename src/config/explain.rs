@@ -61,7 +61,7 @@ pub fn explain<'a>(config: &'a Config, peer: &Peer, key: &'a KeyPath) -> Explana
 impl Config {
     /// A key without parameters, else the first with parameters that the path is inside of.
     pub fn defined(&self, key: &KeyPath) -> Defined<'_> {
-        if let Some(defined) = self.keys.iter().find(|defined| defined.path == *key) {
+        if let Some(defined) = self.keys.iter().find(|defined| defined.path.whole() == *key) {
             return Defined::Key(&defined.at);
         }
         match template::find(self.templates.iter().map(|one| &one.template), key) {

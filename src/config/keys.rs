@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
 use super::settings::Partial;
-use super::table::{Entry, Table};
+use super::table::{Entry, Node, Table};
 use super::text::Scope;
 use super::tokens::Tokens;
 use super::{Key, KeyTemplate, SourceTemplate, nameko, names, params, source};
 use crate::acl::Pattern;
-use crate::secret::{KeyPath, KeyPathError};
+use crate::secret::{KeyPath, KeyPathError, MAX_PART_LEN, is_part_name};
 use crate::staleness::{OnMissing, Settings};
 use crate::template::{Overlap, Shape, ShapeError, Template};
 
@@ -39,9 +39,18 @@ impl Keys {
         let own = Partial::read(&table, report);
         params::refuse(&table, own.places_of_capacity(), report);
         let settings = settings(&own, &own.over(defaults), &table, report);
+        let at = report.location(&entry.place);
+        if let (Some(several), None) = (table.get("sources"), table.get("source")) {
+            let parts = parts(&several, tokens, report);
+            let of_part = |(name, source): (&str, SourceTemplate)| {
+                let path = path.as_ref()?.part(name);
+                Some(Key { path, source: source.expand(&[]), settings: settings.clone(), at: at.clone() })
+            };
+            self.keys.extend(parts.into_iter().filter_map(of_part));
+            return;
+        }
         let source = read_source(entry, &table, tokens, &Scope::new(&[]), report);
         if let (Some(path), Some(source)) = (path, source) {
-            let at = report.location(&entry.place);
             self.keys.push(Key { path, source: source.expand(&[]), settings, at });
         }
     }
@@ -171,8 +180,16 @@ fn read_source(
     scope: &Scope<'_>,
     report: &mut Report<'_>,
 ) -> Option<SourceTemplate> {
+    if let Some(several) = table.get("sources") {
+        let error = match table.get("source") {
+            Some(one) => several.error("`source` and `sources` exclude each other").also(one.place(), "the other one"),
+            None => several.error("a key with parameters has one `source`"),
+        };
+        report.error(error);
+        return None;
+    }
     let Some(node) = table.get("source") else {
-        if !table.misspells("source") {
+        if !table.misspells("source") && !table.misspells("sources") {
             let error = Diagnostic::at(entry.place.clone(), "this key has no `source`");
             let example = "for example: source = { type = \"http\", url = \"https://host/path\" }";
             report.error(error.help(example).absence());
@@ -183,6 +200,29 @@ fn read_source(
     let source = source::source(&node, tokens, scope, report)?;
     params::check_places(entry, &node, scope, report);
     (report.errors.len() == before).then_some(source)
+}
+
+/// The sources of a key that has several, by their names.
+fn parts<'a>(several: &Node<'a>, tokens: &Tokens, report: &mut Report<'_>) -> Vec<(&'a str, SourceTemplate)> {
+    let entries = several.entries(report);
+    if several.is_table() && entries.is_empty() {
+        report.error(several.error("`sources` is empty").help(
+            "for example: sources = { db = { type = \"file\", path = \"/etc/keyhatch/db\" } }; the value is {\"db\": …}",
+        ));
+    }
+    let mut parts = Vec::new();
+    for one in entries {
+        if !is_part_name(one.name) {
+            let error = Diagnostic::at(one.place.clone(), "this is not a name for a source");
+            let help = format!("it becomes a member of the value: A-Z a-z 0-9 . _ -, at most {MAX_PART_LEN} bytes");
+            report.error(error.help(help));
+            continue;
+        }
+        if let Some(source) = source::source(&one.node, tokens, &Scope::new(&[]), report) {
+            parts.push((one.name, source));
+        }
+    }
+    parts
 }
 
 fn settings(own: &Partial, merged: &Partial, table: &Table<'_>, report: &mut Report<'_>) -> Settings {

@@ -23,7 +23,7 @@ pub struct Config {
     pub limits: Limits,
     /// All tokens of the configuration, also those that nothing uses.
     pub tokens: BTreeMap<TokenName, SecretFile>,
-    /// In the order of their paths.
+    /// In the order of their paths; a key with several sources is as many of them ([`served`]).
     pub keys: Vec<Key>,
     /// Keys with parameters, in the order of their definition: the first one that a path is inside of counts.
     pub templates: Vec<KeyTemplate>,
@@ -149,10 +149,23 @@ impl fmt::Display for TokenName {
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Key {
+    /// Of a key with several sources, one of its parts ([`KeyPath::part`]).
     pub path: KeyPath,
     pub source: Source,
     pub settings: Settings,
     pub at: Location,
+}
+
+/// The keys that peers are served, each once: the first part of one with several sources stands for all of them, which
+/// have the same settings and place.
+pub fn served(keys: &[Key]) -> impl Iterator<Item = &Key> {
+    let mut before: Option<KeyPath> = None;
+    keys.iter().filter(move |key| {
+        let whole = key.path.whole();
+        let first = before.as_ref() != Some(&whole);
+        before = Some(whole);
+        first
+    })
 }
 
 /// Where a value comes from: a document, and what of it is the value.
@@ -222,6 +235,13 @@ pub struct HttpDocument {
     pub ca_file: Option<PathBuf>,
     /// An HTTP proxy, spoken to with CONNECT (RFC 9110 section 9.3.6).
     pub proxy: Option<Url>,
+}
+
+impl HttpDocument {
+    fn tokens(&self) -> Vec<Needed> {
+        let token = self.auth.token().cloned();
+        token.map(|token| Needed { token, origin: self.url.origin() }).into_iter().collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -301,7 +321,7 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// The token that the request needs.
+    /// The token that every request shows, or is signed with.
     pub fn token(&self) -> Option<&TokenName> {
         match self {
             Self::None => None,
@@ -317,6 +337,13 @@ pub enum HawkAlgorithm {
     Sha1,
 }
 
+/// A token that fetching a document needs, and the origin that it goes to, which need not be the document's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Needed {
+    pub token: TokenName,
+    pub origin: String,
+}
+
 impl Document {
     /// The same with the arguments that it is called with, if it is a call.
     pub fn carrying(&self, arguments: Arc<Arguments>) -> Self {
@@ -327,13 +354,25 @@ impl Document {
         document
     }
 
-    /// The token that fetching needs, if any.
-    pub fn token(&self) -> Option<&TokenName> {
+    /// All tokens that fetching needs. One that goes to several origins is there for each of them.
+    pub fn tokens(&self) -> Vec<Needed> {
         match self {
-            Self::Http(http) => http.auth.token(),
-            Self::File(_) => None,
-            Self::Nameko(call) => Some(&call.token),
+            Self::Http(http) => http.tokens(),
+            Self::File(_) => Vec::new(),
+            Self::Nameko(call) => vec![Needed { token: call.token.clone(), origin: call.broker.origin() }],
         }
+    }
+
+    /// Their names, in order, each once: documents with the same ones are refused together, and back off together.
+    pub fn token_names(&self) -> Vec<TokenName> {
+        let mut names: Vec<TokenName> = self.tokens().into_iter().map(|needed| needed.token).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    pub fn needs(&self, token: &TokenName) -> bool {
+        self.tokens().iter().any(|needed| needed.token == *token)
     }
 
     /// A name for the log: the origin, or the path. Never user info, query or token.

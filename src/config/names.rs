@@ -61,6 +61,7 @@ pub(super) const KEY: Names = names(
     "a key",
     &[
         "source",
+        "sources",
         "params",
         "max-age",
         "stale-while-revalidate",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::serve::ParentError;
 use crate::acl::Acl;
-use crate::config::{Config, Key, KeyTemplate, Limits};
+use crate::config::{Config, Key, KeyTemplate, Limits, served};
 use crate::ipc::channel::{ParentEnd, Passed};
 use crate::ipc::wire::{Layer, PROTOCOL, ToParent, ToWorker, WorkerConfig, WorkerKey, WorkerTemplate};
 use crate::staleness::Settings;
@@ -26,7 +26,7 @@ impl Share<'_> {
     /// As it crosses. `None` if it cannot be encoded.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let patience = |of: &Settings| of.timeout.max(of.failover_timeout) + Duration::from_secs(2);
-        let key = |key: &Key| WorkerKey { path: key.path.clone(), patience: patience(&key.settings) };
+        let key = |key: &Key| WorkerKey { path: key.path.whole(), patience: patience(&key.settings) };
         let template = |key: &KeyTemplate| WorkerTemplate {
             template: key.template.clone(),
             patience: patience(&key.settings),
@@ -35,7 +35,7 @@ impl Share<'_> {
         let worker = WorkerConfig {
             generation: self.generation,
             limits: self.limits.clone(),
-            keys: self.keys.iter().map(key).collect(),
+            keys: served(self.keys).map(key).collect(),
             templates: self.templates.iter().map(template).collect(),
             acl: self.acl.clone(),
             degraded: self.degraded,

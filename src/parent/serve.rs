@@ -29,7 +29,7 @@ use super::repeats;
 use super::units::{UnitSource, Units};
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
-use crate::config::{Config, Fixed, SecretFile, TokenName};
+use crate::config::{Config, Fixed, SecretFile, TokenName, served};
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
 use crate::ipc::wire::{FetchRequest, Layer, Reply, RequestId, ToParent, ToWorker};
 use crate::secret::KeyPath;
@@ -155,7 +155,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         tokio::task::spawn_local(engine.clone().watch_clock());
         let most = inputs.config.limits.connections;
         let units = Units::new(inputs.units, most, outbox.clone());
-        let paths = inputs.config.keys.iter().map(|key| key.path.clone()).collect();
+        let paths = served(&inputs.config.keys).map(|key| key.path.whole()).collect();
         let acl = std::mem::take(&mut inputs.config.acl);
         let fixed = Fixed::of(&inputs.config, acl.has_units());
         let judges = Judges::new(acl, paths, inputs.listeners, units.clone());
@@ -275,6 +275,9 @@ impl Broker {
         let attested = self.judges.now().attest(socket)?;
         let open = self.in_flight.open(request.id)?;
         let FetchRequest { id, request, key, revalidate, arguments } = request;
+        if key.part_name().is_some() {
+            return Err(ParentError::Protocol("a part of a key is asked for"));
+        }
         if key.arguments().is_some() {
             return Err(ParentError::Protocol("a key with a digest of the worker's own making"));
         }

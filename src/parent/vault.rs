@@ -4,11 +4,14 @@
 //! opened. A token leaves this module as a borrow, inside one call; it is never copied, printed or serialised, compared
 //! with nothing but the one that is to replace it, and no error here holds a byte of one.
 
+mod attempt;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+pub(in crate::parent) use self::attempt::Attempt;
 use super::token::{ApiToken, TokenFault};
 use crate::config::{SecretFile, TokenName};
 
@@ -59,10 +62,9 @@ impl Known {
     }
 }
 
-/// A token that no upstream has accepted yet: a vault with nothing else.
+/// A token that no upstream has accepted yet.
 pub(in crate::parent) struct Candidate {
-    pub(in crate::parent) token: Rc<ApiToken>,
-    pub(in crate::parent) alone: Vault,
+    token: Rc<ApiToken>,
 }
 
 /// What a reload makes of a token.
@@ -120,8 +122,8 @@ impl Vault {
         self.0.get(name).map(|known| &*known.token)
     }
 
-    /// The token itself, to be known again.
-    pub(in crate::parent) fn current(&self, name: &TokenName) -> Option<Rc<ApiToken>> {
+    /// The same, to be known again later.
+    pub(in crate::parent) fn shared(&self, name: &TokenName) -> Option<Rc<ApiToken>> {
         self.0.get(name).map(|known| known.token.clone())
     }
 
@@ -140,13 +142,7 @@ impl Vault {
 
     /// What is to replace the token of this name.
     pub(in crate::parent) fn candidate(&self, name: &TokenName) -> Option<Candidate> {
-        Some(Candidate::new(name, &self.0.get(name)?.waiting()?.token))
-    }
-
-    /// What alone may go to this origin: the older token was never configured for it.
-    pub(in crate::parent) fn only_one_for(&self, name: &TokenName, origin: &str) -> Option<Candidate> {
-        let newer = self.0.get(name)?.newer.as_ref().filter(|newer| !newer.older_at.contains(origin))?;
-        Some(Candidate::new(name, &newer.token))
+        Some(Candidate { token: self.0.get(name)?.waiting()?.token.clone() })
     }
 
     /// With these tokens in the place of those of the same names, each once it is proven; those of `kept` stay as they are,
@@ -212,19 +208,13 @@ impl Vault {
     }
 }
 
-impl Candidate {
-    fn new(name: &TokenName, token: &Rc<ApiToken>) -> Self {
-        let known = Known::new(token.clone());
-        Self { token: token.clone(), alone: Vault(HashMap::from([(name.clone(), known)])) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::io::Write;
 
     use super::*;
+    use crate::config::Needed;
 
     fn vault(content: &[u8]) -> Result<Vault, VaultError> {
         let mut file = tempfile::tempfile().unwrap();
@@ -260,8 +250,17 @@ mod tests {
         vault(b"old").ok().unwrap().replaced_by(vault(b"new").ok().unwrap(), &[], (&at(from), &at(to)))
     }
 
+    /// What is tried at this origin, in its order.
+    fn tried(vault: &Vault, origin: &str) -> Vec<Vec<u8>> {
+        let needed = [Needed { token: name(), origin: origin.to_owned() }];
+        let bytes = |attempt: &Attempt| attempt.vault.get(&name()).unwrap().bytes().to_vec();
+        vault.attempts(&needed).iter().map(bytes).collect()
+    }
+
+    /// The one that alone may go there: the older one was never configured for it.
     fn only(vault: &Vault, origin: &str) -> Option<Vec<u8>> {
-        vault.only_one_for(&name(), origin).map(|only| only.alone.get(&name()).unwrap().bytes().to_vec())
+        let mut tried = tried(vault, origin);
+        if tried.len() == 1 && tried[0] != b"old" { tried.pop() } else { None }
     }
 
     #[test]
@@ -289,7 +288,7 @@ mod tests {
             assert_eq!(kept.get(&name()).unwrap().bytes(), b"new", "the old one has nowhere to go");
         }
         let accepted = waiting.settled(&name(), &candidate, true).unwrap();
-        assert!(only(&accepted, "b").is_none() && accepted.get(&name()).unwrap().bytes() == b"new");
+        assert_eq!((tried(&accepted, "a"), tried(&accepted, "b")), (vec![b"new".to_vec()], vec![b"new".to_vec()]));
     }
 
     #[test]
@@ -301,7 +300,7 @@ mod tests {
         assert_eq!(told, [(name(), Replacement::Changed)]);
         assert!(bytes(&waiting) == b"old" && waiting.is_unproven(&name()));
         let candidate = waiting.candidate(&name()).unwrap();
-        assert_eq!(bytes(&candidate.alone), b"new");
+        assert_eq!(tried(&waiting, "a"), [b"new", b"old"]);
         let accepted = waiting.settled(&name(), &candidate, true).unwrap();
         assert!(bytes(&accepted) == b"new" && !accepted.is_unproven(&name()));
         let refused = waiting.settled(&name(), &candidate, false).unwrap();

@@ -180,7 +180,7 @@ fn configuration() -> WorkerConfig {
         generation: 1,
         limits: Limits { header_size: 8192, ..Limits::default() },
         keys: ["/a", "/a/b", "/secret"].map(|path| WorkerKey { path: key(path), patience }).into(),
-        templates: vec![WorkerTemplate { template, patience }],
+        templates: vec![WorkerTemplate { template, patience, takes_arguments: false }],
         acl: Acl {
             clients: vec![
                 client("all", Who::Anyone, "/a/**"),

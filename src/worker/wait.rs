@@ -11,13 +11,15 @@ use super::answer::{self, Answer, Problem};
 use super::held::{Held, Slot};
 use super::request::{self, Accepts};
 use super::service::{Current, Exchange};
-use super::watch::{News, Watch};
+use super::watch::{Known, News, Watch};
 use crate::ipc::wire::{BootInstant, Verdict};
 use crate::sys::clock::boot_nanos;
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// How often a waiting request looks whether its peer is still there.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often in a row it looks, while what it finds is overtaken by what others are told.
+const LOOKS: usize = 3;
 
 /// What a waiting request goes on with.
 enum Step {
@@ -128,35 +130,48 @@ impl Exchange<'_> {
     /// Whether anybody has to be asked at all: not if the peer has what is known, and that was asked for just now.
     fn first(&self, slot: &Rc<Slot>, accepts: Accepts) -> Step {
         let now = BootInstant(boot_nanos());
+        let newest = self.knows(slot, accepts) == Some(true) && !slot.watch(|watch| watch.is_due(now));
+        if newest { Step::Nothing } else { Step::Ask }
+    }
+
+    /// Whether the peer has what is known here, if anything is.
+    fn knows(&self, slot: &Rc<Slot>, accepts: Accepts) -> Option<bool> {
         let text = matches!(accepts, Accepts::Text { .. });
-        let knows = |watch: &mut Watch| {
-            let known = watch.known.as_ref();
-            known.is_some_and(|known| request::has_tag(self.request.headers(), known.etag(text).as_bytes()))
-                && !watch.is_due(now)
-        };
-        if slot.watch(knows) { Step::Nothing } else { Step::Ask }
+        let has = |known: &Known| request::has_tag(self.request.headers(), known.etag(text).as_bytes());
+        slot.watch(|watch| watch.known.as_ref().map(has))
     }
 
     /// The value there is now, unless the peer has it.
     async fn look(&self, waiting: &Waiting, accepts: Accepts) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
-        let Waiting { current, slot } = waiting;
-        let now = BootInstant(boot_nanos());
-        let found = match current.slots.remembered(slot, now) {
-            Some((held, verdict)) => {
-                slot.watch(|watch| watch.offer(&held, verdict, now));
-                (held, verdict)
+        for _ in 0..LOOKS {
+            // An outage is no news: the peer keeps what it has.
+            let Some(found) = self.find(waiting).await? else { return Ok(None) };
+            if !self.has(&found.0, accepts) {
+                return Ok(Some(found));
             }
-            None => match self.ask(current, slot, false).await {
-                Ok(found) => found,
-                // An outage is no news: the peer keeps what it has.
-                Err(problem) if problem.status == StatusCode::SERVICE_UNAVAILABLE => return Ok(None),
-                Err(problem) => {
-                    slot.watch(Watch::lost);
-                    return Err(problem);
-                }
-            },
-        };
-        Ok(Some(found).filter(|(held, _)| !self.has(held, accepts)))
+            // A newer one may have come while this one was on its way: nobody tells of that again.
+            if self.knows(&waiting.slot, accepts) != Some(false) {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The value there is now; `None` in an outage.
+    async fn find(&self, Waiting { current, slot }: &Waiting) -> Result<Option<(Rc<Held>, Verdict)>, Problem> {
+        let now = BootInstant(boot_nanos());
+        if let Some((held, verdict)) = current.slots.remembered(slot, now) {
+            slot.watch(|watch| watch.offer(&held, verdict, now));
+            return Ok(Some((held, verdict)));
+        }
+        match self.ask(current, slot, false).await {
+            Ok(found) => Ok(Some(found)),
+            Err(problem) if problem.status == StatusCode::SERVICE_UNAVAILABLE => Ok(None),
+            Err(problem) => {
+                slot.watch(Watch::lost);
+                Err(problem)
+            }
+        }
     }
 
     fn has(&self, held: &Held, accepts: Accepts) -> bool {

@@ -58,7 +58,7 @@ pub(in crate::parent) enum PurgeError {
 
 impl Engine {
     /// The keys that a path or a pattern is about: those of the configuration, paths of keys with parameters that have a
-    /// value, and a path of such a key that has none if it is given as it is.
+    /// value, and a path of such a key that has none if it is given as it is. Of a key with several sources, its parts.
     ///
     /// # Errors
     /// The text is neither, or there is no such key.
@@ -66,12 +66,15 @@ impl Engine {
         if text.contains('*') {
             let pattern = Pattern::parse(text).map_err(|error| Unselectable::Malformed(error.to_string()))?;
             let entries = self.entries.borrow();
-            let listed = entries.iter().filter(|(key, entry)| entry.is_listed() && pattern.matches(key));
+            let listed = entries.iter().filter(|(key, entry)| entry.is_listed() && pattern.matches(&key.whole()));
             let mut keys: Vec<KeyPath> = listed.map(|(key, _)| key.clone()).collect();
             keys.sort_unstable();
             return if keys.is_empty() { Err(Unselectable::Unknown) } else { Ok(keys) };
         }
         let key = KeyPath::parse(text).map_err(|error| Unselectable::Malformed(error.to_string()))?;
+        if let Some(parts) = self.parts_of(&key) {
+            return Ok(parts.to_vec());
+        }
         let is_path = || expand(self.expanded.borrow().iter().map(|table| &table.key), &key).is_some();
         if self.entries.borrow().contains_key(&key) || is_path() { Ok(vec![key]) } else { Err(Unselectable::Unknown) }
     }
@@ -198,7 +201,8 @@ impl Engine {
             }
         }
         let named: usize = keys.iter().map(|key| key.as_str().len() + 8).sum();
-        let recall = if named > NAMED { Recall::All } else { Recall::Keys(keys.to_vec()) };
+        let whole = || keys.iter().map(KeyPath::whole).collect();
+        let recall = if named > NAMED { Recall::All } else { Recall::Keys(whole()) };
         let (done, forgotten) = oneshot::channel();
         self.counters.count_recall();
         // A closed queue means that the worker is gone, and its values with it.

@@ -22,13 +22,19 @@ impl Engine {
     pub(in crate::parent) fn state_of(&self, key: &KeyPath) -> Option<KeyState> {
         let now = self.clock.now();
         let entries = self.entries.borrow();
-        let entry = entries.get(key).filter(|entry| entry.is_listed())?;
+        let Some(entry) = entries.get(key).filter(|entry| entry.is_listed()) else {
+            drop(entries);
+            return self.state_of_composed(key);
+        };
         Some(KeyState { key: key.clone(), state: entry.state(now), age: entry.age(now) })
     }
 
     /// Whether a credential of this key is waited for.
     pub(in crate::parent) fn waits_for(&self, key: &KeyPath) -> bool {
-        let of_entry = self.entries.borrow().get(key).map(|entry| entry.settings.on_missing);
+        let parts = self.parts_of(key);
+        // All parts have the settings of the whole.
+        let of = parts.as_ref().and_then(|parts| parts.first()).unwrap_or(key);
+        let of_entry = self.entries.borrow().get(of).map(|entry| entry.settings.on_missing);
         let on_missing = of_entry.or_else(|| {
             let tables = self.expanded.borrow();
             let (template, _) = expand(tables.iter().map(|table| &table.key), key)?;

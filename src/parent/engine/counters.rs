@@ -63,8 +63,7 @@ impl Names {
     ) -> Self {
         let fixed = keys.iter().map(|key| key.source.document.clone());
         let documents = fixed.chain(templates.iter().map(|key| key.source.any_document()));
-        let mut origins: Vec<Origin> =
-            documents.map(|document| (document.origin(), document.token().cloned())).collect();
+        let mut origins: Vec<Origin> = documents.map(|document| (document.origin(), document.token_names())).collect();
         origins.sort_unstable();
         origins.dedup();
         Self {
@@ -138,8 +137,10 @@ impl Counters {
             Err(_) => return,
         };
         let mut tokens = self.tokens.borrow_mut();
-        if let Some(proof) = document.token().and_then(|token| tokens.get_mut(token)) {
-            *proof = Some(Proof { accepted, at: Instant::now() });
+        for token in document.token_names() {
+            if let Some(proof) = tokens.get_mut(&token) {
+                *proof = Some(Proof { accepted, at: Instant::now() });
+            }
         }
     }
 
@@ -216,6 +217,11 @@ impl Engine {
         let mut entries = self.entries.borrow_mut();
         let mut of_templates = self.counters.of_templates.borrow_mut();
         for (key, count) in &counted.serves {
+            for part in self.parts_of(key).iter().flat_map(|parts| parts.iter()) {
+                if let Some(entry) = entries.get_mut(part) {
+                    entry.serves = entry.serves.saturating_add((*count).into());
+                }
+            }
             let Some(entry) = entries.get_mut(key) else { continue };
             entry.serves = entry.serves.saturating_add((*count).into());
             if let Standing::Lasting(at) | Standing::Passing(at) | Standing::Leaving(at, _) = entry.standing

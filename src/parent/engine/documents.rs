@@ -18,8 +18,14 @@ use crate::staleness::Settings;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct DocumentId(pub(super) usize);
 
-/// What one back-off is for: an origin, asked with a token.
-pub(super) type Origin = (String, Option<TokenName>);
+/// What one back-off is for: an origin, asked with these tokens.
+pub(super) type Origin = (String, Vec<TokenName>);
+
+/// The tokens of an origin, for a person and for labels; `None` where it is asked without one.
+pub(super) fn told(tokens: &[TokenName]) -> Option<String> {
+    let names: Vec<&str> = tokens.iter().map(|token| token.0.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
 
 pub(super) struct DocumentState {
     pub(super) document: Rc<Document>,
@@ -50,7 +56,7 @@ pub(super) struct Documents {
 impl DocumentState {
     fn new(document: Document) -> Self {
         Self {
-            origin: (document.origin(), document.token().cloned()),
+            origin: (document.origin(), document.token_names()),
             document: Rc::new(document),
             keys: Rc::default(),
             fetch_timeout: Duration::ZERO,

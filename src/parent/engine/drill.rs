@@ -3,7 +3,7 @@
 //! Nothing goes upstream for what a drill covers, and nothing of it stays: no refusal, no remembered failure, no back-off,
 //! nothing on disk. It ends by its time, with whoever began it, and on a reload.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -131,8 +131,8 @@ impl Fail {
 impl Covers {
     fn covers(&self, key: &KeyPath, document: &Document) -> bool {
         match self {
-            Self::Keys(pattern) => pattern.matches(key),
-            Self::Token(token) => document.token() == Some(token),
+            Self::Keys(pattern) => pattern.matches(&key.whole()),
+            Self::Token(token) => document.needs(token),
             Self::Origin(origin) => document.origin() == *origin,
         }
     }
@@ -205,7 +205,8 @@ impl Engine {
             Drill { id, covers, fail, began, until, report: Report::default(), paces: HashMap::new(), ended: tell };
         *self.drill.borrow_mut() = Some(drill);
         let covered = self.drilled_keys();
-        let running = Running { engine: self.clone(), id, keys: covered.len(), ended };
+        let keys = covered.iter().map(KeyPath::whole).collect::<BTreeSet<_>>().len();
+        let running = Running { engine: self.clone(), id, keys, ended };
         let engine = self.clone();
         tokio::task::spawn_local(async move {
             sleep_until(until).await;
@@ -270,6 +271,9 @@ impl Engine {
         if !self.has_drill() {
             return false;
         }
+        if let Some(parts) = self.parts_of(key) {
+            return parts.iter().any(|part| self.is_drilled(part));
+        }
         let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
         let document = entries.get(key).and_then(|entry| documents.get(entry.document));
         document.is_some_and(|state| self.is_covered(key, &state.document))
@@ -293,7 +297,7 @@ impl Engine {
                     let paths = table.key.template.as_patterns();
                     paths.iter().any(|path| Pattern::parse(path).is_ok_and(|path| path.overlaps(pattern)))
                 }
-                Covers::Token(token) => table.key.source.any_document().token() == Some(token),
+                Covers::Token(token) => table.key.source.any_document().needs(token),
                 Covers::Origin(origin) => table.key.source.any_document().origin() == *origin,
             })
         };

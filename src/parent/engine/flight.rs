@@ -164,9 +164,9 @@ impl Engine {
                 }
             }
         };
-        let unanswered = |_| (Err(Failure::unavailable(Reason::Timeout)).into(), None);
+        let unanswered = |_| (Err(Failure::unavailable(Reason::Timeout)).into(), Vec::new());
         let (Fetched { answer, quota_spent }, used) = fetched.unwrap_or_else(unanswered);
-        if self.is_overtaken(&document, &used) {
+        if self.is_overtaken(&used) {
             return Flown::Overtaken;
         }
         let answer = answer.map_err(|failure| self.classify(id, failure));
@@ -195,8 +195,8 @@ impl Engine {
                 self.refuse(&key, failure, answered).await;
             }
         }
-        if answered && let Some(token) = document.token() {
-            self.restore_withheld(token).await;
+        if answered {
+            self.restore_withheld(&document.token_names()).await;
         }
         Flown::Landed(raised)
     }
@@ -325,12 +325,12 @@ impl Engine {
     /// A 403 is the token's when every document of the token that was asked is refused, and the document's own otherwise.
     fn classify(&self, id: DocumentId, failure: Failure) -> Failure {
         let documents = self.documents.borrow();
-        let token = documents.get(id).and_then(|state| state.document.token());
-        if failure.class != Class::Refused || token.is_none() {
+        let tokens = documents.get(id).map(|state| &state.origin.1).filter(|tokens| !tokens.is_empty());
+        if failure.class != Class::Refused || tokens.is_none() {
             return failure;
         }
         let asked = |(other, state): &(DocumentId, &DocumentState)| {
-            *other != id && state.document.token() == token && state.last_started.is_some()
+            *other != id && Some(&state.origin.1) == tokens && state.last_started.is_some()
         };
         let mut others = documents.iter().filter(asked);
         let class = if others.all(|(_, state)| state.refused) { Class::TokenRefused } else { Class::Refused };
@@ -378,7 +378,7 @@ impl Engine {
     pub(super) fn recall(&self, key: &KeyPath, entry: &mut Entry) {
         if entry.leased_until > boot_nanos() {
             // A closed queue means that the worker is gone, and its values with it.
-            let _ = self.recalls.send(Recalling { keys: Recall::Keys(vec![key.clone()]), done: None });
+            let _ = self.recalls.send(Recalling { keys: Recall::Keys(vec![key.whole()]), done: None });
             self.counters.count_recall();
         }
         entry.leased_until = 0;

@@ -2,8 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::Engine;
 use super::entry::{Entry, Standing};
+use super::{Engine, documents};
 use crate::ipc::wire::State;
 use crate::parent::openmetrics::{Exposition, Kind};
 use crate::secret::KeyPath;
@@ -97,8 +97,8 @@ impl Engine {
         for origin in self.counters.origins() {
             let due = paces.get(&origin).and_then(|pace| pace.due());
             let left = due.map_or(0, |due| due.saturating_duration_since(Instant::now()).as_secs());
-            let token = origin.1.as_ref().map_or("", |token| token.0.as_str());
-            told.sample(&[("origin", &origin.0), ("token", token)], left);
+            let tokens = documents::told(&origin.1).unwrap_or_default();
+            told.sample(&[("origin", &origin.0), ("token", &tokens)], left);
         }
     }
 }

@@ -6,6 +6,7 @@ mod actions;
 mod ahead;
 mod answer;
 mod budget;
+mod composed;
 mod counters;
 mod documents;
 mod drill;
@@ -43,6 +44,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::actions::{PurgeError, Refreshed, Unselectable};
 use self::budget::Budget;
+use self::composed::{Compositions, compositions};
 use self::counters::{Counters, Names};
 use self::documents::{DocumentId, Documents, Origin};
 use self::drill::Drill;
@@ -73,6 +75,7 @@ const REVALIDATED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Engine {
     entries: RefCell<HashMap<KeyPath, Entry>>,
     documents: RefCell<Documents>,
+    compositions: RefCell<Compositions>,
     expanded: RefCell<Vec<Table>>,
     origins: RefCell<Origins>,
     budget: RefCell<Budget>,
@@ -138,6 +141,7 @@ impl Engine {
         Ok(Self {
             entries: RefCell::new(entries),
             documents: RefCell::new(documents),
+            compositions: RefCell::new(compositions(config.keys.iter().map(|key| &key.path))),
             expanded: RefCell::new(tables),
             origins: RefCell::default(),
             budget: RefCell::new(Budget::new(config.limits.fetches_per_user)),
@@ -183,6 +187,14 @@ impl Engine {
 
     /// The answer for a peer that may read `key`. Can be dropped at any moment.
     pub(super) async fn ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Reply {
+        match self.parts_of(key) {
+            Some(parts) => self.ask_composed(key, &parts, asker, revalidate).await,
+            None => self.ask_one(key, asker, revalidate).await,
+        }
+    }
+
+    /// The same for a key with one source, or one of several.
+    async fn ask_one(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Reply {
         for _ in 0..ATTEMPTS {
             let in_hand = match self.enter(key, asker.uid) {
                 Ok(in_hand) => in_hand,

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Engine;
+use super::composed::compositions;
 use super::counters::Names;
 use super::documents::Documents;
 use super::entry::{Entry, Held, Standing};
@@ -127,6 +128,7 @@ impl Engine {
         let templates = {
             let mut documents = self.documents.borrow_mut();
             let mut of_key = documents.arrange(&live.keys);
+            self.compositions.replace(compositions(live.keys.iter().map(|key| &key.path)));
             let mut entries = HashMap::with_capacity(configured);
             for key in live.keys {
                 let (Some(document), Some(definition)) = (of_key.remove(&key.path), definitions.remove(&key.path))

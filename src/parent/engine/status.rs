@@ -1,11 +1,13 @@
 //! What the operator is told of the broker, as JSON. Never a value, never a byte of a token.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Engine;
 use super::entry::Entry;
 use super::expanded::Table;
+use super::{Engine, documents};
 use crate::config::TokenName;
 use crate::secret::KeyPath;
 use crate::staleness::Span;
@@ -35,25 +37,62 @@ pub(in crate::parent) struct Health {
     pub(in crate::parent) without: usize,
 }
 
+/// What there is to say against a key.
+#[derive(Clone, Copy, Default)]
+struct Ailing {
+    stale_since: Option<u64>,
+    failing: bool,
+    without: bool,
+}
+
+impl Ailing {
+    fn of(entry: &Entry, now: u64) -> Self {
+        let failing = entry.failure.is_some();
+        match (entry.age(now), entry.settings.max_age) {
+            (None, _) => Self { stale_since: None, failing, without: true },
+            // What is asked for anew each time is only stale when that fails.
+            (Some(age), Span::Finite(fresh)) if age >= fresh && (!fresh.is_zero() || failing) => {
+                let stale_for = u64::try_from((age - fresh).as_millis()).unwrap_or(u64::MAX);
+                Self { stale_since: Some(now.saturating_sub(stale_for)), failing, without: false }
+            }
+            (Some(_), _) => Self { stale_since: None, failing, without: false },
+        }
+    }
+
+    /// What there is to say against one of its parts is said against the whole.
+    fn add(&mut self, part: Self) {
+        self.stale_since = self.stale_since.into_iter().chain(part.stale_since).min();
+        self.failing |= part.failing;
+        self.without |= part.without;
+    }
+}
+
+impl Health {
+    fn count(&mut self, key: Ailing) {
+        self.keys += 1;
+        self.failing += usize::from(key.failing);
+        self.without += usize::from(key.without);
+        if let Some(since) = key.stale_since.filter(|_| !key.without) {
+            self.stale += 1;
+            self.stale_since = Some(self.stale_since.map_or(since, |first| first.min(since)));
+        }
+    }
+}
+
 impl Engine {
     pub(in crate::parent) fn health(&self) -> Health {
         let now = self.clock.now();
         let mut health = Health { keys: 0, stale: 0, stale_since: None, failing: 0, without: 0 };
-        for entry in self.entries.borrow().values().filter(|entry| entry.is_listed()) {
-            health.keys += 1;
-            health.failing += usize::from(entry.failure.is_some());
-            match (entry.age(now), entry.settings.max_age) {
-                (None, _) => health.without += 1,
-                // What is asked for anew each time is only stale when that fails.
-                (Some(age), Span::Finite(fresh)) if age >= fresh && (!fresh.is_zero() || entry.failure.is_some()) => {
-                    let stale_for = u64::try_from((age - fresh).as_millis()).unwrap_or(u64::MAX);
-                    let since = now.saturating_sub(stale_for);
-                    health.stale += 1;
-                    health.stale_since = Some(health.stale_since.map_or(since, |first| first.min(since)));
-                }
-                (Some(_), _) => {}
+        let entries = self.entries.borrow();
+        let mut wholes: HashMap<KeyPath, Ailing> = HashMap::new();
+        for (key, entry) in entries.iter().filter(|(_, entry)| entry.is_listed()) {
+            let ailing = Ailing::of(entry, now);
+            match key.part_name() {
+                None => health.count(ailing),
+                Some(_) => wholes.entry(key.whole()).or_default().add(ailing),
             }
         }
+        wholes.into_values().for_each(|whole| health.count(whole));
         health
     }
 
@@ -104,7 +143,7 @@ impl Engine {
             "next-attempt-in": due.map(seconds_until),
             "serves": entry.serves,
             "origin": document.map(|state| state.origin.0.as_str()),
-            "token": document.and_then(|state| state.origin.1.as_ref()).map(|token| token.0.as_str()),
+            "token": document.and_then(|state| documents::told(&state.origin.1)),
             "fetching": document.is_some_and(|state| state.flight.is_some()),
             "drill": document.is_some_and(|state| self.is_covered(key, &state.document)),
         })
@@ -132,7 +171,7 @@ impl Engine {
             let due = pace.due().filter(|due| *due > Instant::now());
             json!({
                 "origin": origin.0,
-                "token": origin.1.as_ref().map(|token| token.0.as_str()),
+                "token": documents::told(&origin.1),
                 "failures": pace.failures(),
                 "back-off": due.map(seconds_until),
             })

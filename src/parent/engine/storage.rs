@@ -69,13 +69,15 @@ impl Engine {
         self.scribe.write(vec![(key.clone(), Wanted::Tombstone(tombstone))]).await;
     }
 
-    /// A token was accepted: what was withheld for its sake serves again, from disk.
-    pub(super) async fn restore_withheld(&self, token: &TokenName) {
+    /// These tokens were accepted: what was withheld for the sake of some of them, and of no others, serves again, from disk.
+    pub(super) async fn restore_withheld(&self, accepted: &[TokenName]) {
         let withheld: Vec<(KeyPath, Definition)> = {
             let (entries, documents) = (self.entries.borrow(), self.documents.borrow());
-            let token_of = |entry: &Entry| documents.get(entry.document).and_then(|state| state.document.token());
-            let of_token = |entry: &Entry| token_of(entry) == Some(token);
-            let withheld = entries.iter().filter(|(_, entry)| entry.is_withheld() && of_token(entry));
+            let of_tokens = |entry: &Entry| {
+                let tokens = documents.get(entry.document).map(|state| &state.origin.1);
+                tokens.is_some_and(|tokens| !tokens.is_empty() && tokens.iter().all(|token| accepted.contains(token)))
+            };
+            let withheld = entries.iter().filter(|(_, entry)| entry.is_withheld() && of_tokens(entry));
             withheld.map(|(key, entry)| (key.clone(), entry.definition)).collect()
         };
         for (key, definition) in withheld {

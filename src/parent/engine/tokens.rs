@@ -6,18 +6,18 @@ use tokio::time::timeout;
 
 use super::Engine;
 use super::documents::{DocumentId, DocumentState};
-use crate::config::{Document, TokenName};
+use crate::config::{Document, Needed, TokenName};
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::Validators;
 use crate::parent::token::ApiToken;
 use crate::parent::upstream::Fetched;
-use crate::parent::vault::{Candidate, Origins, Vault};
+use crate::parent::vault::{Attempt, Candidate, Origins, Vault};
 
 /// On so many documents a token is tried, if the first ones say nothing about it.
 const TRIED_ON: usize = 4;
 
-/// The token that a call was made with, if it was one.
-pub(super) type Used = Option<Rc<ApiToken>>;
+/// The tokens that a call was made with.
+pub(super) type Used = Vec<(TokenName, Rc<ApiToken>)>;
 
 /// What came of trying a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,43 +40,48 @@ impl Engine {
         self.vault.borrow().clone()
     }
 
-    /// One fetch, with the token that waits to be proven first, if there is one. The old one goes where it went before only.
+    /// One fetch, with the tokens that wait to be proven first, if there are any. An old one goes where it went before only.
     ///
-    /// Beside the answer, the token that it was given to.
+    /// Beside the answer, the tokens that it was given to.
     pub(super) async fn call(self: &Rc<Self>, document: &Document, known: &Validators) -> (Fetched, Used) {
         let (sources, vault) = (self.sources.borrow().clone(), self.vault());
-        let Some(name) = document.token() else { return (sources.fetch(document, known, &vault).await, None) };
-        if let Some(only) = vault.only_one_for(name, &document.origin()) {
-            let fetched = sources.fetch(document, known, &only.alone).await;
-            if fetched.answer.is_ok() {
-                self.settle_token(name, &only, true);
+        let needed = document.tokens();
+        let mut attempts = vault.attempts(&needed).into_iter().peekable();
+        loop {
+            let Some(attempt) = attempts.next() else {
+                // There is always one; without any token, it fails by itself.
+                return (sources.fetch(document, known, &vault).await, Used::new());
+            };
+            let fetched = sources.fetch(document, known, &attempt.vault).await;
+            match &fetched.answer {
+                Ok(_) => {
+                    self.settle_attempt(&needed, &attempt);
+                    return (fetched, attempt.used());
+                }
+                Err(failure) if failure.class == Class::Unavailable || attempts.peek().is_none() => {
+                    return (fetched, attempt.used());
+                }
+                Err(_) => {}
             }
-            return (fetched, Some(only.token));
         }
-        let current = vault.current(name);
-        let Some(candidate) = vault.candidate(name) else {
-            return (sources.fetch(document, known, &vault).await, current);
-        };
-        let tried = sources.fetch(document, known, &candidate.alone).await;
-        match &tried.answer {
-            Ok(_) => {
-                self.settle_token(name, &candidate, true);
-                return (tried, Some(candidate.token));
-            }
-            Err(failure) if failure.class == Class::Unavailable => return (tried, Some(candidate.token)),
-            Err(_) => {}
-        }
-        let by_the_old_one = sources.fetch(document, known, &vault).await;
-        if by_the_old_one.answer.is_ok() {
-            self.settle_token(name, &candidate, false);
-        }
-        (by_the_old_one, current)
     }
 
-    /// Whether a reload has put another token in the place of the one that this document was asked with.
-    pub(super) fn is_overtaken(&self, document: &Document, used: &Used) -> bool {
-        let of = document.token().zip(used.as_ref());
-        of.is_some_and(|(name, token)| !self.vault().uses(name, token))
+    /// After a good answer: what it was given to is proven, and what was refused before is not.
+    fn settle_attempt(&self, needed: &[Needed], attempt: &Attempt) {
+        let vault = self.vault();
+        let mut names: Vec<&TokenName> = needed.iter().map(|needed| &needed.token).collect();
+        names.dedup();
+        for name in names {
+            if let Some(candidate) = vault.candidate(name) {
+                self.settle_token(name, &candidate, attempt.tries(name, &candidate));
+            }
+        }
+    }
+
+    /// Whether a reload has put another token in the place of one that this document was asked with.
+    pub(super) fn is_overtaken(&self, used: &Used) -> bool {
+        let vault = self.vault();
+        used.iter().any(|(name, token)| !vault.uses(name, token))
     }
 
     /// Whether it was still the one that waits.
@@ -109,12 +114,12 @@ impl Engine {
         candidate: Candidate,
         reload: u64,
     ) -> Trial {
-        let tried = self.try_candidate(name, &candidate).await;
+        let (tried, with) = self.try_candidate(name, &candidate).await;
         match tried {
             Trial::Accepted if self.settle_token(name, &candidate, true) => {
                 self.counters.prove(name);
                 self.resume(name);
-                self.restore_withheld(name).await;
+                self.restore_withheld(&with).await;
                 Trial::Accepted
             }
             Trial::Unused if self.settle_token(name, &candidate, true) => Trial::Unused,
@@ -123,10 +128,10 @@ impl Engine {
         }
     }
 
-    /// Settles nothing.
-    async fn try_candidate(&self, name: &TokenName, candidate: &Candidate) -> Trial {
+    /// Settles nothing. With the outcome, the tokens that were accepted together.
+    async fn try_candidate(&self, name: &TokenName, candidate: &Candidate) -> (Trial, Vec<TokenName>) {
         if !self.is_used(name) {
-            return Trial::Unused;
+            return (Trial::Unused, Vec::new());
         }
         let mut outcome = Trial::NothingToTry;
         for (good, id) in self.to_try(name) {
@@ -137,19 +142,32 @@ impl Engine {
             };
             let sources = self.sources.borrow().clone();
             let nothing = Validators::default();
-            let call = timeout(limit, sources.fetch(&document, &nothing, &candidate.alone)).await;
-            let answer = call.map_or(Err(Failure::unavailable(Reason::Timeout)), |fetched| fetched.answer);
-            match answer.map_err(|failure| (failure.class, failure.reason)) {
-                Ok(_) => return Trial::Accepted,
-                Err((Class::Unavailable, reason)) => return Trial::Unproven(reason),
+            let mut answer = None;
+            let attempts = self.vault().attempts(&document.tokens());
+            // Beside others that are new, and then alone.
+            for attempt in attempts.iter().filter(|attempt| attempt.tries(name, candidate)) {
+                let call = timeout(limit, sources.fetch(&document, &nothing, &attempt.vault)).await;
+                let ended = call.map_or(Err(Failure::unavailable(Reason::Timeout)), |fetched| fetched.answer);
+                let ended = ended.map(|_| ()).map_err(|failure| (failure.class, failure.reason));
+                let is_said = !matches!(ended, Err((class, _)) if class != Class::Unavailable);
+                answer = Some(ended);
+                if is_said {
+                    break;
+                }
+            }
+            match answer {
+                Some(Ok(())) => return (Trial::Accepted, document.token_names()),
+                Some(Err((Class::Unavailable, reason))) => return (Trial::Unproven(reason), Vec::new()),
                 // What the old token is given, and the new one is not.
-                Err((class, reason)) if good || class == Class::TokenRefused => return Trial::Refused(Some(reason)),
-                Err((Class::Refused, reason)) => outcome = Trial::Refused(Some(reason)),
-                Err((_, reason)) if outcome == Trial::NothingToTry => outcome = Trial::Unproven(reason),
-                Err(_) => {}
+                Some(Err((class, reason))) if good || class == Class::TokenRefused => {
+                    return (Trial::Refused(Some(reason)), Vec::new());
+                }
+                Some(Err((Class::Refused, reason))) => outcome = Trial::Refused(Some(reason)),
+                Some(Err((_, reason))) if outcome == Trial::NothingToTry => outcome = Trial::Unproven(reason),
+                Some(Err(_)) | None => {}
             }
         }
-        outcome
+        (outcome, Vec::new())
     }
 
     /// Documents of this token, those first that are good now, which is told beside.
@@ -159,7 +177,7 @@ impl Engine {
             let mut of_keys = state.keys.iter().filter_map(|key| entries.get(key));
             !state.refused && of_keys.any(|entry| entry.held.is_some() && entry.failure.is_none())
         };
-        let of_token = documents.iter().filter(|(_, state)| state.document.token() == Some(name));
+        let of_token = documents.iter().filter(|(_, state)| state.document.needs(name));
         let drilled = |state: &DocumentState| state.keys.iter().any(|key| self.is_covered(key, &state.document));
         let asked = of_token.filter(|(_, state)| !state.keys.is_empty() && !drilled(state));
         let mut found: Vec<(bool, DocumentId)> = asked.map(|(id, state)| (good(state), id)).collect();
@@ -169,17 +187,16 @@ impl Engine {
     }
 
     fn is_used(&self, name: &TokenName) -> bool {
-        let of_template = |document: Document| document.token() == Some(name);
-        self.documents.borrow().iter().any(|(_, state)| state.document.token() == Some(name))
-            || self.expanded.borrow().iter().any(|table| of_template(table.any_document()))
+        self.documents.borrow().iter().any(|(_, state)| state.document.needs(name))
+            || self.expanded.borrow().iter().any(|table| table.any_document().needs(name))
     }
 
     /// Where each token goes.
     pub(super) fn token_origins(&self) -> Origins {
         let mut origins = Origins::new();
         let mut note = |document: &Document| {
-            if let Some(name) = document.token() {
-                origins.entry(name.clone()).or_default().insert(document.origin());
+            for Needed { token, origin } in document.tokens() {
+                origins.entry(token).or_default().insert(origin);
             }
         };
         let documents = self.documents.borrow();
@@ -194,7 +211,7 @@ impl Engine {
         let (mut documents, mut entries) = (self.documents.borrow_mut(), self.entries.borrow_mut());
         let ids: Vec<DocumentId> = documents.iter().map(|(id, _)| id).collect();
         for id in ids {
-            let Some(state) = documents.get_mut(id).filter(|state| state.document.token() == Some(name)) else {
+            let Some(state) = documents.get_mut(id).filter(|state| state.document.needs(name)) else {
                 continue;
             };
             if !std::mem::take(&mut state.refused) {

@@ -31,7 +31,7 @@ use super::judge::Judges;
 use super::outbox::Outbox;
 use super::upstream::{Authorities, SourceInputs};
 use super::vault::Vault;
-use crate::config::{Fixed, SecretFile, TokenName};
+use crate::config::{Fixed, SecretFile, TokenName, served};
 use crate::sys::memfd;
 use crate::sys::replaced::{Watch, Watched};
 
@@ -166,9 +166,10 @@ impl Reloader {
         let generation = share.generation;
         let bytes = share.encode().ok_or(no_use("the configuration cannot be encoded for the worker"))?;
         let payload = memfd::sealed(&bytes).map_err(|error| Refused(Refusal::Unavailable, error.to_string()))?;
-        let (keys, clients, most) = (live.keys.len() + live.templates.len(), acl.clients.len(), live.limits.memory);
+        let (keys, clients, most) =
+            (served(&live.keys).count() + live.templates.len(), acl.clients.len(), live.limits.memory);
 
-        let paths = live.keys.iter().map(|key| key.path.clone()).collect();
+        let paths = served(&live.keys).map(|key| key.path.whole()).collect();
 
         // From here to the recall nothing waits and nothing fails.
         self.judges.replace(acl, paths);

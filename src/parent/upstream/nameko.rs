@@ -116,7 +116,7 @@ impl NamekoUpstream {
     async fn connection(&self, document: &NamekoDocument, vault: &Vault) -> Result<Rc<Connection>, Failure> {
         let way = (document.broker.tls, document.ca_file.clone());
         let reached = self.ways.get(&way).ok_or(Failure::unavailable(Reason::ConnectFailed))?;
-        let token = vault.current(&document.token).ok_or(Failure::unavailable(Reason::TokenMissing))?;
+        let token = vault.shared(&document.token).ok_or(Failure::unavailable(Reason::TokenMissing))?;
         let NamekoDocument { broker, user, token: name, exchange, .. } = document;
         let place = (broker.clone(), user.clone(), name.clone(), exchange.clone());
         let place = reached.places.borrow_mut().entry(place).or_default().clone();

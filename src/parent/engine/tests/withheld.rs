@@ -32,7 +32,7 @@ fn a_refused_token_keeps_its_values_over_a_restart() {
         engine.accept(vec![value("/b", "two")]).await;
         let id = engine.entries.borrow()[&key("/b")].document;
         let document = engine.documents.borrow().get(id).unwrap().document.clone();
-        engine.restore_withheld(document.token().unwrap()).await;
+        engine.restore_withheld(&document.token_names()).await;
         assert_eq!(held(&engine, "/a").unwrap().0, "one");
         engine.close().await;
     });
@@ -73,7 +73,7 @@ fn a_path_whose_token_was_refused_serves_no_value_after_a_restart_or_a_reload() 
         define(paths("one"));
         reload(&place, &engine, SourceInputs::default()).await;
         assert!(given_up(), "after it was another one");
-        engine.restore_withheld(&crate::config::TokenName("t".into())).await;
+        engine.restore_withheld(&[crate::config::TokenName("t".into())]).await;
         assert_eq!(held(&engine, "/n/a").unwrap().0, "one");
     });
 }
