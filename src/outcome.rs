@@ -70,6 +70,8 @@ pub enum Reason {
     ClockSkew,
     /// A message broker returned a call: no queue takes it.
     NoConsumer,
+    /// A message broker took a call, and no reply came in time.
+    NoReply,
     /// A message broker closed the channel or the connection, or refused a message.
     BrokerClosed,
     /// A message broker refuses user and password.
@@ -105,6 +107,7 @@ impl Reason {
             Self::ReplyNotAuthentic => "reply-not-authentic",
             Self::ClockSkew => "clock-skew",
             Self::NoConsumer => "no-consumer",
+            Self::NoReply => "no-reply",
             Self::BrokerClosed => "broker-closed",
             Self::LoginRefused => "login-refused",
             Self::BrokerRefused => "broker-refused",

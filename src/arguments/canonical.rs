@@ -56,7 +56,7 @@ pub(super) fn value(text: &str) -> Result<Zeroizing<String>, Fault> {
 }
 
 /// Of a whole text that is an object: its members in order, names with their quotes.
-pub(super) fn members(text: &str) -> Result<Vec<(Zeroizing<String>, Zeroizing<String>)>, Fault> {
+pub(super) fn members(text: &str) -> Result<Vec<[Zeroizing<String>; 2]>, Fault> {
     let mut writer = Writer::new(text);
     writer.space();
     if writer.peek() != Some(b'{') {
@@ -67,7 +67,7 @@ pub(super) fn members(text: &str) -> Result<Vec<(Zeroizing<String>, Zeroizing<St
     let part = |from: usize, to: usize| Zeroizing::new(writer.out[from..to].to_owned());
     Ok(members
         .iter()
-        .map(|member| (part(member.start, member.name_end), part(member.name_end + 1, member.end)))
+        .map(|member| [part(member.start, member.name_end), part(member.name_end + 1, member.end)])
         .collect())
 }
 

@@ -61,7 +61,7 @@ impl Arguments {
         let text = std::str::from_utf8(json).map_err(|_| Fault::Syntax { at: 0 })?;
         let members = canonical::members(text)?;
         let (mut args, mut kwargs) = (None, None);
-        for (name, value) in members {
+        for [name, value] in members {
             match name.as_str() {
                 "\"args\"" => args = Some(value),
                 "\"kwargs\"" => kwargs = Some(value),

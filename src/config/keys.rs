@@ -219,6 +219,14 @@ fn parts<'a>(several: &Node<'a>, tokens: &Tokens, report: &mut Report<'_>) -> Ve
             continue;
         }
         if let Some(source) = source::source(&one.node, tokens, &Scope::new(&[]), report) {
+            if source.takes_arguments() {
+                report.error(
+                    one.node.error("a call is not one of several sources").help(
+                        "its arguments come with each request, and the others have none: give it a key of its own",
+                    ),
+                );
+                continue;
+            }
             parts.push((one.name, source));
         }
     }

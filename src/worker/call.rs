@@ -60,7 +60,9 @@ impl Room {
 impl<'a> Exchange<'a> {
     /// The client that grants the peer a path that takes arguments.
     pub(super) fn may_call(&self, key: &KeyPath) -> Option<&'a str> {
-        match self.current.slots.expanded.read(key) {
+        let slots = &self.current.slots;
+        // A key without parameters comes first.
+        match slots.known(key.as_str()).map_or_else(|| slots.expanded.read(key), |_| Expansion::Nothing) {
             Expansion::Call => self.connection.rights().covers(&self.current.config.acl, key),
             _ => None,
         }
@@ -70,23 +72,25 @@ impl<'a> Exchange<'a> {
     pub(super) async fn call(&self, key: &KeyPath) -> Result<Rc<Slot>, Problem> {
         let query = request::query(self.request.uri());
         let own = self.shared.room.of_user(self.connection.uid());
-        let arguments = match *self.request.method() {
+        let method = self.request.method();
+        if *method == Method::POST && query.is_some() {
+            return Err(malformed(&"a POST has its arguments in its body, and no query"));
+        }
+        // Whatever the method is, what is malformed comes before it.
+        let of_query = Arguments::from_query(query.unwrap_or_default()).map_err(|fault| malformed(&fault))?;
+        let arguments = match *method {
             Method::GET | Method::HEAD if self.has_body() => {
                 let detail = "arguments come in the query of a GET, or in the body of a POST";
                 return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "malformed", detail));
             }
-            Method::GET | Method::HEAD => Arguments::from_query(query.unwrap_or_default()),
-            Method::POST if query.is_some() => {
-                return Err(malformed(&"a POST has its arguments in its body, and no query"));
-            }
-            Method::POST => Arguments::parse(&self.read_body(&own).await?),
+            Method::GET | Method::HEAD => of_query,
+            Method::POST => Arguments::parse(&self.read_body(&own).await?).map_err(|fault| malformed(&fault))?,
             _ => {
                 let detail = "only GET, HEAD and POST are served here";
                 let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "malformed", detail);
                 return Err(Problem { takes_arguments: true, ..problem });
             }
         };
-        let arguments = arguments.map_err(|fault| malformed(&fault))?;
         let path = key.of_call(&arguments.digest());
         // There is one exchange for each request.
         let _ = self.arguments.set(Arc::new(arguments.counted_in(&[&self.shared.room.all, &own])));

@@ -1,6 +1,7 @@
 """A service that asks `pricing` in several ways, driven line by line: its own entrypoint is fired in the process, so that it
 answers without a broker, too. The proxy is the one of docs/nameko.md, from the file named by $PROXY."""
 import eventlet
+import eventlet.tpool
 
 eventlet.monkey_patch()
 

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::support::TOKEN;
 
-pub const USER: &str = "keyhatch";
+pub(crate) const USER: &str = "keyhatch";
 
-pub struct Rabbit {
+pub(crate) struct Rabbit {
     directory: tempfile::TempDir,
-    pub port: u16,
-    pub tls_port: u16,
+    pub(crate) port: u16,
+    pub(crate) tls_port: u16,
     internal: [u16; 2],
     mapper: Child,
     server: Option<Child>,
@@ -27,13 +27,16 @@ fn free_ports<const N: usize>() -> [u16; N] {
 
 impl Rabbit {
     /// Its certificate for TLS and the key of that, as PEM.
-    pub fn start(certificate: &str, key: &str) -> Self {
+    pub(crate) fn start(certificate: &str, key: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let [port, tls_port, distribution, names] = free_ports();
         let mut mapper = Command::new("epmd");
         mapper.args(["-address", "127.0.0.1", "-port", &names.to_string()]).stdin(Stdio::null());
-        let mapper =
-            mapper.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("epmd is there: tests/run installs it");
+        let mapper = mapper
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("epmd: {error}; tests/run installs it"));
         let mut rabbit = Self { directory, port, tls_port, internal: [distribution, names], mapper, server: None };
         let at = rabbit.directory.path();
         std::fs::write(at.join("server.pem"), certificate).unwrap();
@@ -51,7 +54,7 @@ impl Rabbit {
         rabbit
     }
 
-    pub fn uri(&self) -> String {
+    pub(crate) fn uri(&self) -> String {
         format!("amqp://{USER}:{TOKEN}@127.0.0.1:{}//", self.port)
     }
 
@@ -77,12 +80,13 @@ impl Rabbit {
     }
 
     /// After [`kill`](Self::kill): with the queues that last.
-    pub fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         let mut server = Command::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
         self.environment(&mut server);
         let out = std::fs::File::create(self.path("out")).unwrap();
         server.stdin(Stdio::null()).stdout(out).stderr(Stdio::null()).process_group(0);
-        self.server = Some(server.spawn().expect("rabbitmq-server is there: tests/run installs it"));
+        self.server =
+            Some(server.spawn().unwrap_or_else(|error| panic!("rabbitmq-server: {error}; tests/run installs it")));
         let give_up = Instant::now() + Duration::from_secs(90);
         while !std::fs::read_to_string(self.path("out")).unwrap().contains("completed with") {
             assert!(Instant::now() < give_up, "{}", std::fs::read_to_string(self.path("out")).unwrap());
@@ -91,7 +95,7 @@ impl Rabbit {
     }
 
     /// As if the power were gone.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             let group = format!("-{}", server.id());
             assert!(Command::new("kill").args(["-KILL", "--", &group]).status().unwrap().success());
@@ -100,7 +104,7 @@ impl Rabbit {
     }
 
     /// What `rabbitmqctl` says to this.
-    pub fn control(&self, arguments: &[&str]) -> String {
+    pub(crate) fn control(&self, arguments: &[&str]) -> String {
         let mut control = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
         self.environment(&mut control);
         let done =
@@ -121,7 +125,7 @@ impl Drop for Rabbit {
 }
 
 /// The interpreter with Nameko in it, and a script of this folder.
-pub fn python(script: &str) -> Command {
+pub(crate) fn python(script: &str) -> Command {
     let target = Path::new(env!("CARGO_BIN_EXE_keyhatch")).parent().unwrap().parent().unwrap();
     let python = target.join("tools/nameko/bin/python");
     assert!(python.exists(), "{} is missing: tests/run makes it", python.display());

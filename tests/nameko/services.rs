@@ -7,16 +7,16 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::rabbit::python;
-use crate::support::{send, wait_until};
+use crate::support::wait_until;
 
 /// `nameko run`.
-pub struct Services {
+pub(crate) struct Services {
     child: Child,
     calls: PathBuf,
 }
 
 impl Services {
-    pub fn start(uri: &str, directory: &Path) -> Self {
+    pub(crate) fn start(uri: &str, directory: &Path) -> Self {
         let config = directory.join("nameko.yaml");
         std::fs::write(&config, format!("AMQP_URI: {uri}\n")).unwrap();
         let log = directory.join("nameko.log");
@@ -33,27 +33,22 @@ impl Services {
     }
 
     /// How often this method was called.
-    pub fn calls(&self, method: &str) -> usize {
+    pub(crate) fn calls(&self, method: &str) -> usize {
         let calls = std::fs::read_to_string(&self.calls).unwrap_or_default();
         calls.lines().filter(|line| line.split(' ').next() == Some(method)).count()
     }
 
     /// Whether a method misbehaves from now on.
-    pub fn set(&self, what: &str, on: bool) {
+    pub(crate) fn set(&self, what: &str, on: bool) {
         let flag = self.calls.with_extension(what);
         if on { std::fs::write(flag, "").unwrap() } else { std::fs::remove_file(flag).unwrap() }
     }
 
     /// Its queue stays, and nobody takes from it.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-
-    /// Stands still, or goes on.
-    pub fn signal(&self, signal: &str) {
-        send(signal, self.child.id());
     }
 }
 
@@ -63,17 +58,18 @@ impl Drop for Services {
     }
 }
 
-pub struct Front {
+pub(crate) struct Front {
     child: Child,
     input: ChildStdin,
     output: BufReader<std::process::ChildStdout>,
 }
 
 impl Front {
-    pub fn start(uri: &str, socket: &Path, proxy: &Path) -> Self {
+    pub(crate) fn start(uri: &str, socket: &Path, proxy: &Path) -> Self {
         let mut run = python("front.py");
         run.env("AMQP_URI", uri).env("SOCKET", socket).env("PROXY", proxy);
-        let mut child = run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        run.stderr(std::fs::File::create(proxy.with_file_name("front.log")).unwrap());
+        let mut child = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let mut front = Self { child, input, output };
         assert_eq!(front.line(), "ready");
@@ -86,7 +82,7 @@ impl Front {
         line.trim_end().to_owned()
     }
 
-    pub fn ask(&mut self, by: &str, method: &str, args: Value, kwargs: Value) -> Value {
+    pub(crate) fn ask(&mut self, by: &str, method: &str, args: Value, kwargs: Value) -> Value {
         writeln!(self.input, "{}", json!({ "by": by, "method": method, "args": args, "kwargs": kwargs })).unwrap();
         serde_json::from_str(&self.line()).unwrap()
     }

@@ -164,7 +164,7 @@ impl Engine {
                 }
             }
         };
-        let unanswered = |_| (Err(Failure::unavailable(Reason::Timeout)).into(), Vec::new());
+        let unanswered = |_| (Err(self.sources.borrow().unanswered(&document)).into(), Vec::new());
         let (Fetched { answer, quota_spent }, used) = fetched.unwrap_or_else(unanswered);
         if self.is_overtaken(&used) {
             return Flown::Overtaken;

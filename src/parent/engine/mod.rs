@@ -44,6 +44,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::actions::{PurgeError, Refreshed, Unselectable};
 use self::budget::Budget;
+pub(super) use self::composed::worse_state;
 use self::composed::{Compositions, compositions};
 use self::counters::{Counters, Names};
 use self::documents::{DocumentId, Documents, Origin};
@@ -62,7 +63,7 @@ use super::repeats::Repeats;
 use super::upstream::Sources;
 use super::vault::Vault;
 use crate::arguments::Arguments;
-use crate::config::Config;
+use crate::config::{Config, Document};
 use crate::ipc::wire::{Detail, Forward, Reply, RequestId, Verdict};
 use crate::outcome::{Failure, Reason};
 use crate::secret::{KeyPath, WireBytes};
@@ -256,7 +257,9 @@ impl Engine {
         // Others may have needed the room meanwhile.
         self.recollect(key).await;
         if landed.is_err() {
-            let late = Failure::unavailable(Reason::Timeout);
+            let document = self.documents.borrow().get(considered.document).map(|state| state.document.clone());
+            let unanswered = |document: Rc<Document>| self.sources.borrow().unanswered(&document);
+            let late = document.map_or(Failure::unavailable(Reason::Timeout), unanswered);
             let verdict = Verdict { detail: Some(Detail::FailoverTimeout), ..verdict };
             return Some(self.fall_back(key, late, verdict));
         }

@@ -29,7 +29,7 @@ use self::file::Files;
 use self::http::HttpUpstream;
 use self::nameko::NamekoUpstream;
 use crate::config::{Config, Document, Key, KeyTemplate, Limits, Live};
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Reason};
 use crate::parent::cache::Validators;
 use crate::parent::vault::Vault;
 
@@ -135,5 +135,11 @@ impl Sources {
             Document::File(document) => self.files.fetch(document).await.into(),
             Document::Nameko(document) => self.nameko.fetch(document, vault).await.into(),
         }
+    }
+
+    /// What it is that a fetch of this document has not ended in time.
+    pub fn unanswered(&self, document: &Document) -> Failure {
+        let is_called = matches!(document, Document::Nameko(document) if self.nameko.is_connected(document));
+        Failure::unavailable(if is_called { Reason::NoReply } else { Reason::Timeout })
     }
 }

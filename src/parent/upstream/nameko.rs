@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::amqp::{Call, Connection, Login, Message};
@@ -48,7 +48,15 @@ pub(super) struct NamekoUpstream {
 struct Reached {
     connector: Connector,
     /// Each with whoever is connecting there.
-    places: RefCell<HashMap<Place, Rc<Mutex<Vec<Kept>>>>>,
+    places: RefCell<HashMap<Place, Rc<Mutex<Connections>>>>,
+}
+
+/// To one place.
+#[derive(Default)]
+struct Connections {
+    kept: Vec<Kept>,
+    /// When the last attempt to make one failed, with which token, and how.
+    failed: Option<(Instant, Weak<ApiToken>, Failure)>,
 }
 
 /// A connection that was made with this token.
@@ -68,7 +76,7 @@ impl NamekoUpstream {
         let mut ways = HashMap::new();
         let nobody = rustls::RootCertStore::empty;
         for document in documents {
-            let way = (document.broker.tls, document.ca_file.clone());
+            let way = way(document);
             if ways.contains_key(&way) {
                 continue;
             }
@@ -114,25 +122,55 @@ impl NamekoUpstream {
 
     /// The connection that calls of this document share, made anew if there is none.
     async fn connection(&self, document: &NamekoDocument, vault: &Vault) -> Result<Rc<Connection>, Failure> {
-        let way = (document.broker.tls, document.ca_file.clone());
-        let reached = self.ways.get(&way).ok_or(Failure::unavailable(Reason::ConnectFailed))?;
+        let reached = self.ways.get(&way(document)).ok_or(Failure::unavailable(Reason::ConnectFailed))?;
         let token = vault.shared(&document.token).ok_or(Failure::unavailable(Reason::TokenMissing))?;
-        let NamekoDocument { broker, user, token: name, exchange, .. } = document;
-        let place = (broker.clone(), user.clone(), name.clone(), exchange.clone());
-        let place = reached.places.borrow_mut().entry(place).or_default().clone();
-        // One connects, all others wait for that.
-        let mut kept = place.lock().await;
-        kept.retain(|one| one.connection.is_open() && one.token.strong_count() > 0);
-        let is_token = |one: &&Kept| one.token.upgrade().is_some_and(|known| Rc::ptr_eq(&known, &token));
-        if let Some(one) = kept.iter().find(is_token) {
+        let place = reached.places.borrow_mut().entry(place(document)).or_default().clone();
+        // One connects, and all others wait for what becomes of that.
+        let waits_since = Instant::now();
+        let mut place = place.lock().await;
+        place.kept.retain(|one| one.connection.is_open() && one.token.strong_count() > 0);
+        let is_token = |known: &Weak<ApiToken>| known.upgrade().is_some_and(|known| Rc::ptr_eq(&known, &token));
+        if let Some(one) = place.kept.iter().find(|one| is_token(&one.token)) {
             return Ok(one.connection.clone());
         }
+        if let Some((at, with, failure)) = &place.failed
+            && *at > waits_since
+            && is_token(with)
+        {
+            return Err(*failure);
+        }
         let opened = timeout(CONNECT_TIMEOUT, open(&reached.connector, document, &token, self.limit)).await;
-        let connection = Rc::new(opened.unwrap_or(Err(Failure::unavailable(Reason::Timeout)))?);
-        tracing::info!(broker = document.broker.origin(), "connected");
-        kept.push(Kept { token: Rc::downgrade(&token), connection: connection.clone() });
-        Ok(connection)
+        match opened.unwrap_or(Err(Failure::unavailable(Reason::ConnectFailed))) {
+            Ok(connection) => {
+                let connection = Rc::new(connection);
+                tracing::info!(broker = document.broker.origin(), "connected");
+                place.kept.push(Kept { token: Rc::downgrade(&token), connection: connection.clone() });
+                Ok(connection)
+            }
+            Err(failure) => {
+                place.failed = Some((Instant::now(), Rc::downgrade(&token), failure));
+                Err(failure)
+            }
+        }
     }
+
+    /// Whether there is a connection that calls of this document go by.
+    pub(super) fn is_connected(&self, document: &NamekoDocument) -> bool {
+        let Some(reached) = self.ways.get(&way(document)) else { return false };
+        let places = reached.places.borrow();
+        // Whoever holds it is connecting.
+        let connections = places.get(&place(document)).and_then(|place| place.try_lock().ok());
+        connections.is_some_and(|place| place.kept.iter().any(|one| one.connection.is_open()))
+    }
+}
+
+fn way(document: &NamekoDocument) -> Way {
+    (document.broker.tls, document.ca_file.clone())
+}
+
+fn place(document: &NamekoDocument) -> Place {
+    let NamekoDocument { broker, user, token, exchange, .. } = document;
+    (broker.clone(), user.clone(), token.clone(), exchange.clone())
 }
 
 async fn open(
@@ -216,10 +254,8 @@ fn raised(error: &str) -> Result<Answer, Failure> {
     let mut raised: Raised<'_> = serde_json::from_str(error).map_err(|_| invalid())?;
     let length = |part: Option<&RawValue>| part.map_or(0, |part| part.get().len());
     // What is too long to pass on is left out; its type is not.
-    for name in [&mut raised.exc_type, &mut raised.exc_path] {
-        if let Some(name) = name {
-            name.truncate(name.floor_char_boundary(256));
-        }
+    for name in [&mut raised.exc_type, &mut raised.exc_path].into_iter().flatten() {
+        name.truncate(name.floor_char_boundary(256));
     }
     if length(raised.exc_args) + length(raised.value) > MAX_EXCEPTION {
         raised.exc_args = None;
