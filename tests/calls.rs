@@ -195,6 +195,12 @@ fn long_arguments_and_answers_cross_whole() {
         assert!(answer["given"] == given, "{length}");
         assert!(!was_asked(&post(&broker, "/rpc/quote", &given.to_string())), "{length}");
     }
+    // As long as a value may be, with `kwargs` that are not written; and longer only because of that.
+    let exactly =
+        |length: usize| format!("{{\"args\":[\"{}\"]}}", "x".repeat(length - r#"{"args":[""],"kwargs":{}}"#.len()));
+    standin.react(|called| returns(called, &called.body.len().into()));
+    assert_eq!(value(&broker, &post(&broker, "/rpc/quote", &exactly(1 << 20))), 1 << 20);
+    assert_eq!(status(&post(&broker, "/rpc/quote", &exactly((1 << 20) + 1))), 413);
     standin.react(|called| returns(called, &json!("x".repeat((1 << 20) - 2))));
     assert_eq!(value(&broker, &post(&broker, "/rpc/quote", "{}")).as_str().unwrap().len(), (1 << 20) - 2);
     standin.react(|called| returns(called, &json!("x".repeat((1 << 20) - 1))));

@@ -121,11 +121,11 @@ impl Calls {
         let mut of_user = self.of_user.borrow_mut();
         of_user.retain(|_, tally| tally.count() > 0);
         let own = of_user.entry(uid).or_default();
-        let length = bytes.len() as u64;
+        let arguments = Arguments::parse(&bytes).map_err(|_| ParentError::Protocol("arguments that are none"))?;
+        let length = arguments.json().len() as u64;
         if self.all.count() + length > self.most || own.count() + length > (self.most / 2).max(self.largest) {
             return Ok(None);
         }
-        let arguments = Arguments::parse(&bytes).map_err(|_| ParentError::Protocol("arguments that are none"))?;
         Ok(Some(Arc::new(arguments.counted_in(&[&self.all, own]))))
     }
 }

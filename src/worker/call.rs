@@ -91,6 +91,10 @@ impl<'a> Exchange<'a> {
                 return Err(Problem { takes_arguments: true, ..problem });
             }
         };
+        // What was left out is there now, and the parent takes nothing longer.
+        if arguments.json().len() as u64 > self.current.config.limits.value_size {
+            return Err(too_large());
+        }
         let path = key.of_call(&arguments.digest());
         // There is one exchange for each request.
         let _ = self.arguments.set(Arc::new(arguments.counted_in(&[&self.shared.room.all, &own])));
