@@ -8,6 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::exec::Exec;
 use super::import::Import;
 
+/// Where the configuration is unless somebody says otherwise.
+pub(super) const DEFAULT_CONFIG: &str = "/etc/keyhatch/keyhatch.toml";
+
 /// A privilege-separated secret broker: applications read values over a Unix socket, tokens stay on the other side.
 #[derive(Parser)]
 #[command(
@@ -29,7 +32,7 @@ pub(super) struct Global {
         long,
         global = true,
         env = "KEYHATCH_CONFIG",
-        default_value = "/etc/keyhatch/keyhatch.toml",
+        default_value = DEFAULT_CONFIG,
         value_name = "FILE"
     )]
     pub(super) config: PathBuf,
@@ -184,6 +187,9 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Cache,
     },
+    /// List the presets: upstreams that a source can name, the shipped and the configuration's own
+    #[command(after_help = "Example: keyhatch presets show heroku")]
+    Presets(Presets),
     /// Write the equivalent of another program's configuration, and token files
     #[command(after_help = "Example: keyhatch import cachish /etc/cachish.yml --clients billing=billing --dry-run")]
     Import {
@@ -203,6 +209,32 @@ pub(super) enum Command {
     /// The other role of `serve`, which alone starts it
     #[command(hide = true)]
     Worker { arguments: Vec<String> },
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Presets {
+    #[command(subcommand)]
+    pub(super) command: Option<PresetsCommand>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Subcommand)]
+pub(super) enum PresetsCommand {
+    /// Tell the parameters of a preset, with an example that is ready to be changed
+    #[command(after_help = "Example: keyhatch presets show heroku --example > keyhatch.toml")]
+    Show {
+        /// Its name, such as heroku
+        name: String,
+        /// Print the example alone: a whole configuration
+        #[arg(long, conflicts_with = "json")]
+        example: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]

@@ -9,6 +9,7 @@ mod explain;
 mod get;
 mod import;
 mod operate;
+mod presets;
 mod reload;
 mod status;
 mod table;
@@ -75,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Purge(asked) => operate::purge(&asked),
         Command::Drill(asked) => drill::run(&asked),
         Command::Reload { admin_socket, json } => reload::run(&global.config, &admin_socket, json),
+        Command::Presets(asked) => presets::run(&global.config, &asked),
         Command::Import { from } => import::run(&global.config, &from),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),

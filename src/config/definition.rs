@@ -12,9 +12,9 @@ use super::nameko::EXCHANGE;
 use super::{Auth, FileDocument, Format, HttpDocument, Method, NamekoDocument, Projection, TokenName, Url};
 
 /// Sorted by its type: whether `serde_json::Map` keeps order depends on the features of the whole build.
-type Fields = BTreeMap<&'static str, Value>;
+type Fields<'n> = BTreeMap<&'n str, Value>;
 
-fn text(fields: &Fields) -> String {
+fn text(fields: &Fields<'_>) -> String {
     // Strings as names and values always serialise.
     serde_json::to_string(fields).unwrap_or_default()
 }
@@ -24,7 +24,7 @@ fn url_text(url: &Url) -> Value {
 }
 
 /// Selected by name or by pointer, never both: two fields of which at most one is there.
-fn add_projection(fields: &mut Fields, projection: &Projection) {
+fn add_projection(fields: &mut Fields<'_>, projection: &Projection) {
     match projection {
         Projection::Whole | Projection::Returned => {}
         Projection::Fields(names) => drop(fields.insert("field", json!(names))),
@@ -67,16 +67,18 @@ pub(super) fn of_http(document: &HttpDocument, projection: &Projection) -> Strin
     text(&fields)
 }
 
-pub(super) fn of_heroku(app: &str, base: Option<&Url>, token: &TokenName, vars: &[String]) -> String {
-    let mut fields = Fields::from([
-        ("type", json!("heroku")),
-        ("app", json!(app)),
-        ("token", json!(token.0)),
-        ("field", json!(vars)),
-    ]);
-    if let Some(base) = base {
-        fields.insert("base-url", url_text(base));
+/// A shipped preset, what a key gives for its parameters, and what is selected by them.
+pub(super) fn of_preset<'g>(
+    name: &str,
+    given: impl Iterator<Item = (&'g str, Vec<String>)>,
+    projection: &Projection,
+) -> String {
+    let mut fields = Fields::from([("type", json!(name))]);
+    for (name, mut values) in given {
+        let value = if values.len() == 1 { json!(values.remove(0)) } else { json!(values) };
+        fields.insert(name, value);
     }
+    add_projection(&mut fields, projection);
     text(&fields)
 }
 

@@ -4,16 +4,10 @@
 
 use super::definition;
 use super::text::{Encoding, Text};
-use super::{
-    Auth, Document, FileDocument, Format, HttpDocument, Location, Method, NamekoDocument, Projection, Source,
-    TokenName, Url,
-};
+use super::{Document, FileDocument, HttpDocument, Location, NamekoDocument, Projection, Source};
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 use crate::template::{self, Found, Template};
-
-/// The version of the Platform API that `heroku` speaks.
-const HEROKU_ACCEPT: &str = "application/vnd.heroku+json; version=3";
 
 /// A key with parameters.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -71,14 +65,8 @@ pub(super) enum Kind {
         target: Text,
         body: Option<(Text, Encoding)>,
         projection: Selection,
-    },
-    Heroku {
-        app: Text,
-        vars: Vec<Text>,
-        base: Url,
-        /// The base is not Heroku's own.
-        elsewhere: bool,
-        token: TokenName,
+        /// The preset that made it, if its name says all.
+        named: Option<Preset>,
     },
     File {
         document: FileDocument,
@@ -90,6 +78,13 @@ pub(super) enum Kind {
         service: Text,
         method: Text,
     },
+}
+
+/// A shipped preset, and what is given for its parameters.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(super) struct Preset {
+    pub(super) name: String,
+    pub(super) given: Vec<(String, Vec<Text>)>,
 }
 
 /// A projection in which parameters stand.
@@ -128,25 +123,16 @@ impl SourceTemplate {
     /// The source with these values, which the template has admitted, in the places of its parameters.
     pub fn expand(&self, values: &[String]) -> Source {
         match &self.0 {
-            Kind::Http { document, target, body, projection } => {
+            Kind::Http { document, target, body, projection, named } => {
                 let mut document = document.clone();
                 document.url.target = target.fill(values, Encoding::Percent);
                 document.body = body.as_ref().map(|(body, encoding)| body.fill(values, *encoding));
                 let projection = projection.expand(values);
-                let definition = definition::of_http(&document, &projection);
+                let definition = match named {
+                    Some(preset) => definition::of_preset(&preset.name, preset.values(values), &projection),
+                    None => definition::of_http(&document, &projection),
+                };
                 Source { document: Document::Http(document), projection, definition }
-            }
-            Kind::Heroku { app, vars, base, elsewhere, token } => {
-                let vars = names(vars, values);
-                let base_of_definition = elsewhere.then_some(base);
-                let app_name = app.fill(values, Encoding::Plain);
-                let definition = definition::of_heroku(&app_name, base_of_definition, token, &vars);
-                let document = heroku(base, &app.fill(values, Encoding::Percent), token);
-                Source {
-                    document: Document::Http(Box::new(document)),
-                    projection: Projection::Fields(vars),
-                    definition,
-                }
             }
             Kind::File { document, projection } => {
                 let projection = projection.expand(values);
@@ -190,19 +176,4 @@ fn call(document: &NamekoDocument, routing_key: String, arguments: &str) -> Sour
     let document = NamekoDocument { routing_key, arguments: arguments.to_owned(), ..document.clone() };
     let definition = definition::of_nameko(&document);
     Source { document: Document::Nameko(Box::new(document)), projection: Projection::Returned, definition }
-}
-
-/// The request for all config vars of an app.
-fn heroku(base: &Url, app: &str, token: &TokenName) -> HttpDocument {
-    let target = format!("{}/apps/{app}/config-vars", base.target.trim_end_matches('/'));
-    HttpDocument {
-        url: Url { target, ..base.clone() },
-        method: Method::Get,
-        headers: vec![("accept".to_owned(), HEROKU_ACCEPT.to_owned())],
-        body: None,
-        format: Format::Json,
-        auth: Auth::Bearer { token: token.clone() },
-        ca_file: None,
-        proxy: None,
-    }
 }

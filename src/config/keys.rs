@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
+use super::presets::Presets;
 use super::settings::Partial;
 use super::table::{Entry, Node, Table};
 use super::text::Scope;
@@ -12,6 +13,13 @@ use crate::acl::Pattern;
 use crate::secret::{KeyPath, KeyPathError, MAX_PART_LEN, is_part_name};
 use crate::staleness::{OnMissing, Settings};
 use crate::template::{Overlap, Shape, ShapeError, Template};
+
+/// What sources are made of: names that are defined elsewhere.
+#[derive(Clone, Copy)]
+pub(super) struct MadeOf<'m> {
+    pub(super) tokens: &'m Tokens,
+    pub(super) presets: &'m Presets<'m>,
+}
 
 /// The keys of all files, in the order of their paths, and those with parameters in the order of their definition.
 #[derive(Default)]
@@ -26,13 +34,13 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn add(&mut self, entry: &Entry<'_>, defaults: &Partial, tokens: &Tokens, report: &mut Report<'_>) {
+    pub(super) fn add(&mut self, entry: &Entry<'_>, defaults: &Partial, made_of: MadeOf<'_>, report: &mut Report<'_>) {
         if entry.name.contains(['{', '}']) {
-            return self.add_template(entry, defaults, tokens, report);
+            return self.add_template(entry, defaults, made_of, report);
         }
         if nameko::is_meant(entry) {
             // Each set of arguments has a value of its own.
-            return self.add_template(entry, defaults, tokens, report);
+            return self.add_template(entry, defaults, made_of, report);
         }
         let path = self.path(entry, report);
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
@@ -41,7 +49,7 @@ impl Keys {
         let settings = settings(&own, &own.over(defaults), &table, report);
         let at = report.location(&entry.place);
         if let (Some(several), None) = (table.get("sources"), table.get("source")) {
-            let parts = parts(&several, tokens, report);
+            let parts = parts(&several, made_of, report);
             let of_part = |(name, source): (&str, SourceTemplate)| {
                 let path = path.as_ref()?.part(name);
                 Some(Key { path, source: source.expand(&[]), settings: settings.clone(), at: at.clone() })
@@ -49,13 +57,13 @@ impl Keys {
             self.keys.extend(parts.into_iter().filter_map(of_part));
             return;
         }
-        let source = read_source(entry, &table, tokens, &Scope::new(&[]), report);
+        let source = read_source(entry, &table, made_of, &Scope::new(&[]), report);
         if let (Some(path), Some(source)) = (path, source) {
             self.keys.push(Key { path, source: source.expand(&[]), settings, at });
         }
     }
 
-    fn add_template(&mut self, entry: &Entry<'_>, defaults: &Partial, tokens: &Tokens, report: &mut Report<'_>) {
+    fn add_template(&mut self, entry: &Entry<'_>, defaults: &Partial, made_of: MadeOf<'_>, report: &mut Report<'_>) {
         let shape = self.shape(entry, report);
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
         let own = Partial::read(&table, report);
@@ -69,7 +77,7 @@ impl Keys {
         let Some(shape) = shape else { return };
         let parameters = shape.parameters().to_vec();
         let constraints = params::constraints(entry, &table, &parameters, report);
-        let source = read_source(entry, &table, tokens, &Scope::new(&parameters), report);
+        let source = read_source(entry, &table, made_of, &Scope::new(&parameters), report);
         let template = constraints.and_then(|constraints| Template::new(shape, constraints));
         let (Some(template), Some(source)) = (template, source) else { return };
         if self.overlaps(entry, &template, report) {
@@ -176,7 +184,7 @@ fn refuse_path(entry: &Entry<'_>, error: String, unrooted: bool, report: &mut Re
 fn read_source(
     entry: &Entry<'_>,
     table: &Table<'_>,
-    tokens: &Tokens,
+    made_of: MadeOf<'_>,
     scope: &Scope<'_>,
     report: &mut Report<'_>,
 ) -> Option<SourceTemplate> {
@@ -197,18 +205,25 @@ fn read_source(
         return None;
     };
     let before = report.errors.len();
-    let source = source::source(&node, tokens, scope, report)?;
-    params::check_places(entry, &node, scope, report);
+    let source = source::source(&node, made_of, scope, report)?;
+    params::check_places(entry, &node, &source::may_hold(&node, made_of.presets), scope, report);
     (report.errors.len() == before).then_some(source)
 }
 
+/// The most sources of one key.
+const MAX_PARTS: usize = 32;
+
 /// The sources of a key that has several, by their names.
-fn parts<'a>(several: &Node<'a>, tokens: &Tokens, report: &mut Report<'_>) -> Vec<(&'a str, SourceTemplate)> {
+fn parts<'a>(several: &Node<'a>, made_of: MadeOf<'_>, report: &mut Report<'_>) -> Vec<(&'a str, SourceTemplate)> {
     let entries = several.entries(report);
     if several.is_table() && entries.is_empty() {
         report.error(several.error("`sources` is empty").help(
             "for example: sources = { db = { type = \"file\", path = \"/etc/keyhatch/db\" } }; the value is {\"db\": …}",
         ));
+    }
+    if entries.len() > MAX_PARTS {
+        let help = format!("at most {MAX_PARTS} are legal: all of them are in memory when one is asked for");
+        report.error(several.error(format!("`sources` has {} sources", entries.len())).help(help));
     }
     let mut parts = Vec::new();
     for one in entries {
@@ -218,7 +233,7 @@ fn parts<'a>(several: &Node<'a>, tokens: &Tokens, report: &mut Report<'_>) -> Ve
             report.error(error.help(help));
             continue;
         }
-        if let Some(source) = source::source(&one.node, tokens, &Scope::new(&[]), report) {
+        if let Some(source) = source::source(&one.node, made_of, &Scope::new(&[]), report) {
             if source.takes_arguments() {
                 report.error(
                     one.node.error("a call is not one of several sources").help(

@@ -23,6 +23,8 @@ mod nameko;
 mod names;
 mod open;
 mod params;
+mod presets;
+mod projection;
 mod resolve;
 mod server;
 mod settings;
@@ -39,6 +41,7 @@ pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, 
 pub use live::{Fixed, Live};
 pub use model::*;
 pub use open::Trust;
+pub use presets::{Description, ParameterDescription, shipped_presets};
 pub use resolve::{Resolver, System};
 
 use std::collections::HashSet;
@@ -50,7 +53,8 @@ use toml::de::DeTable;
 use crate::acl::Acl;
 use clients::Clients;
 use diagnostic::{Diagnostic, Place, Report, first_line};
-use keys::Keys;
+use keys::{Keys, MadeOf};
+use presets::Presets;
 use settings::Partial;
 use table::{Node, Table};
 use tokens::Tokens;
@@ -143,9 +147,13 @@ fn build(parsed: &[Spanned<DeTable<'_>>], resolver: &dyn Resolver, report: &mut 
     for entry in everywhere("tokens").flat_map(|node| node.entries(report)).collect::<Vec<_>>() {
         tokens.add(&entry, report);
     }
+    let mut presets = Presets::default();
+    for entry in everywhere("presets").flat_map(|node| node.entries(report)).collect::<Vec<_>>() {
+        presets.add(&entry, report);
+    }
     let mut keys = Keys::default();
     for entry in everywhere("keys").flat_map(|node| node.entries(report)).collect::<Vec<_>>() {
-        keys.add(&entry, &defaults, &tokens, report);
+        keys.add(&entry, &defaults, MadeOf { tokens: &tokens, presets: &presets }, report);
     }
     let mut clients = Clients::default();
     for entry in everywhere("clients").flat_map(|node| node.entries(report)).collect::<Vec<_>>() {
@@ -159,6 +167,7 @@ fn build(parsed: &[Spanned<DeTable<'_>>], resolver: &dyn Resolver, report: &mut 
         cache,
         limits,
         tokens: tokens.finish(),
+        presets: presets.describe(),
         keys,
         templates,
         acl: Acl { clients: clients.clients },

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::KeyTemplate;
+use super::{Description, KeyTemplate};
 use crate::acl::Acl;
 use crate::arguments::{Arguments, Carried};
 use crate::secret::KeyPath;
@@ -23,6 +23,8 @@ pub struct Config {
     pub limits: Limits,
     /// All tokens of the configuration, also those that nothing uses.
     pub tokens: BTreeMap<TokenName, SecretFile>,
+    /// The operator's own presets, for a person.
+    pub presets: Vec<Description>,
     /// In the order of their paths; a key with several sources is as many of them ([`served`]).
     pub keys: Vec<Key>,
     /// Keys with parameters, in the order of their definition: the first one that a path is inside of counts.

@@ -10,6 +10,8 @@ use crate::arguments::Carried;
 
 /// Where Nameko's services listen, unless they are configured otherwise.
 pub(super) const EXCHANGE: &str = "nameko-rpc";
+/// The settings in which parameters of the key may stand.
+pub(super) const MAY_HOLD: [&str; 2] = ["service", "method"];
 /// A short string of AMQP.
 const LONGEST: usize = 255;
 const EXAMPLE: &str = "\"amqps://rabbit.example/vhost\"";

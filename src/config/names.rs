@@ -17,8 +17,8 @@ const fn names(place: &'static str, legal: &'static [&'static str]) -> Names {
 }
 
 pub(super) const TOP: Names =
-    names("the configuration", &["server", "cache", "limits", "tokens", "defaults", "keys", "clients"]);
-pub(super) const DROP_IN: Names = names("a file of conf.d", &["tokens", "keys", "clients"]);
+    names("the configuration", &["server", "cache", "limits", "tokens", "presets", "defaults", "keys", "clients"]);
+pub(super) const DROP_IN: Names = names("a file of conf.d", &["tokens", "presets", "keys", "clients"]);
 pub(super) const SERVER: Names = names(
     "`[server]`",
     &["socket", "socket-mode", "admin-socket", "admin-group", "parent-user", "worker-user", "sandbox"],
@@ -97,8 +97,6 @@ pub(super) const HTTP: Names = names(
         "allow-plaintext",
     ],
 );
-pub(super) const HEROKU: Names =
-    names("a `heroku` source", &["type", "app", "config-var", "token", "base-url", "allow-plaintext"]);
 pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer"]);
 pub(super) const NAMEKO: Names = names(
     "a `nameko` source",
@@ -108,10 +106,35 @@ pub(super) const BEARER: Names = names("`bearer` authentication", &["type", "tok
 pub(super) const BASIC: Names = names("`basic` authentication", &["type", "user", "token"]);
 pub(super) const HEADER: Names = names("`header` authentication", &["type", "name", "prefix", "token"]);
 pub(super) const HAWK: Names = names("`hawk` authentication", &["type", "id", "key", "algorithm"]);
+pub(super) const PRESET: Names = names("a preset", &["title", "about", "link", "parameters", "source"]);
+pub(super) const PRESET_PARAMETER: Names = names(
+    "a parameter of a preset",
+    &["type", "doc", "default", "optional", "example", "one-of", "characters", "longest"],
+);
+pub(super) const PRESET_SOURCE: Names = names(
+    "the source of a preset",
+    &[
+        "url",
+        "query",
+        "method",
+        "headers",
+        "body",
+        "json",
+        "format",
+        "field",
+        "pointer",
+        "auth",
+        "ca-file",
+        "proxy",
+        "allow-plaintext",
+    ],
+);
 pub(super) const CLIENT: Names = names("a client", &["user", "group", "unit", "anyone", "keys", "credentials"]);
 
 /// The words that are legal as the value of a setting.
-pub(super) const SOURCE_TYPES: &[&str] = &["http", "heroku", "file", "nameko"];
+pub(super) const SOURCE_TYPES: &[&str] = &["http", "file", "nameko"];
+pub(super) const PARAMETER_TYPES: &[&str] =
+    &["text", "path", "token", "fields", "choice", "boolean", "origin", "host-label"];
 pub(super) const AUTH_TYPES: &[&str] = &["bearer", "basic", "header", "hawk"];
 pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
 pub(super) const METHODS: &[&str] = &["GET", "POST"];
@@ -122,7 +145,7 @@ pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 18] = [
+pub(super) const ALL: [&Names; 20] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -133,23 +156,36 @@ pub(super) const ALL: [&Names; 18] = [
     &KEY,
     &PARAMETER,
     &HTTP,
-    &HEROKU,
     &FILE,
     &NAMEKO,
     &BEARER,
     &BASIC,
     &HEADER,
     &HAWK,
+    &PRESET,
+    &PRESET_PARAMETER,
+    &PRESET_SOURCE,
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 9] =
-    [SOURCE_TYPES, AUTH_TYPES, HAWK_ALGORITHMS, METHODS, HTTP_FORMATS, FILE_FORMATS, SANDBOX, EVICTIONS, ON_MISSING];
+const WORDS: [&[&str]; 10] = [
+    SOURCE_TYPES,
+    PARAMETER_TYPES,
+    AUTH_TYPES,
+    HAWK_ALGORITHMS,
+    METHODS,
+    HTTP_FORMATS,
+    FILE_FORMATS,
+    SANDBOX,
+    EVICTIONS,
+    ON_MISSING,
+];
 
 /// Whether a text is a word of the configuration's own language, which is nobody's secret.
 pub(super) fn is_word(text: &str) -> bool {
     let mut settings = ALL.iter().flat_map(|names| names.legal);
-    matches!(text, "true" | "false") || settings.any(|name| *name == text) || WORDS.iter().any(|w| w.contains(&text))
+    let own = matches!(text, "true" | "false") || settings.any(|name| *name == text);
+    own || WORDS.iter().any(|words| words.contains(&text)) || super::presets::is_word(text)
 }
 
 #[cfg(test)]

@@ -104,15 +104,19 @@ pub(super) fn refuse(table: &Table<'_>, capacity: [Option<&Place>; 2], report: &
     }
 }
 
-/// The settings of a source in which parameters may stand.
-const MAY_HOLD: [&str; 8] = ["url", "body", "field", "pointer", "app", "config-var", "service", "method"];
-
-/// Says where a parameter stands that may not stand there, and which ones stand nowhere.
-pub(super) fn check_places(entry: &Entry<'_>, source: &Node<'_>, scope: &Scope<'_>, report: &mut Report<'_>) {
+/// Says where a parameter stands that may not stand there, and which ones stand nowhere. `may_hold`: the settings of
+/// this type of source in which parameters may stand.
+pub(super) fn check_places(
+    entry: &Entry<'_>,
+    source: &Node<'_>,
+    may_hold: &[&str],
+    scope: &Scope<'_>,
+    report: &mut Report<'_>,
+) {
     let before = report.errors.len();
     if source.is_table() {
-        let may_not = source.entries(report).into_iter().filter(|one| !MAY_HOLD.contains(&one.name));
-        may_not.for_each(|one| refuse_within(&one.node, scope, report));
+        let may_not = source.entries(report).into_iter().filter(|one| !may_hold.contains(&one.name));
+        may_not.for_each(|one| refuse_within(&one.node, may_hold, scope, report));
     }
     if report.errors.len() > before {
         return;
@@ -120,18 +124,18 @@ pub(super) fn check_places(entry: &Entry<'_>, source: &Node<'_>, scope: &Scope<'
     for name in scope.unused() {
         let title =
             format!("the parameter `{name}` does not stand in the source: all its values would be one and the same");
-        let help = format!("write {{{name}}} in one of {}; or leave it out of the key", MAY_HOLD.join(", "));
+        let help = format!("write {{{name}}} in one of {}; or leave it out of the key", may_hold.join(", "));
         report.error(Diagnostic::at(entry.place.clone(), title).help(help));
     }
 }
 
-fn refuse_within(node: &Node<'_>, scope: &Scope<'_>, report: &mut Report<'_>) {
+fn refuse_within(node: &Node<'_>, may_hold: &[&str], scope: &Scope<'_>, report: &mut Report<'_>) {
     if node.is_table() {
-        node.entries(report).iter().for_each(|one| refuse_within(&one.node, scope, report));
+        node.entries(report).iter().for_each(|one| refuse_within(&one.node, may_hold, scope, report));
     } else if let Some(items) = node.as_list() {
-        items.iter().for_each(|item| refuse_within(item, scope, report));
+        items.iter().for_each(|item| refuse_within(item, may_hold, scope, report));
     } else if let Some(name) = node.as_str().and_then(|text| scope.named_in(text)) {
         let error = node.error(format!("a parameter cannot stand in `{}`: {{{name}}}", node.name));
-        report.error(error.help(format!("parameters may stand in {}", MAY_HOLD.join(", "))));
+        report.error(error.help(format!("parameters may stand in {}", may_hold.join(", "))));
     }
 }

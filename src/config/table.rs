@@ -55,6 +55,18 @@ impl<'a> Node<'a> {
         Place { file: self.file, span: self.value.span() }
     }
 
+    /// What was made of this one: shown where this one stands.
+    pub(super) fn with<'m>(&self, made: &'m Spanned<DeValue<'m>>) -> Node<'m>
+    where
+        'a: 'm,
+    {
+        Node { file: self.file, name: self.name, value: made }
+    }
+
+    pub(super) fn value(&self) -> &'a Spanned<DeValue<'a>> {
+        self.value
+    }
+
     pub(super) fn error(&self, title: impl Into<String>) -> Diagnostic {
         Diagnostic::at(self.place(), title)
     }
@@ -98,6 +110,19 @@ impl<'a> Node<'a> {
 
     pub(super) fn is_table(&self) -> bool {
         self.value.get_ref().is_table()
+    }
+
+    pub(super) fn as_table(&self) -> Option<&'a DeTable<'a>> {
+        self.value.get_ref().as_table()
+    }
+
+    /// A string, a boolean or a list of strings as a person would write it.
+    pub(super) fn shown(&self) -> String {
+        match (self.as_list(), self.as_str()) {
+            (Some(items), _) => format!("[{}]", items.iter().map(Node::shown).collect::<Vec<_>>().join(", ")),
+            (None, Some(text)) => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")),
+            (None, None) => self.value.get_ref().as_bool().is_some_and(|truth| truth).to_string(),
+        }
     }
 
     pub(super) fn string(&self, report: &mut Report<'_>) -> Option<&'a str> {
@@ -156,7 +181,7 @@ impl<'a> Node<'a> {
     }
 
     /// One of several words. What was written instead is shown by its line alone, where it may be masked.
-    pub(super) fn word(&self, report: &mut Report<'_>, legal: &[&'static str]) -> Option<&'static str> {
+    pub(super) fn word<'l>(&self, report: &mut Report<'_>, legal: &[&'l str]) -> Option<&'l str> {
         let text = self.string(report)?;
         if let Some(found) = legal.iter().find(|word| **word == text) {
             return Some(found);

@@ -75,6 +75,11 @@ pub(super) fn shown(names: &[String]) -> String {
 }
 
 impl Text {
+    /// No parameter stands in it.
+    pub(super) fn literal(text: &str) -> Self {
+        Self(vec![Piece::Literal(text.to_owned())])
+    }
+
     /// Every brace is of a parameter.
     pub(super) fn strict(setting: &str, text: &str, scope: &Scope<'_>) -> Result<Self, Bad> {
         let mut pieces = Vec::new();
@@ -134,6 +139,15 @@ impl Text {
         })
     }
 
+    /// The text again, with what is literal in it encoded and parameters as they stand in a key.
+    pub(super) fn write(&self, names: &[String], encode: impl Fn(&str) -> String) -> String {
+        let write = |piece: &Piece| match piece {
+            Piece::Literal(text) => encode(text),
+            Piece::Parameter(at) => format!("{{{}}}", names.get(*at).map_or("", String::as_str)),
+        };
+        self.0.iter().map(write).collect()
+    }
+
     /// With a value in the place of each parameter.
     pub(super) fn fill(&self, values: &[String], encoding: Encoding) -> String {
         let mut filled = String::new();
@@ -148,7 +162,7 @@ impl Text {
 }
 
 impl Encoding {
-    fn write(self, value: &str, to: &mut String) {
+    pub(super) fn write(self, value: &str, to: &mut String) {
         match self {
             Self::Plain => to.push_str(value),
             Self::Percent => value.bytes().for_each(|byte| match byte {

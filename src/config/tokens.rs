@@ -11,9 +11,16 @@ use super::{SecretFile, TokenName, mask, names, values};
 pub(super) struct Tokens {
     /// By name; `None` is one that is defined wrongly, so that naming it is no second error.
     entries: BTreeMap<String, (Option<SecretFile>, Place)>,
+    /// Every name is taken for one that is defined.
+    unchecked: bool,
 }
 
 impl Tokens {
+    /// For what is judged before it is known which tokens there are.
+    pub(super) fn unchecked() -> Self {
+        Self { unchecked: true, ..Self::default() }
+    }
+
     pub(super) fn add(&mut self, entry: &Entry<'_>, report: &mut Report<'_>) {
         if let Some((_, first)) = self.entries.get(entry.name) {
             report.error(
@@ -52,6 +59,9 @@ impl Tokens {
                     .help(ADVICE),
             );
             return None;
+        }
+        if self.unchecked {
+            return Some(name);
         }
         let known = self.entries.keys().map(String::as_str);
         let hint = match super::diagnostic::similar(text, known) {

@@ -172,7 +172,7 @@ fn serve(mut stream: TcpStream, inner: &Inner) -> std::io::Result<()> {
     let mut greeting = [0; 8];
     stream.read_exact(&mut greeting)?;
     assert_eq!(&greeting, b"AMQP\0\0\x09\x01");
-    let mut say = |stream: &mut TcpStream, of: (u16, u16), usual: Vec<u8>| {
+    let say = |stream: &mut TcpStream, of: (u16, u16), usual: Vec<u8>| {
         let bytes = (inner.begin)(of).unwrap_or(usual);
         stream.write_all(&bytes)
     };

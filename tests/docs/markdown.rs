@@ -16,12 +16,14 @@ pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// README.md, CHANGELOG.md and all of docs.
+/// README.md, CHANGELOG.md and all of docs, with the pages of presets.
 pub(crate) fn documents() -> Vec<Document> {
     let mut paths = vec![PathBuf::from("README.md"), PathBuf::from("CHANGELOG.md")];
-    let found = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    let written = found.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
-    paths.extend(written.map(|path| Path::new("docs").join(path.file_name().unwrap())));
+    for folder in ["docs", "docs/presets"].map(Path::new) {
+        let found = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let written = found.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+        paths.extend(written.map(|path| folder.join(path.file_name().unwrap())));
+    }
     paths.sort();
     paths.into_iter().map(|path| Document { text: read(path.to_str().unwrap()), path }).collect()
 }

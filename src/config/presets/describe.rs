@@ -1,0 +1,123 @@
+//! What a preset is, for a person: its parameters, and an example that is legal as it stands.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::parameter::Parameter;
+use super::template::entries;
+use super::{Preset, shipped as files};
+
+/// A preset, as `keyhatch presets show` tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Description {
+    pub name: String,
+    pub title: String,
+    pub about: String,
+    /// The upstream's own documentation.
+    pub link: Option<String>,
+    /// Method and URL, with the names of parameters in braces.
+    pub request: String,
+    /// It comes with keyhatch; else it is the operator's own.
+    pub shipped: bool,
+    pub parameters: Vec<ParameterDescription>,
+    /// What authenticates: the parameters of each way, of which a key takes one. Empty where there is no choice.
+    pub ways: Vec<String>,
+    /// A configuration with a key for each way to authenticate.
+    pub example: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ParameterDescription {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub doc: String,
+    pub required: bool,
+    pub default: Option<String>,
+    /// Of a choice.
+    pub one_of: Vec<String>,
+    pub example: String,
+    /// A parameter of a key may stand in it.
+    pub takes_parameters_of_keys: bool,
+}
+
+/// Those that keyhatch ships, by their names.
+pub fn shipped() -> Vec<Description> {
+    files::all().map(describe).collect()
+}
+
+pub(super) fn describe(preset: &Preset<'_>) -> Description {
+    let asked_for = preset.may_be_asked_for();
+    let parameters = preset.parameters.iter().enumerate().map(|(index, one)| ParameterDescription {
+        name: one.name.to_owned(),
+        kind: one.kind.name(),
+        doc: one.doc.to_owned(),
+        required: !one.may_lack() && is_everywhere(preset, index),
+        default: one.default.map(str::to_owned),
+        one_of: one.words.iter().map(|word| (*word).to_owned()).collect(),
+        example: one.shown_example(),
+        takes_parameters_of_keys: asked_for.contains(&one.name),
+    });
+    let ways = (0..preset.alternatives).map(|way| preset.shown_way(way, &|index| is_everywhere(preset, index)));
+    Description {
+        name: preset.name.to_owned(),
+        title: preset.title.to_owned(),
+        about: preset.about.trim().to_owned(),
+        link: preset.link.map(str::to_owned),
+        request: request(preset),
+        shipped: preset.shipped,
+        parameters: parameters.collect(),
+        ways: if preset.alternatives > 1 { ways.collect() } else { Vec::new() },
+        example: example(preset),
+    }
+}
+
+fn request(preset: &Preset<'_>) -> String {
+    let text = |name: &str| preset.source.peek(name).and_then(|node| node.as_str());
+    let query = preset.source.peek("query");
+    let names = query
+        .iter()
+        .filter_map(|query| query.as_table())
+        .flat_map(entries)
+        .filter_map(|(name, _, value)| Some(format!("{name}={}", value.get_ref().as_str()?)));
+    let query = names.collect::<Vec<_>>().join("&");
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("{} {}{mark}{query}", text("method").unwrap_or("GET"), text("url").unwrap_or_default())
+}
+
+fn is_everywhere(preset: &Preset<'_>, index: usize) -> bool {
+    let in_way = |way: usize| preset.parameters_of(Some(way)).any(|one| one == index);
+    preset.parameters_of(None).any(|one| one == index) || (0..preset.alternatives).all(in_way)
+}
+
+/// One key for each way, and the tokens that they name.
+fn example(preset: &Preset<'_>) -> String {
+    let mut tokens: Vec<String> = Vec::new();
+    let mut keys = String::new();
+    for way in 0..preset.alternatives {
+        let shown = |(index, one): &(usize, &Parameter<'_>)| {
+            let of_way = is_everywhere(preset, *index) || preset.parameters_of(Some(way)).any(|other| other == *index);
+            // What may lack is shown where the preset has an example of it.
+            of_way && (!one.may_lack() || one.example.is_some())
+        };
+        let mut settings = format!("type = \"{}\"", preset.name);
+        for (_, one) in preset.parameters.iter().enumerate().filter(shown) {
+            // To write into a string does not fail.
+            let _ = write!(settings, ", {} = {}", one.name, one.shown_example());
+            if one.kind == super::Kind::Token {
+                tokens.push(one.shown_example().trim_matches('"').to_owned());
+            }
+        }
+        let number = if way == 0 { String::new() } else { format!("-{}", way + 1) };
+        let _ = write!(keys, "\n[keys.\"/{}/example{number}\"]\nsource = {{ {settings} }}\n", preset.name);
+    }
+    tokens.sort();
+    tokens.dedup();
+    let token = |name: &String| format!("{name} = {{ file = \"/etc/keyhatch/tokens/{name}\" }}\n");
+    let section = if tokens.is_empty() { "" } else { "[tokens]\n" };
+    let text = format!("{section}{}{keys}", tokens.iter().map(token).collect::<String>());
+    text.trim_start().to_owned()
+}
