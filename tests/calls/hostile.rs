@@ -4,6 +4,8 @@ use super::standin::{self, StandIn, deliver, frame, header, long, lying, method,
 use super::{body, broker_of, source, status, value};
 use crate::support::{Broker, GRANTED, wait_until};
 
+type React = Box<dyn Fn(&standin::Called) -> Vec<u8> + Send>;
+
 struct Case {
     name: &'static str,
     standin: StandIn,
@@ -19,7 +21,7 @@ fn deep() -> Vec<u8> {
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut called = |name, status, detail, react: Box<dyn Fn(&standin::Called) -> Vec<u8> + Send>| {
+    let mut called = |name, status, detail, react: React| {
         let standin = StandIn::start();
         standin.react(react);
         cases.push(Case { name, standin, status, detail });
