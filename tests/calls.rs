@@ -3,6 +3,8 @@
 
 #[path = "calls/hostile.rs"]
 mod hostile;
+#[path = "calls/operator.rs"]
+mod operator;
 #[path = "calls/standin.rs"]
 mod standin;
 mod support;

@@ -74,6 +74,10 @@ impl StandIn {
         self.inner.calls.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn forget_calls(&self) {
+        self.inner.calls.store(0, Ordering::SeqCst);
+    }
+
     pub(crate) fn connections(&self) -> usize {
         self.inner.connections.load(Ordering::SeqCst)
     }

@@ -75,12 +75,12 @@ impl Engine {
         if let Some(parts) = self.parts_of(&key) {
             return Ok(parts.to_vec());
         }
-        let calls = self.calls_of(&key);
-        if !calls.is_empty() {
-            return Ok(calls);
+        let is_path = |key| expand(self.expanded.borrow().iter().map(|table| &table.key), key).is_some();
+        if self.entries.borrow().contains_key(&key) || is_path(&key) {
+            return Ok(vec![key]);
         }
-        let is_path = || expand(self.expanded.borrow().iter().map(|table| &table.key), &key).is_some();
-        if self.entries.borrow().contains_key(&key) || is_path() { Ok(vec![key]) } else { Err(Unselectable::Unknown) }
+        // Whatever it is called with.
+        if is_path(&key.of_call(&[0; 32])) { Ok(self.calls_of(&key)) } else { Err(Unselectable::Unknown) }
     }
 
     /// The calls of a path that have a value, whatever their arguments.
