@@ -105,6 +105,9 @@ fn equal_arguments_share_an_entry_however_they_are_written() {
     let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap_or_else(|| panic!("{head}"));
     let same = broker.curl(GRANTED, &query, &["--globoff", "--header", &format!("If-None-Match: {tag}")]);
     assert_eq!(status(&same), 304, "{same}");
+    let waits = ["--globoff", "--header", &format!("If-None-Match: {tag}"), "--header", "Prefer: wait=1"];
+    let waited = broker.curl(GRANTED, &query, &waits);
+    assert!(status(&waited) == 304 && waited.contains("preference-applied: wait=1\r\n"), "{waited}");
 
     // No arguments are arguments, too; and nearly the same is another thing.
     for (number, other) in ["{}", r#"{"args":[1.0]}"#, r#"{"args":[1]}"#, r#"{"args":["1"]}"#].into_iter().enumerate() {

@@ -4,7 +4,7 @@
 //! against the values that there are.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -73,9 +73,11 @@ impl NamekoUpstream {
         authorities: BTreeMap<PathBuf, Authorities>,
         before: Option<&Self>,
     ) -> Result<Self, TlsFault> {
-        let mut ways = HashMap::new();
+        let mut ways: HashMap<Way, Rc<Reached>> = HashMap::new();
+        let mut needed = HashSet::new();
         let nobody = rustls::RootCertStore::empty;
         for document in documents {
+            needed.insert(place(document));
             let way = way(document);
             if ways.contains_key(&way) {
                 continue;
@@ -92,6 +94,8 @@ impl NamekoUpstream {
             let reached = Reached { connector: Connector::new(roots)?, places: RefCell::default() };
             ways.insert(way, Rc::new(reached));
         }
+        // What nobody needs any more ends with the last call of before.
+        ways.values().for_each(|reached| reached.places.borrow_mut().retain(|place, _| needed.contains(place)));
         Ok(Self { ways, authorities, limit })
     }
 
