@@ -35,6 +35,7 @@ mod tokens;
 mod url;
 mod values;
 
+pub use auth::*;
 pub use diagnostic::{LoadError, SourceText};
 pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};
 pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, explain_template};
@@ -43,6 +44,7 @@ pub use model::*;
 pub use open::Trust;
 pub use presets::{Description, ParameterDescription, shipped_presets};
 pub use resolve::{Resolver, System};
+pub use text::{Encoding, Piece, Text};
 
 use std::collections::HashSet;
 use std::path::Path;

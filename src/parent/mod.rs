@@ -15,6 +15,7 @@ mod judge;
 mod notify;
 mod openmetrics;
 mod outbox;
+mod pace;
 mod relay;
 pub mod reload;
 mod repeats;

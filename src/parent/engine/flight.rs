@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::documents::{DocumentId, DocumentState};
 use super::entry::{Entry, GivenUp, Held};
-use super::pace::{Circumstances, Pace};
 use super::{Asker, Engine, Origin, fetched};
 use crate::config::Projection;
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::{Definition, Validators};
 use crate::parent::outbox::Recalling;
+use crate::parent::pace::{Circumstances, Pace, random};
 use crate::parent::upstream::{Answer, Exception, Fetched, project_aside};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::boot_nanos;
@@ -383,13 +383,6 @@ impl Engine {
         }
         entry.leased_until = 0;
     }
-}
-
-/// For spreading only: without randomness, nothing is spread.
-pub(super) fn random() -> u8 {
-    let mut byte = [0];
-    let _ = crate::sys::random::fill(&mut byte);
-    byte[0]
 }
 
 /// Back-off of all origins, each with its token.
