@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::nameko::EXCHANGE;
 use super::{
-    Auth, AwsCredentials, FileDocument, Format, HttpDocument, Method, NamekoDocument, Projection, TokenName, Url,
+    Auth, AwsCredentials, CommandDocument, FileDocument, Format, HttpDocument, Method, NamekoDocument, Projection,
+    TokenName, Url,
 };
 
 /// Sorted by its type: whether `serde_json::Map` keeps order depends on the features of the whole build.
@@ -134,5 +135,29 @@ pub(super) fn of_nameko(call: &NamekoDocument) -> String {
     if call.exchange != EXCHANGE {
         fields.insert("exchange", json!(call.exchange));
     }
+    text(&fields)
+}
+
+/// With the environment, which often says of which account and server: another one may see other data.
+pub(super) fn of_command(document: &CommandDocument, projection: &Projection) -> String {
+    let command = &document.command;
+    let mut run = vec![command.program.to_string_lossy().into_owned()];
+    run.extend(command.arguments.iter().cloned());
+    let mut fields = Fields::from([
+        ("type", json!("command")),
+        ("run", json!(run)),
+        ("user", json!(command.user)),
+        ("format", format_name(document.format)),
+    ]);
+    if !command.environment.is_empty() {
+        fields.insert("environment", json!(command.environment));
+    }
+    if command.directory.as_os_str() != "/" {
+        fields.insert("directory", json!(command.directory.to_string_lossy()));
+    }
+    if let Some(TokenName(token)) = &document.token {
+        fields.insert("token", json!(token));
+    }
+    add_projection(&mut fields, projection);
     text(&fields)
 }

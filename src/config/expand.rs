@@ -4,7 +4,7 @@
 
 use super::definition;
 use super::text::{Encoding, Text};
-use super::{Document, FileDocument, HttpDocument, Location, NamekoDocument, Projection, Source};
+use super::{CommandDocument, Document, FileDocument, HttpDocument, Location, NamekoDocument, Projection, Source};
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 use crate::template::{self, Found, Template};
@@ -78,6 +78,11 @@ pub(super) enum Kind {
         service: Text,
         method: Text,
     },
+    /// The program and its arguments are fixed: what runs was listed at start.
+    Command {
+        document: Box<CommandDocument>,
+        projection: Selection,
+    },
 }
 
 /// A shipped preset, and what is given for its parameters.
@@ -142,6 +147,11 @@ impl SourceTemplate {
             Kind::Nameko { document, service, method } => {
                 let fill = |text: &Text| text.fill(values, Encoding::Plain);
                 call(document, format!("{}.{}", fill(service), fill(method)), "")
+            }
+            Kind::Command { document, projection } => {
+                let projection = projection.expand(values);
+                let definition = definition::of_command(document, &projection);
+                Source { document: Document::Command(document.clone()), projection, definition }
             }
         }
     }

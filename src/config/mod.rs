@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+mod broker;
 mod clients;
+mod command;
 mod credentials;
 mod definition;
 mod diagnostic;
@@ -36,6 +38,7 @@ mod url;
 mod values;
 
 pub use auth::*;
+pub use broker::{Broker, NamekoDocument};
 pub use diagnostic::{LoadError, SourceText};
 pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};
 pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, explain_template};
@@ -154,16 +157,20 @@ fn build(parsed: &[Spanned<DeTable<'_>>], resolver: &dyn Resolver, report: &mut 
         presets.add(&entry, report);
     }
     let mut keys = Keys::default();
+    let mut users = command::Users::new(&server, resolver);
     for entry in everywhere("keys").flat_map(|node| node.entries(report)).collect::<Vec<_>>() {
         keys.add(&entry, &defaults, MadeOf { tokens: &tokens, presets: &presets }, report);
+        users.look_up(&entry, report);
     }
     let mut clients = Clients::default();
     for entry in everywhere("clients").flat_map(|node| node.entries(report)).collect::<Vec<_>>() {
         clients.add(&entry, &server, resolver, report);
     }
     clients.check_credentials(&keys, report);
+    clients.check_commands(&users, report);
     warn(&keys, &clients, report);
-    let (keys, templates) = keys.finish();
+    let (mut keys, mut templates) = keys.finish();
+    users.fill_in(&mut keys, &mut templates);
     Config {
         server,
         cache,

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Auth, Description, KeyTemplate};
+use super::{Auth, Description, KeyTemplate, NamekoDocument};
 use crate::acl::Acl;
 use crate::arguments::{Arguments, Carried};
+use crate::outcome::Class;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 
@@ -186,43 +187,7 @@ pub enum Document {
     Http(Box<HttpDocument>),
     File(FileDocument),
     Nameko(Box<NamekoDocument>),
-}
-
-/// What one method of a Nameko service gives for one set of arguments.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct NamekoDocument {
-    pub broker: Broker,
-    pub user: String,
-    /// The user's password.
-    pub token: TokenName,
-    pub ca_file: Option<PathBuf>,
-    /// Where services bind their queues; a topic exchange.
-    pub exchange: String,
-    /// `service.method`.
-    pub routing_key: String,
-    /// SHA-256 of the arguments, as hex digits: they themselves come with each request, and are kept nowhere.
-    pub arguments: String,
-    /// The arguments, on the way from who asks to the service. No part of what the document is.
-    #[serde(skip)]
-    pub carried: Carried,
-}
-
-/// A virtual host of a RabbitMQ server.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct Broker {
-    pub tls: bool,
-    /// As in a URL.
-    pub host: String,
-    pub port: u16,
-    pub vhost: String,
-}
-
-impl Broker {
-    /// `amqp://host:port/vhost`, as the log has it.
-    pub fn origin(&self) -> String {
-        let vhost = self.vhost.replace('%', "%25").replace('/', "%2F");
-        format!("{}://{}:{}/{vhost}", if self.tls { "amqps" } else { "amqp" }, self.host, self.port)
-    }
+    Command(Box<CommandDocument>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -245,7 +210,50 @@ pub struct FileDocument {
     pub format: Format,
 }
 
-/// How the bytes of a document are read. `Toml` and `Env` are only for files.
+/// What a program writes to its standard output.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct CommandDocument {
+    pub command: Command,
+    pub token: Option<TokenName>,
+    pub format: Format,
+    /// What exit codes other than 0 mean, in their order; those that are not here are unavailability.
+    pub exit_codes: Vec<(u8, Class)>,
+}
+
+/// What is run, and as whom: fixed at start.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Command {
+    /// An absolute path.
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+    /// As the configuration has it, in the order of the names.
+    pub environment: Vec<(String, String)>,
+    pub directory: PathBuf,
+    /// As the configuration names it.
+    pub user: String,
+    /// uid and gid; `None` when there is no such user.
+    pub ids: Option<(u32, u32)>,
+    pub token: TokenPlace,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.program.display())?;
+        self.arguments.iter().try_for_each(|argument| write!(f, " {}", argument.escape_debug()))
+    }
+}
+
+/// Where a program is given its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub enum TokenPlace {
+    None,
+    /// Up to the end of file.
+    Stdin,
+    /// Descriptor 3, up to the end of file.
+    Descriptor,
+}
+
+/// How the bytes of a document are read. `Toml` and `Env` are for files and programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Format {
     Json,
@@ -315,6 +323,10 @@ impl Document {
             Self::Http(http) => http.tokens(),
             Self::File(_) => Vec::new(),
             Self::Nameko(call) => vec![Needed { token: call.token.clone(), origin: call.broker.origin() }],
+            Self::Command(document) => {
+                let needed = |token: &TokenName| Needed { token: token.clone(), origin: self.origin() };
+                document.token.iter().map(needed).collect()
+            }
         }
     }
 
@@ -330,12 +342,13 @@ impl Document {
         self.tokens().iter().any(|needed| needed.token == *token)
     }
 
-    /// A name for the log: the origin, or the path. Never user info, query or token.
+    /// A name for the log: the origin, or the path. Never user info, query, argument or token.
     pub fn origin(&self) -> String {
         match self {
             Self::Http(http) => http.url.origin(),
             Self::File(file) => format!("file://{}", file.path.display()),
             Self::Nameko(call) => call.broker.origin(),
+            Self::Command(document) => format!("command://{}", document.command.program.display()),
         }
     }
 }

@@ -5,6 +5,7 @@ mod amqp;
 mod aside;
 mod authorities;
 mod body;
+mod command;
 mod connect;
 mod exchange;
 mod file;
@@ -24,17 +25,20 @@ mod sigv4;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use self::command::Commands;
 use self::file::Files;
 use self::http::HttpUpstream;
 use self::nameko::NamekoUpstream;
 use crate::config::{Config, Document, Key, KeyTemplate, Limits, Live};
 use crate::outcome::{Failure, Reason};
 use crate::parent::cache::Validators;
+use crate::parent::runner::Runner;
 use crate::parent::vault::Vault;
 
 pub use aside::project_aside;
@@ -89,6 +93,7 @@ pub struct Sources {
     http: HttpUpstream,
     files: Files,
     nameko: NamekoUpstream,
+    commands: Commands,
 }
 
 impl Sources {
@@ -129,7 +134,14 @@ impl Sources {
             nameko: NamekoUpstream::new(limit, calls, authorities, before.map(|before| &before.nameko))?,
             http: HttpUpstream::new(limit, documents, inputs.authorities, before.map(|before| &before.http))?,
             files: Files::new(limit, inputs.files),
+            commands: Commands::new(limit, before.and_then(|before| before.commands.runner())),
         })
+    }
+
+    /// With what runs commands.
+    pub(in crate::parent) fn with_runner(mut self, runner: Rc<Runner>) -> Self {
+        self.commands = self.commands.run_by(runner);
+        self
     }
 
     /// Drops the sessions of no document any more, and of tokens that are not in use.
@@ -150,6 +162,7 @@ impl Sources {
             Document::Http(document) => self.http.fetch(document, known, vault).await,
             Document::File(document) => self.files.fetch(document).await.into(),
             Document::Nameko(document) => self.nameko.fetch(document, vault).await.into(),
+            Document::Command(document) => self.commands.fetch(document, vault).await.into(),
         }
     }
 
