@@ -1,6 +1,6 @@
 """A cached call of a Nameko service: by keyhatch, by nameko-cachetools in the process, and plain, in one run.
 
-    cargo build --release && target/tools/nameko/bin/python benches/nameko.py
+    cargo build --release && target/tools/nameko/bin/python benches/calls.py
 
 As root, with RabbitMQ and the environment that tests/run makes. Everything is started here, on ports of its own, and ended. The
 client is one process; what is measured is what a service method waits for, call after call and from sixteen greenthreads at once.
@@ -163,7 +163,12 @@ def main():
     container = ServiceContainer(Front, {"AMQP_URI": uri})
     container.start()
 
+    def served():
+        with open(CALLS) as calls:
+            return sum(1 for _ in calls)
+
     def row(state, by, calls, greenthreads):
+        before = served() if state else 0
         with entrypoint_hook(container, "measure", timeout=60) as measure:
             took, whole = measure(by, calls, greenthreads)
         good = sorted(one * 1000 for one in took if one is not None)
@@ -171,7 +176,7 @@ def main():
             return f"{state:14} {by:12} {greenthreads:3}  no answer to {len(took)} calls"
         of = lambda part: good[min(len(good) - 1, int(len(good) * part))]  # noqa: E731
         return (f"{state:14} {by:12} {greenthreads:3}  p50 {of(0.5):9.2f} ms  p99 {of(0.99):9.2f} ms  "
-                f"{len(good) / whole:9.1f} calls/s  {len(took) - len(good)} without an answer, of {len(took)}")
+                f"{len(good) / whole:9.1f} calls/s  {len(took) - len(good)} without an answer, of {len(took)}; {served() - before} at the service")
 
     def rows(state):
         for greenthreads in (1, 16):
