@@ -8,7 +8,6 @@ mod rabbit;
 mod services;
 mod support;
 
-use std::path::Path;
 
 use rabbit::{Rabbit, USER};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -49,16 +48,6 @@ fn prepared(keys: &str) -> Broker {
     })
 }
 
-/// The block of docs/nameko.md that has the class, as a file.
-fn proxy(directory: &Path) -> std::path::PathBuf {
-    let document = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/nameko.md")).unwrap();
-    let mut blocks = document.split("```python\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    let class = blocks.find(|block| block.contains("class KeyhatchProxy")).unwrap();
-    let file = directory.join("proxy.py");
-    std::fs::write(&file, class).unwrap();
-    file
-}
-
 fn post(broker: &Broker, path: &str, arguments: &Value) -> String {
     broker.write("body", &arguments.to_string(), 0o644);
     let data = format!("@{}", broker.path("body").display());
@@ -79,13 +68,14 @@ fn a_service_in_python_asks_keyhatch_as_it_asked_its_cached_proxy() {
         "params.method = { one-of = [\"quote\", \"fragile\", \"slow\", \"nothing\", \"large\", \"missing\"] }\n";
     let mut broker = prepared(&format!(
         "[keys.\"/rpc/cached/{{method}}\"]\n{0}{methods}failover-timeout = \"500ms\"\nstale-if-error = \"forever\"\n\
-         [keys.\"/rpc/first/{{method}}\"]\n{0}{methods}max-age = \"forever\"\n",
+         [keys.\"/rpc/first/{{method}}\"]\n{0}{methods}max-age = \"forever\"\n\
+         [keys.\"/rpc/pricing/{{method}}\"]\n{0}{methods}",
         source(&rabbit, "{method}")
     ));
     broker.start();
     let directory = broker.directory.path();
     let mut services = Services::start(&rabbit.uri(), directory);
-    let mut front = Front::start(&rabbit.uri(), &broker.path("keyhatch.sock"), &proxy(directory));
+    let mut front = Front::start(&rabbit.uri(), &broker.path("keyhatch.sock"), directory);
     let value = |told: &Value| told.get("value").cloned().unwrap_or_else(|| panic!("{told}\n{}", broker.log()));
 
     // Rich arguments cross as they are, and None comes back as None.
@@ -94,6 +84,12 @@ fn a_service_in_python_asks_keyhatch_as_it_asked_its_cached_proxy() {
         let told = value(&front.ask(by, "quote", rich.clone(), json!({ "z": [{}], "a": "x" })));
         assert_eq!((&told["args"], &told["kwargs"]), (&rich, &json!({ "z": [{}], "a": "x" })), "{by}");
         assert_eq!(value(&front.ask(by, "nothing", json!([]), json!({}))), Value::Null, "{by}");
+    }
+
+    // The service of the page, before and after.
+    for by in ["before", "after"] {
+        let told = value(&front.ask(by, "price", json!(["pear"]), json!({})));
+        assert_eq!((&told["args"], &told["kwargs"]), (&json!(["pear"]), &json!({ "currency": "EUR" })), "{by}");
     }
 
     // The first one wins for ever; other arguments are another answer.

@@ -1,5 +1,6 @@
 """A service that asks `pricing` in several ways, driven line by line: its own entrypoint is fired in the process, so that it
-answers without a broker, too. The proxy is the one of docs/nameko.md, from the file named by $PROXY."""
+answers without a broker, too. The proxy is the one of docs/nameko.md, which $PAGE
+names, and so are two services more."""
 import eventlet
 import eventlet.tpool
 
@@ -15,10 +16,15 @@ from nameko.rpc import RpcProxy, rpc  # noqa: E402
 from nameko.testing.services import entrypoint_hook  # noqa: E402
 from nameko_cachetools import CachedRpcProxy, CacheFirstRpcProxy  # noqa: E402
 
-PROXY = {}
-exec(open(os.environ["PROXY"]).read(), PROXY)
-KeyhatchProxy = PROXY["KeyhatchProxy"]
 SOCKET = os.environ["SOCKET"]
+PAGE = open(os.environ["PAGE"]).read()
+# The service of the page before and after, and the class: as they stand there, but for where the socket is.
+before, after, proxy = [block.split("```")[0] for block in PAGE.split("```python\n")[1:]]
+BEFORE, AFTER = {}, {}
+exec(before, BEFORE)
+exec(proxy, AFTER)
+exec(after.replace('"/rpc/pricing"', '"/rpc/pricing", ' + repr(SOCKET)), {**BEFORE, **AFTER}, AFTER)
+KeyhatchProxy = AFTER["KeyhatchProxy"]
 
 
 class Front:
@@ -34,8 +40,11 @@ class Front:
         return getattr(getattr(self, by), method)(*args, **kwargs)
 
 
-container = ServiceContainer(Front, {"AMQP_URI": os.environ["AMQP_URI"]})
-container.start()
+config = {"AMQP_URI": os.environ["AMQP_URI"]}
+container = ServiceContainer(Front, config)
+shops = {"before": ServiceContainer(BEFORE["Shop"], config), "after": ServiceContainer(AFTER["Shop"], config)}
+for one in [container, *shops.values()]:
+    one.start()
 print("ready", flush=True)
 while True:
     line = eventlet.tpool.execute(sys.stdin.readline)
@@ -45,8 +54,12 @@ while True:
     began = time.monotonic()
     try:
         with eventlet.Timeout(8):
-            with entrypoint_hook(container, "ask") as ask:
-                told = {"value": ask(asked["by"], asked["method"], asked.get("args", []), asked.get("kwargs", {}))}
+            if asked["by"] in shops:
+                with entrypoint_hook(shops[asked["by"]], asked["method"]) as method:
+                    told = {"value": method(*asked["args"])}
+            else:
+                with entrypoint_hook(container, "ask") as ask:
+                    told = {"value": ask(asked["by"], asked["method"], asked["args"], asked["kwargs"])}
     except BaseException as error:
         told = {"raised": type(error).__name__, "type": getattr(error, "exc_type", None), "text": str(error)}
     told["seconds"] = time.monotonic() - began

@@ -65,10 +65,12 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub(crate) fn start(uri: &str, socket: &Path, proxy: &Path) -> Self {
+    pub(crate) fn start(uri: &str, socket: &Path, directory: &Path) -> Self {
         let mut run = python("front.py");
-        run.env("AMQP_URI", uri).env("SOCKET", socket).env("PROXY", proxy);
-        run.stderr(std::fs::File::create(proxy.with_file_name("front.log")).unwrap());
+        run.env("AMQP_URI", uri)
+            .env("SOCKET", socket)
+            .env("PAGE", Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/nameko.md"));
+        run.stderr(std::fs::File::create(directory.join("front.log")).unwrap());
         let mut child = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let mut front = Self { child, input, output };
