@@ -8,7 +8,6 @@ mod rabbit;
 mod services;
 mod support;
 
-
 use rabbit::{Rabbit, USER};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
