@@ -62,6 +62,12 @@ pub enum Reason {
     ValueTooLarge,
     SourceReplaced,
     SourceUnreadable,
+    /// A program ended with this exit code.
+    Exit(u8),
+    /// A program was ended by this signal.
+    Killed(u8),
+    /// A program could not be started.
+    NotStarted,
     /// The token that the source needs could not be found at start.
     TokenMissing,
     /// A Hawk reply whose `Server-Authorization` does not verify.
@@ -95,6 +101,9 @@ impl Reason {
             Self::ValueTooLarge => "value-too-large",
             Self::SourceReplaced => "source-replaced",
             Self::SourceUnreadable => "source-unreadable",
+            Self::Exit(_) => "exit-code",
+            Self::Killed(_) => "killed",
+            Self::NotStarted => "not-started",
             Self::TokenMissing => "token-missing",
             Self::ReplyNotAuthentic => "reply-not-authentic",
             Self::ClockSkew => "clock-skew",
@@ -122,6 +131,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(code) => write!(f, "status {code}"),
+            Self::Exit(code) => write!(f, "exit code {code}"),
+            Self::Killed(signal) => write!(f, "killed by signal {signal}"),
             other => f.write_str(other.detail()),
         }
     }

@@ -28,7 +28,7 @@ use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::sys::creds;
 use crate::telemetry::Stderr;
-use crate::{demo, parent, telemetry, worker};
+use crate::{demo, parent, runner, telemetry, worker};
 
 /// What `serve` shows to whoever has no configuration yet.
 const SMALLEST: &str = r#"No such file; --config FILE names another one. The smallest configuration that serves a value:
@@ -83,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Worker { arguments } => work(&arguments),
+        Command::Runner { arguments } => run_commands(&arguments),
     };
     exit.into()
 }
@@ -205,6 +206,21 @@ fn errors(config: &Config, credentials: Credentials) -> (Vec<String>, Examined) 
         errors.extend(read.err().map(|error| error.to_string()));
     }
     (errors, found)
+}
+
+fn run_commands(arguments: &[String]) -> Exit {
+    // Its layers may have to be told of before they are.
+    telemetry::start(false, tracing::Level::INFO, Stderr::Other);
+    let done = boot::enter_runner(arguments).map_err(|error| error.to_string()).and_then(|entered| {
+        runner::run(&entered.channel, &entered.commands, entered.layers).map_err(|error| error.to_string())
+    });
+    match done {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tell(&error);
+            Exit::Other
+        }
+    }
 }
 
 fn work(arguments: &[String]) -> Exit {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::auth;
+use super::command;
 use super::diagnostic::Report;
 use super::expand::Kind;
 use super::headers;
@@ -40,6 +41,7 @@ pub(super) fn source(
     let kind = match kind.word(report, &types)? {
         "http" => http(&node.table(report, &names::HTTP)?, tokens, scope, report),
         "file" => file(&node.table(report, &names::FILE)?, scope, report),
+        "command" => command::command(&node.table(report, &names::COMMAND)?, tokens, scope, report),
         preset => made_of.presets.find(preset)??.source(node, tokens, scope, report),
     };
     kind.map(SourceTemplate)
@@ -181,7 +183,7 @@ fn file(table: &Table<'_>, scope: &Scope<'_>, report: &mut Report<'_>) -> Option
     Some(Kind::File { document: FileDocument { path: path?, format }, projection: projection? })
 }
 
-fn format(table: &Table<'_>, legal: &[&'static str], default: Format, report: &mut Report<'_>) -> Format {
+pub(super) fn format(table: &Table<'_>, legal: &[&'static str], default: Format, report: &mut Report<'_>) -> Format {
     match table.get("format").and_then(|node| node.word(report, legal)) {
         Some("json") => Format::Json,
         Some("text") => Format::Text,
