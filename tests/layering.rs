@@ -58,7 +58,7 @@ const USES: &[(&str, &[&str])] = &[
     ("import", &["acl::Pattern", "config", "secret::KeyPath", "sys::file::create_secret"]),
     ("demo", &["sys"]),
     // Tests alone: the targets themselves stand beside what they try.
-    ("fuzz", &[]),
+    ("fuzz", &["sys::random"]),
     (
         "cli",
         &[

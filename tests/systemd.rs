@@ -16,11 +16,23 @@ use scene::{Scene, request};
 use support::serving::GOOD;
 use support::wait_until;
 
-/// All in one guest, one after the other: each leaves a broker that serves.
 #[test]
 #[ignore = "needs root: boots a systemd in namespaces"]
 fn the_units_do_what_they_promise() {
-    let scene = Scene::up();
+    all_in_one_guest(lab::HOST);
+}
+
+#[test]
+#[ignore = "needs root: boots the systemd of another Debian in namespaces"]
+fn the_units_do_the_same_on_debian_13() {
+    all_in_one_guest(lab::TRIXIE);
+}
+
+/// One after the other: each leaves a broker that serves. One guest after the other, too: the watchdog is short.
+fn all_in_one_guest(root: &str) {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scene = Scene::up(root);
     the_units_are_sound(&scene);
     the_first_connection_starts_it(&scene);
     a_restart_under_load_refuses_and_loses_nothing(&scene);
@@ -29,6 +41,7 @@ fn the_units_do_what_they_promise() {
     a_change_of_files_is_one_reload(&scene);
     a_program_runs_within_the_unit(&scene);
     a_wrong_configuration_is_not_restarted(&scene);
+    socket_units_of_another_kind_are_told(&scene);
     the_journal_has_priorities_and_no_secret(&scene);
 }
 
@@ -252,6 +265,26 @@ fn a_wrong_configuration_is_not_restarted(scene: &Scene) {
     assert_eq!(starts(scene), before + 1, "{}", scene.journal());
 
     assert!(scene.run("rm /etc/keyhatch/conf.d/wrong.toml").status.success());
+    scene.systemctl("start keyhatch");
+    assert!(scene.get("/up").starts_with("HTTP/1.1 200 "));
+}
+
+fn socket_units_of_another_kind_are_told(scene: &Scene) {
+    for (unit, lines, told) in [
+        (
+            "keyhatch.socket",
+            "ListenStream=\nListenDatagram=/run/keyhatch/keyhatch.sock",
+            "ListenStream=, not ListenDatagram=",
+        ),
+        ("keyhatch-admin.socket", "FileDescriptorName=data", "two sockets have the name `data`"),
+    ] {
+        scene.systemctl("stop keyhatch.service keyhatch.socket keyhatch-admin.socket");
+        scene.drop_in(unit, &format!("[Socket]\n{lines}\n"));
+        assert!(!scene.run("systemctl start keyhatch").status.success(), "{unit}");
+        assert_eq!(scene.property("ExecMainStatus"), "78", "{}", scene.journal());
+        wait_until("it is told", || scene.journal().contains(told));
+        scene.drop_in(unit, "");
+    }
     scene.systemctl("start keyhatch");
     assert!(scene.get("/up").starts_with("HTTP/1.1 200 "));
 }

@@ -31,17 +31,19 @@ use crate::telemetry::Stderr;
 use crate::{demo, parent, runner, telemetry, worker};
 
 /// What `serve` shows to whoever has no configuration yet.
-const SMALLEST: &str = r#"No such file; --config FILE names another one. The smallest useful configuration:
-
-    [tokens]
-    heroku = { file = "/etc/keyhatch/tokens/heroku" }
+const SMALLEST: &str = r#"No such file; --config FILE names another one. The smallest configuration that serves a value:
 
     [keys."/billing/database-url"]
-    source = { type = "heroku", app = "billing-prod", config-var = "DATABASE_URL", token = "heroku" }
+    source = { type = "file", path = "/etc/keyhatch/database-url", format = "text" }
 
     [clients.billing]
     user = "billing"
     keys = ["/billing/*"]
+
+The user is an application's, and the file is root's:
+
+    useradd --system billing
+    install -m 0400 /dev/stdin /etc/keyhatch/database-url
 "#;
 
 /// The command line as it is parsed, for its manual pages and completions.

@@ -137,7 +137,7 @@ pub(super) const LOGIN: Names = names(
         "header", "prefix",
     ],
 );
-pub(super) const UNWRAP: Names = names("`unwrap`", &["secret", "url", "pointer"]);
+pub(super) const UNWRAP: Names = names("`unwrap`", &["secret", "url", "pointer", "creation-path"]);
 pub(super) const PRESET: Names = names("a preset", &["title", "about", "link", "parameters", "source"]);
 pub(super) const PRESET_PARAMETER: Names = names(
     "a parameter of a preset",
