@@ -90,3 +90,24 @@ fn a_clock_that_is_days_off_is_not_believed() {
     wait_until("it says why", || broker.log().contains("more than a day off"));
     assert_eq!(upstream.requests_for("/session/google").len(), 1);
 }
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn another_key_file_signs_before_the_old_one_goes() {
+    let (upstream, broker) =
+        serving(&|upstream| vec![("a", at(upstream, "/session/bearer", &auth(upstream, "/session/google")), "")]);
+    good(&broker, "/a");
+    let (text, public) = key_file(&format!("http://127.0.0.1:{}/session/google", upstream.port("plain")));
+    broker.write("next", &text, 0o400);
+    std::fs::rename(broker.path("next"), broker.path("key.json")).unwrap();
+    let told = |done: std::process::Output| {
+        String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
+    };
+    let said = told(crate::replaced::reload(&broker));
+    assert!(said.contains("token `u`: REFUSED"), "nobody knows its public half yet: {said}\n{}", broker.log());
+    good(&broker, "/a");
+    upstream.set_public_key(&public);
+    let said = told(crate::replaced::reload(&broker));
+    assert!(said.contains("token `u`: accepted"), "{said}\n{}", broker.log());
+    assert!(!broker.log().contains("PRIVATE"), "{}", broker.log());
+}

@@ -168,7 +168,7 @@ pub(crate) async fn answer(
                 ),
             ),
         },
-        "/latest/api/token" if method == "PUT" && !ttl.is_empty() => whole(200, "text/plain", "planted-imds-token"),
+        "/latest/api/token" if method == "PUT" && !ttl.is_empty() => whole(200, "text/plain", "planted-imds-token\n"),
         _ if path.starts_with("/latest/") && metadata != "planted-imds-token" => status(401),
         "/latest/meta-data/iam/security-credentials/" => whole(200, "text/plain", "the-role"),
         "/latest/meta-data/iam/security-credentials/the-role" => keys(state, query),
