@@ -53,6 +53,8 @@ pub enum Reason {
     Timeout,
     Reset,
     Status(u16),
+    /// The upstream says by something else than 429 that there were too many requests; the status that it said it with.
+    RateLimited(u16),
     EmptyBody,
     InvalidBody,
     FieldMissing,
@@ -80,7 +82,7 @@ impl Reason {
             Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Reset => "reset",
-            Self::Status(429) => "rate-limited",
+            Self::Status(429) | Self::RateLimited(_) => "rate-limited",
             Self::Status(_) => "status",
             Self::EmptyBody => "empty-body",
             Self::InvalidBody => "invalid-body",
@@ -101,7 +103,13 @@ impl Reason {
     pub fn is_of_origin(self) -> bool {
         matches!(
             self,
-            Self::ConnectRefused | Self::ConnectFailed | Self::Dns | Self::Tls | Self::Timeout | Self::Status(429)
+            Self::ConnectRefused
+                | Self::ConnectFailed
+                | Self::Dns
+                | Self::Tls
+                | Self::Timeout
+                | Self::Status(429)
+                | Self::RateLimited(_)
         )
     }
 }
@@ -110,6 +118,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(code) => write!(f, "status {code}"),
+            Self::RateLimited(code) => write!(f, "rate-limited with status {code}"),
             other => f.write_str(other.detail()),
         }
     }
@@ -140,7 +149,7 @@ impl Failure {
     /// The HTTP status of the upstream's answer, if it gave one that counts.
     pub fn status(&self) -> Option<u16> {
         match self.reason {
-            Reason::Status(code) => Some(code),
+            Reason::Status(code) | Reason::RateLimited(code) => Some(code),
             _ => None,
         }
     }

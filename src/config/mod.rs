@@ -4,6 +4,7 @@
 //! names here. What a file says is shown only masked.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod auth;
 mod clients;
 mod credentials;
@@ -21,6 +22,7 @@ mod mask;
 mod model;
 mod names;
 mod open;
+mod outcomes;
 mod params;
 mod presets;
 mod projection;
@@ -34,6 +36,7 @@ mod tokens;
 mod url;
 mod values;
 
+pub use answers::{Coding, OutcomeClass, OutcomeRule, Projection, RateLimit, Step, Test};
 pub use diagnostic::{LoadError, SourceText};
 pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};
 pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, explain_template};

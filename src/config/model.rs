@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Description, KeyTemplate};
+use super::{Description, KeyTemplate, OutcomeRule, Projection, RateLimit};
 use crate::acl::Acl;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
@@ -197,6 +197,10 @@ pub struct HttpDocument {
     pub ca_file: Option<PathBuf>,
     /// An HTTP proxy, spoken to with CONNECT (RFC 9110 section 9.3.6).
     pub proxy: Option<Url>,
+    /// Before the classes that statuses have anyway; the first that applies counts.
+    pub outcomes: Vec<OutcomeRule>,
+    /// Headers that say that a quota is spent, beside the usual ones.
+    pub rate_limit: Option<RateLimit>,
 }
 
 impl HttpDocument {
@@ -221,16 +225,6 @@ pub enum Format {
     Toml,
     /// `NAME=value` lines, as in systemd's `EnvironmentFile=` without its quoting of several lines.
     Env,
-}
-
-/// What of a document is the value.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Projection {
-    Whole,
-    /// The object with these fields, in this order. Never empty.
-    Fields(Vec<String>),
-    /// The value at this JSON pointer (RFC 6901): its unescaped tokens.
-    Pointer(Vec<String>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

@@ -91,13 +91,20 @@ pub(super) const HTTP: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "auth",
+        "outcomes",
+        "rate-limit",
         "ca-file",
         "proxy",
         "allow-plaintext",
     ],
 );
-pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer"]);
+pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer", "extract"]);
+pub(super) const STEP: Names = names("a step of `extract`", &["pointer", "field", "where", "decode", "decode-each"]);
+pub(super) const OUTCOME: Names =
+    names("an entry of `outcomes`", &["status", "header", "pointer", "one-of", "matches", "class"]);
+pub(super) const RATE_LIMIT: Names = names("`rate-limit`", &["remaining", "reset"]);
 pub(super) const BEARER: Names = names("`bearer` authentication", &["type", "token"]);
 pub(super) const BASIC: Names = names("`basic` authentication", &["type", "user", "token"]);
 pub(super) const HEADER: Names = names("`header` authentication", &["type", "name", "prefix", "token"]);
@@ -119,7 +126,10 @@ pub(super) const PRESET_SOURCE: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "auth",
+        "outcomes",
+        "rate-limit",
         "ca-file",
         "proxy",
         "allow-plaintext",
@@ -132,6 +142,9 @@ pub(super) const SOURCE_TYPES: &[&str] = &["http", "file"];
 pub(super) const PARAMETER_TYPES: &[&str] =
     &["text", "path", "token", "fields", "choice", "boolean", "origin", "host-label"];
 pub(super) const AUTH_TYPES: &[&str] = &["bearer", "basic", "header", "hawk"];
+pub(super) const CODINGS: &[&str] = &["base64", "json"];
+pub(super) const CLASSES: &[&str] =
+    &["unavailable", "rate-limited", "token-refused", "refused", "gone", "misconfigured"];
 pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
 pub(super) const METHODS: &[&str] = &["GET", "POST"];
 pub(super) const HTTP_FORMATS: &[&str] = &["json", "text"];
@@ -141,7 +154,7 @@ pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 19] = [
+pub(super) const ALL: [&Names; 22] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -153,6 +166,9 @@ pub(super) const ALL: [&Names; 19] = [
     &PARAMETER,
     &HTTP,
     &FILE,
+    &STEP,
+    &OUTCOME,
+    &RATE_LIMIT,
     &BEARER,
     &BASIC,
     &HEADER,
@@ -163,10 +179,12 @@ pub(super) const ALL: [&Names; 19] = [
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 10] = [
+const WORDS: [&[&str]; 12] = [
     SOURCE_TYPES,
     PARAMETER_TYPES,
     AUTH_TYPES,
+    CODINGS,
+    CLASSES,
     HAWK_ALGORITHMS,
     METHODS,
     HTTP_FORMATS,

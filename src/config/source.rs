@@ -7,6 +7,7 @@ use super::diagnostic::Report;
 use super::expand::Kind;
 use super::headers;
 use super::keys::MadeOf;
+use super::outcomes;
 use super::presets::Presets;
 use super::projection::projection;
 use super::table::{Bad, Node, Table};
@@ -14,8 +15,8 @@ use super::text::{Encoding, Scope, Text};
 use super::tokens::Tokens;
 use super::{Auth, FileDocument, Format, HttpDocument, Method, SourceTemplate, Url, mask, names, url, values};
 
-/// The settings of `http` in which parameters of a key may stand; of a file, the last two.
-const MAY_HOLD: [&str; 4] = ["url", "body", "field", "pointer"];
+/// The settings of `http` in which parameters of a key may stand; of a file, the last three.
+const MAY_HOLD: [&str; 5] = ["url", "body", "field", "pointer", "extract"];
 
 /// Reads a source; `None` when something is wrong with it, which is then in the report. That of a key without
 /// parameters is a template with nothing to fill in.
@@ -76,6 +77,8 @@ fn http(table: &Table<'_>, tokens: &Tokens, scope: &Scope<'_>, report: &mut Repo
     let projection = projection(table, format, scope, report);
     let ca_file = table.get("ca-file").and_then(|node| ca_file(&node, url.as_ref(), report));
     let proxy = table.get("proxy").and_then(|node| proxy(&node, report));
+    let outcomes = table.get("outcomes").map(|node| outcomes::rules(&node, report)).unwrap_or_default();
+    let rate_limit = table.get("rate-limit").and_then(|node| outcomes::rate_limit(&node, report));
     if let (Some(node), Some(url)) = (&url_node, &url) {
         plaintext(table, node, url, auth.token().is_some(), report);
     }
@@ -83,7 +86,8 @@ fn http(table: &Table<'_>, tokens: &Tokens, scope: &Scope<'_>, report: &mut Repo
     if report.errors.len() > before {
         return None;
     }
-    let document = HttpDocument { url, method, headers, body: None, format, auth, ca_file, proxy };
+    let document =
+        HttpDocument { url, method, headers, body: None, format, auth, ca_file, proxy, outcomes, rate_limit };
     Some(Kind::Http { document: Box::new(document), target, body, projection, named: None })
 }
 
@@ -131,7 +135,10 @@ fn encoding_of_body(name: &str, body: &Text, headers: &[(String, String)]) -> Re
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
     match media_type.to_ascii_lowercase().as_str() {
         "application/x-www-form-urlencoded" => Ok(Encoding::Percent),
-        json if json == "application/json" || json.ends_with("+json") => {
+        json if json == "application/json"
+            || json.ends_with("+json")
+            || json.starts_with("application/x-amz-json-") =>
+        {
             // No JSON has a bare `x`: what parses with one in each place has all its parameters in strings.
             let all: Vec<String> = body.literals().map(|_| "x".to_owned()).collect();
             let parsed: Result<serde::de::IgnoredAny, _> = serde_json::from_str(&body.fill(&all, Encoding::Plain));

@@ -8,6 +8,7 @@ mod behave;
 mod hawk;
 mod proxy;
 mod state;
+mod stores;
 mod tls;
 
 use std::collections::HashMap;

@@ -20,6 +20,7 @@ use super::authorities::Authorities;
 use super::body::{Collector, DocumentBody};
 use super::connect::{self, Client};
 use super::hawk::{Artifacts, Challenge, Credentials};
+use super::outcomes;
 use super::redirect::{self, Redirect};
 use super::request::{self, Hop};
 use super::response::{self, Meaning};
@@ -131,7 +132,8 @@ impl HttpUpstream {
                 "the upstream answered"
             );
             let now = SystemTime::now();
-            *quota_spent = response::quota_spent(headers, now).max(*quota_spent);
+            let quota = response::quota_spent(headers, document.rate_limit.as_ref(), now);
+            *quota_spent = quota.max(*quota_spent);
             if let Some(next) = redirected(document, &hop, status, headers)? {
                 redirects += 1;
                 if redirects > MAX_REDIRECTS {
@@ -140,13 +142,17 @@ impl HttpUpstream {
                 hop = next;
                 continue;
             }
-            match response::meaning(status, headers, !known.is_empty(), now)? {
+            let meaning = match response::meaning(status, headers, !known.is_empty(), quota, now) {
+                Ok(meaning) => meaning,
+                Err(failure) => return Err(self.judged(document, exchange, failure).await),
+            };
+            match meaning {
                 Meaning::NotModified => return Ok(Answer::NotModified),
                 Meaning::Good => {
                     // What was redirected to may be another document the next time; and only GET is conditional.
                     let lasting = redirects == 0 && document.method == Method::Get;
                     let validators = if lasting { response::validators(headers) } else { Validators::default() };
-                    let body = self.body(exchange, vault, document).await?;
+                    let body = self.good_body(exchange, vault, document).await?;
                     return Ok(Answer::Answered { body, validators, status: Some(status.as_u16()) });
                 }
             }
@@ -196,28 +202,60 @@ impl HttpUpstream {
         }
     }
 
+    /// The failure that an answer is, by the rules of its source where one holds.
+    async fn judged(&self, document: &HttpDocument, exchange: Exchange, failure: Failure) -> Failure {
+        let (head, body) = exchange.response.into_parts();
+        let status = head.status.as_u16();
+        let rules: Vec<_> = outcomes::of_head(&document.outcomes, status, &head.headers, false).collect();
+        let body = match rules.iter().any(|rule| rule.pointer.is_some()) {
+            // What does not come, or is too long, is not looked at: the status has a class without it.
+            true => collect(&head.headers, body, outcomes::MAX_BODY).await.ok(),
+            false => None,
+        };
+        match outcomes::judge(rules.into_iter(), body.as_deref().map(Vec::as_slice)) {
+            Some(class) => outcomes::failure(class, status, Some(failure)),
+            None => failure,
+        }
+    }
+
     /// The body of a good answer, whole and within the limit.
-    async fn body(&self, exchange: Exchange, vault: &Vault, document: &HttpDocument) -> Result<DocumentBody, Failure> {
-        let (head, mut body) = exchange.response.into_parts();
-        let announced = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|length: usize| length > self.limit) {
-            return Err(Failure::misconfigured(Reason::DocumentTooLarge));
-        }
-        let mut collector = Collector::new(self.limit, announced);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Failure::unavailable(connect::body_failed(&error)))?;
-            if let Some(part) = frame.data_ref() {
-                collector.push(part)?;
-            }
-        }
-        let bytes: Zeroizing<Vec<u8>> = collector.finish();
+    async fn good_body(
+        &self,
+        exchange: Exchange,
+        vault: &Vault,
+        document: &HttpDocument,
+    ) -> Result<DocumentBody, Failure> {
+        let (head, body) = exchange.response.into_parts();
+        let bytes = collect(&head.headers, body, self.limit).await?;
         if let (Some(hash), Some(credentials)) = (exchange.vouched, request::hawk(&document.auth, vault)?) {
             let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let verified = credentials.verify_payload(&hash, content_type.unwrap_or_default(), &bytes);
             verified.map_err(|_| Failure::unavailable(Reason::ReplyNotAuthentic))?;
         }
-        parse_aside(bytes, document.format).await
+        let body = parse_aside(bytes, document.format).await?;
+        let status = head.status.as_u16();
+        let rules = outcomes::of_head(&document.outcomes, status, &head.headers, true);
+        match outcomes::judge(rules, Some(body.bytes()).filter(|_| body.as_text().is_none())) {
+            Some(class) => Err(outcomes::failure(class, status, None)),
+            None => Ok(body),
+        }
     }
+}
+
+/// A body, whole and within a limit.
+async fn collect(headers: &HeaderMap, mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: usize| length > limit) {
+        return Err(Failure::misconfigured(Reason::DocumentTooLarge));
+    }
+    let mut collector = Collector::new(limit, announced);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Failure::unavailable(connect::body_failed(&error)))?;
+        if let Some(part) = frame.data_ref() {
+            collector.push(part)?;
+        }
+    }
+    Ok(collector.finish())
 }
 
 /// The head of an answer, its body still to come.

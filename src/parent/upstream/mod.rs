@@ -4,17 +4,20 @@ mod aside;
 mod authorities;
 mod body;
 mod connect;
+mod extract;
 mod file;
 mod formats;
 #[cfg(test)]
 mod fuzz;
 mod hawk;
 mod http;
+mod outcomes;
 mod project;
 mod redirect;
 mod request;
 mod response;
 mod select;
+mod unescape;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
