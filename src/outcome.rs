@@ -70,6 +70,10 @@ pub enum Reason {
     ReplyNotAuthentic,
     /// The two clocks differ and the upstream gave no trustworthy time.
     ClockSkew,
+    /// There is no session: where it comes from refused the credentials.
+    LoginRefused,
+    /// There is no session: where it comes from is down, or gave none.
+    LoginFailed,
 }
 
 impl Reason {
@@ -96,6 +100,8 @@ impl Reason {
             Self::TokenMissing => "token-missing",
             Self::ReplyNotAuthentic => "reply-not-authentic",
             Self::ClockSkew => "clock-skew",
+            Self::LoginRefused => "login-refused",
+            Self::LoginFailed => "login-failed",
         }
     }
 
@@ -110,6 +116,7 @@ impl Reason {
                 | Self::Timeout
                 | Self::Status(429)
                 | Self::RateLimited(_)
+                | Self::LoginFailed
         )
     }
 }

@@ -172,6 +172,63 @@ fn damaged_and_renamed_files_are_as_if_they_were_not_there() {
     logs(&broker, "renamed");
 }
 
+/// Of another seal key, of a newer format, of nobody we know: named at the start, and not touched by anything after it.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn what_is_not_ours_is_named_and_stays() {
+    let (upstream, mut broker, [a, b]) = two_values_in_an_outage();
+    let other_key = broker.path("cache").join("0".repeat(40));
+    std::fs::rename(&b, &other_key).unwrap();
+    let mut sealed = std::fs::read(&other_key).unwrap();
+    // After the magic: the version, and the id of the seal key.
+    sealed[5] ^= 1;
+    std::fs::write(&other_key, &sealed).unwrap();
+    sealed[4] = 99;
+    let newer = broker.path("cache").join("1".repeat(40));
+    std::fs::write(&newer, &sealed).unwrap();
+    let notes = broker.path("cache").join("notes");
+    std::fs::write(&notes, "mine").unwrap();
+    let said = [(&other_key, "another seal key"), (&newer, "format 99"), (&notes, "no sealed file of keyhatch")];
+    let content = || said.map(|(file, _)| std::fs::read(file).unwrap());
+    let before = content();
+    broker.start();
+    for (file, why) in said {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let told = |line: &&str| line.contains("left alone") && line.contains(name) && line.contains(why);
+        wait_until(name, || broker.log().lines().filter(told).count() == 1);
+    }
+    upstream.behave("/good", "/good");
+    upstream.set_value("newer");
+    wait_until("it writes", || broker.curl(GRANTED, "/b", &[]).ends_with("{\"value\":\"newer\"}"));
+    assert!(broker.curl(GRANTED, "/a", &[]).ends_with("{\"value\":\"newer\"}") && a.exists() && b.exists());
+    broker.end("TERM");
+    assert_eq!(content(), before);
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn what_is_deleted_costs_what_was_in_it_and_makes_nothing_younger() {
+    let (_upstream, mut broker, [a, b]) = two_values_in_an_outage();
+    broker.start();
+    wait_until("they are some seconds old", || age(&broker.curl(GRANTED, "/a", &[])) >= 3);
+    broker.end("TERM");
+    // The clock and the ledger, as far as there is one.
+    let states = files(&broker).into_keys().map(|name| broker.path("cache").join(name));
+    let states: Vec<_> = states.filter(|file| *file != a && *file != b).collect();
+    assert!(!states.is_empty());
+    states.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    broker.start();
+    for key in ["/a", "/b"] {
+        let answer = broker.curl(GRANTED, key, &[]);
+        assert!(answer.ends_with(support::serving::GOOD) && age(&answer) >= 3, "{key}: {answer}");
+    }
+    broker.end("TERM");
+    std::fs::remove_file(&a).unwrap();
+    broker.start();
+    fails(&broker, "/a", 503, "status");
+    assert!(broker.curl(GRANTED, "/b", &[]).ends_with(support::serving::GOOD));
+}
+
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
 fn a_changed_source_does_not_serve_the_value_of_the_one_before() {

@@ -131,6 +131,21 @@ fn without_one_part_there_is_no_whole() {
 
 #[test]
 #[ignore = "needs root: drops to two uids"]
+fn a_whole_is_no_longer_than_a_value_may_be() {
+    // Of 4 KiB, 40 bytes are names and what stands around them.
+    let (upstream, broker) = serving("");
+    let of = |length: usize| "x".repeat(length);
+    for (length, status) in [((4096 - 40) / 2, 200), ((4096 - 40) / 2 + 1, 502)] {
+        upstream.set_value(&of(length));
+        let answer = broker.curl(GRANTED, "/app", &["-H", "Cache-Control: no-cache"]);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{length}: {answer}");
+    }
+    let answer = broker.curl(GRANTED, "/app", &[]);
+    assert!(answer.contains("\"code\":\"misconfigured\""), "{answer}");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
 fn what_becomes_of_a_part_becomes_of_the_whole() {
     let (upstream, broker) = serving("max-age = \"1h\"");
     gives(&broker, &[], WHOLE);

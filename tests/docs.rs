@@ -296,6 +296,27 @@ fn the_architecture_names_every_module() {
     all(lacking.map(|module| format!("no row for `{module}`")).collect());
 }
 
+/// Both directions of the channel, message by message.
+#[test]
+fn the_architecture_names_every_frame() {
+    let wire = read("src/ipc/wire.rs");
+    let text = document("docs/architecture.md").text;
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let mut lacking = Vec::new();
+    for side in ["ToParent", "ToWorker"] {
+        let variants = part(&wire, &format!("pub enum {side} {{"), "\n}").lines().skip(1);
+        let named =
+            variants.filter_map(|line| line.strip_prefix("    ")).filter(|line| line.starts_with(char::is_uppercase));
+        for name in named.map(|line| line.split([' ', '(', ',']).next().unwrap()) {
+            // A row may name several.
+            if !rows.iter().any(|row| row.contains(&format!("`{name} {{")) || row.contains(&format!("`{name}`"))) {
+                lacking.push(format!("no row for `{name}`"));
+            }
+        }
+    }
+    all(lacking);
+}
+
 /// Interpreters that are not here are left out; the shell is everywhere.
 #[test]
 #[ignore = "needs root: drops to two uids"]

@@ -3,10 +3,14 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use support::process::Process;
-use support::serving::{GOOD, at, good, serving};
+use support::serving::{GOOD, at, configuration, good, serving};
 use support::{Broker, GRANTED, wait_until};
 
 /// When the upstream was asked for this path, in milliseconds.
@@ -37,6 +41,74 @@ fn attempts_are_paced_by_doubling_intervals_and_not_by_peers() {
     }
     upstream.behave("/busy", "/good");
     wait_until("the recovery is seen", || load(&broker, "/busy").contains("fwd-status=200"));
+}
+
+const PEERS: usize = 64;
+
+/// Asks again and again, on one connection: how often it was answered with this status, until that is enough.
+fn ask_always(mut stream: UnixStream, status: &str, answered: &AtomicUsize, enough: &AtomicBool) {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    while !enough.load(Ordering::SeqCst) {
+        stream.write_all(b"GET /busy HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        // Larger than any answer here, which comes whole.
+        let mut answer = [0; 4096];
+        let length = stream.read(&mut answer).unwrap();
+        let answer = str::from_utf8(&answer[..length]).unwrap();
+        if !answer.starts_with(&format!("HTTP/1.1 {status} ")) {
+            assert!(enough.load(Ordering::SeqCst), "{answer}");
+        }
+        answered.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Whether they get something or nothing meanwhile, and whatever the upstream does instead of answering.
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn sixty_four_busy_peers_cost_one_attempt_in_each_interval_and_recovery_is_seen_within_one() {
+    for (held, outage) in [(true, "/reset-at-once"), (false, "/status/503")] {
+        let mut upstream = None;
+        let mut broker = Broker::prepared(|directory| {
+            let started = Process::start(directory);
+            let text = configuration(&[("busy", at(&started, "/busy", ""), "")]);
+            upstream = Some(started);
+            let limits = format!("[limits]\nconnections-per-user = {}\n", PEERS + 1);
+            text.replace("[limits]\n", &limits).replace(&format!("user = {GRANTED}"), &format!("user = [{GRANTED}, 0]"))
+        });
+        broker.start();
+        let upstream = upstream.unwrap();
+        if held {
+            // A connection that was kept and is found gone would be one attempt more.
+            upstream.behave("/busy", "/good?close=1");
+            good(&broker, "/busy");
+        }
+        upstream.behave("/busy", outage);
+        let before = times(&upstream, "/busy").len();
+        let (answered, enough) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let status = if held { "200" } else { "503" };
+        let recovered = std::thread::scope(|scope| {
+            for _ in 0..PEERS {
+                let stream = UnixStream::connect(broker.path("keyhatch.sock")).unwrap();
+                scope.spawn(|| ask_always(stream, status, &answered, &enough));
+            }
+            wait_until("four attempts have failed", || times(&upstream, "/busy").len() >= before + 4);
+            enough.store(!held, Ordering::SeqCst);
+            upstream.behave("/busy", "/good");
+            let mended = Instant::now();
+            wait_until("the recovery is seen", || broker.curl(GRANTED, "/busy", &[]).contains("fwd-status=200"));
+            let recovered = mended.elapsed();
+            enough.store(true, Ordering::SeqCst);
+            recovered
+        });
+        let attempts = times(&upstream, "/busy").split_off(before);
+        let gaps: Vec<u64> = attempts.windows(2).map(|pair| pair[1] - pair[0]).take(4).collect();
+        for (gap, least) in gaps.iter().zip([800, 1600, 3200, if held { 6400 } else { 4000 }]) {
+            assert!(*gap >= least, "{outage}: {gaps:?}: a fifth less than 1, 2, 4, 8 s at least");
+        }
+        // The fourth interval is of 8 s, or of 5 s while somebody gets nothing; a second for a busy machine.
+        assert!(recovered < Duration::from_secs(if held { 9 } else { 6 }), "{outage}: {recovered:?}");
+        let answered = answered.load(Ordering::SeqCst);
+        assert!(answered > 50 * PEERS, "{outage}: they were busy: {answered}");
+    }
 }
 
 #[test]

@@ -69,6 +69,30 @@ fn a_storm_against_the_token_withholds_and_an_accepted_token_brings_it_back() {
     wait_until("two serves again, from disk", || broker.curl(GRANTED, "/two", &[]).ends_with(GOOD));
 }
 
+/// That it is withheld stands in the ledger alone: whoever deletes it gains time, and no more than that.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn without_the_ledger_what_was_withheld_serves_until_it_is_refused_again() {
+    let (upstream, mut broker) = serving(&two_of_one_token);
+    let files = both_good(&upstream, &broker);
+    for path in ["/one", "/two"] {
+        upstream.behave(path, "/status/401");
+        wait_until("it is withheld", || status(&broker, path) == "502");
+    }
+    assert_eq!(broker.end("TERM"), Some(0));
+    broker.start();
+    assert_eq!(status(&broker, "/one"), "502", "over a restart");
+    assert_eq!(broker.end("TERM"), Some(0));
+    for file in std::fs::read_dir(broker.path("cache")).unwrap().map(|file| file.unwrap().path()) {
+        if !files.contains(&file) {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+    broker.start();
+    assert_eq!(status(&broker, "/one"), "200");
+    wait_until("it is withheld again", || status(&broker, "/one") == "502");
+}
+
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
 fn a_document_that_is_gone_is_shredded_and_a_backup_does_not_bring_it_back() {

@@ -15,12 +15,16 @@ use support::{Broker, GRANTED, STRANGER, TOKEN, VALUE, as_uid, wait_until};
 /// `service:` and the token, as basic authentication shows it, without its last characters.
 const IN_BASE64: &str = "c2VydmljZTpwbGFudGVkLXRva2Vu";
 
+/// How the tokens of sessions begin, and that of an instance's metadata.
+const SESSION: &str = "planted-session-";
+const METADATA: &str = "planted-imds-token";
+
 const STATUSES: [u16; 14] = [200, 204, 302, 400, 401, 403, 404, 408, 410, 425, 429, 500, 502, 503];
 
 /// What stands in `text` and should not.
 fn leaks(text: &[u8]) -> Vec<&'static str> {
     let holds = |marker: &&&str| text.windows(marker.len()).any(|part| part == marker.as_bytes());
-    [TOKEN, VALUE, IN_BASE64].iter().filter(holds).copied().collect()
+    [TOKEN, VALUE, IN_BASE64, SESSION, METADATA].iter().filter(holds).copied().collect()
 }
 
 fn configuration(upstream: &Process) -> String {
@@ -61,12 +65,43 @@ fn configuration(upstream: &Process) -> String {
             keys.push((format!("{name}/{status}"), plain(&format!("/reflect/{status}"), &own)));
         }
     }
+    let oauth = format!(
+        "auth = {{ type = \"oauth2-client-credentials\", token-url = \"http://{}\", client-id = \"a client\", client-secret = \"t\", \
+         scope = \"read:all x/y\" }}, allow-plaintext = true",
+        at("plain", "/session/oauth")
+    );
+    let instance = format!(
+        "auth = {{ type = \"aws-sigv4\", service = \"secretsmanager\", region = \"eu-west-1\", \
+         credentials = {{ type = \"imds\", url = \"http://{}\" }} }}, allow-plaintext = true",
+        at("plain", "")
+    );
+    keys.push(("login".into(), plain("/session/secret", &format!("{field}, {}", login(&at, "/session/login", "t")))));
+    keys.push(("oauth".into(), plain("/session/bearer", &format!("{field}, {oauth}"))));
+    keys.push(("instance".into(), plain("/aws?id=given", &format!("{field}, {instance}"))));
+    for status in [200, 302, 400, 401, 404, 500] {
+        // A token of its own for each: none rests because of another one.
+        tokens.push_str(&format!(
+            "t-login-{status} = {{ file = \"DIR/token\" }}\nt-shown-{status} = {{ file = \"DIR/token\" }}\n"
+        ));
+        let reflecting = login(&at, &format!("/session/reflect?code={status}"), &format!("t-login-{status}"));
+        keys.push((format!("login/{status}"), plain("/session/secret", &format!("{field}, {reflecting}"))));
+        let shown = login(&at, "/session/login", &format!("t-shown-{status}"));
+        keys.push((format!("shown/{status}"), plain(&format!("/reflect/{status}"), &format!("{field}, {shown}"))));
+    }
     let keys: String =
         keys.iter().map(|(key, source)| format!("[keys.\"/{key}\"]\nsource = {{ {source} }}\n")).collect();
     format!(
         "[limits]\nvalue-size = \"4KiB\"\n[defaults]\ntimeout = \"1s\"\nfetch-timeout = \"1s\"\n\
          [tokens]\n{tokens}{keys}\
          [clients.all]\nuser = {GRANTED}\nkeys = [\"/**\"]\n"
+    )
+}
+
+fn login(at: &impl Fn(&str, &str) -> String, path: &str, token: &str) -> String {
+    format!(
+        "auth = {{ type = \"login\", url = \"http://{}\", body = '{{\"role_id\": \"role\", \"secret_id\": \"{{s}}\"}}', \
+         secrets = {{ s = \"{token}\" }}, pointer = \"/auth/client_token\", header = \"X-Vault-Token\" }}, allow-plaintext = true",
+        at("plain", path)
     )
 }
 
@@ -96,7 +131,7 @@ fn no_token_and_no_value_leaves_its_way() {
     upstream.set_value(VALUE);
     broker.write("value", VALUE, 0o400);
     broker.start_with(&["--log-level", "trace", "--log-requests"]);
-    let good = ["/bearer", "/basic", "/header", "/hawk", "/text", "/heroku", "/file"];
+    let good = ["/bearer", "/basic", "/header", "/hawk", "/text", "/heroku", "/file", "/login", "/oauth", "/instance"];
 
     for key in keys(&text) {
         for more in [&[][..], &["--header", "Cache-Control: no-cache"], &["--header", "Accept: text/plain"]] {

@@ -3,7 +3,10 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use support::process::Process;
 use support::serving::{at, configuration, fails, good, serving, stale};
@@ -153,4 +156,54 @@ fn through_a_proxy_names_are_the_proxys_affair() {
     broker.start();
     let held = broker.curl(GRANTED, "/http", &["--max-time", "60"]);
     assert!(held.starts_with("HTTP/1.1 200 ") && held.contains("detail=dns\r\n"), "{held}");
+}
+
+/// Sends this to all who come, as quickly as they take it, until they go.
+fn flood(listener: TcpListener, begin: &'static str, again: &'static str, gone: &'static AtomicBool) {
+    let much = again.repeat(2000);
+    for mut stream in listener.incoming().map_while(Result::ok) {
+        let asked = stream.read(&mut [0; 4096]).is_ok() && stream.write_all(begin.as_bytes()).is_ok();
+        while asked && stream.write_all(much.as_bytes()).is_ok() {}
+        gone.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Heads that are no answer (RFC 9110 section 15.2), and the smallest parts that a body can have.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn an_upstream_that_never_comes_to_an_end_holds_up_nobody() {
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let endless = [
+        ("", "HTTP/1.1 100 Continue\r\n\r\n"),
+        ("", "HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"),
+        (CHUNKED, "1\r\n \r\n"),
+    ];
+    for (begin, again) in endless {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let gone: &AtomicBool = Box::leak(Box::default());
+        std::thread::spawn(move || flood(listener, begin, again, gone));
+        let timeouts = "timeout = \"2s\"\nfetch-timeout = \"4s\"";
+        let (_upstream, broker) = serving(&|upstream| {
+            vec![
+                ("endless", format!("url = \"http://127.0.0.1:{port}/\""), timeouts),
+                ("other", at(upstream, "/good", ""), ""),
+            ]
+        });
+        good(&broker, "/other");
+        std::thread::scope(|scope| {
+            let asked = Instant::now();
+            let endless = scope.spawn(|| broker.curl(GRANTED, "/endless", &[]));
+            while !gone.load(Ordering::SeqCst) {
+                let since = Instant::now();
+                good(&broker, "/other");
+                let waited = since.elapsed();
+                assert!(waited < Duration::from_secs(1), "{again:?}: {waited:?}");
+                assert!(asked.elapsed() < Duration::from_secs(15), "{again:?}: it is never given up");
+            }
+            let answer = endless.join().unwrap();
+            let said = if begin.is_empty() { "detail=failover-timeout\r\n" } else { "detail=document-too-large\r\n" };
+            assert!(answer.contains(said), "{again:?}: {answer}");
+        });
+    }
 }

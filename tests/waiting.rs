@@ -6,7 +6,7 @@ mod support;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::process::Process;
 use support::serving::{at, configuration};
@@ -93,6 +93,24 @@ fn many_who_wait_cost_what_one_costs() {
     assert!(waiting.into_iter().all(|stream| answer(stream).ends_with("{\"value\":\"changed\"}")));
     let calls = upstream.requests_for("/good").len();
     assert!(calls <= 6, "{calls} calls for {PEERS} peers and a change");
+}
+
+/// Nobody else asks.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn for_the_sake_of_all_who_wait_the_upstream_is_asked_every_ten_seconds() {
+    let (upstream, broker) = serving("max-age = \"1s\"");
+    let tag = tag(&broker);
+    let since = Instant::now();
+    let waiting: Vec<UnixStream> = (0..PEERS).map(|_| ask(&broker, &tag, 29)).collect();
+    wait_until("it was asked, and is unchanged", || upstream.requests_for("/good").len() == 2);
+    upstream.set_value("changed");
+    assert!(waiting.into_iter().all(|stream| answer(stream).ends_with("{\"value\":\"changed\"}")));
+    assert!(since.elapsed() < Duration::from_secs(28), "before their time is over");
+    let asked: Vec<u64> =
+        upstream.requests_for("/good").iter().map(|request| request["millis"].as_u64().unwrap()).collect();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    assert!(asked[1..].windows(2).all(|pair| pair[1] - pair[0] >= 9_500), "{asked:?}");
 }
 
 #[test]

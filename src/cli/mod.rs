@@ -195,10 +195,11 @@ fn errors(config: &Config, credentials: Credentials) -> (Vec<String>, Examined) 
     let mut errors = config.problems.clone();
     let mut found = boot::examine(config, credentials);
     errors.append(&mut found.errors);
+    let files = config.token_files();
     for (name, from, opened) in &found.tokens {
         // A descriptor of its own: reading it closes it.
         let opened = opened.as_ref().map_err(Clone::clone).and_then(|fd| fd.try_clone().map_err(|e| e.to_string()));
-        let read = parent::Vault::read(vec![(name.clone(), from.clone(), opened)]);
+        let read = parent::Vault::read(vec![(name.clone(), from.clone(), opened)], &files);
         errors.extend(read.err().map(|error| error.to_string()));
     }
     (errors, found)

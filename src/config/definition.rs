@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Auth, Coding, FileDocument, Format, HttpDocument, Method, Projection, Step, TokenName, Url};
+use super::{
+    Auth, AwsCredentials, Coding, FileDocument, Format, HttpDocument, Method, Projection, Step, TokenName, Url,
+};
 
 /// Sorted by its type: whether `serde_json::Map` keeps order depends on the features of the whole build.
 type Fields<'n> = BTreeMap<&'n str, Value>;
@@ -70,12 +72,42 @@ pub(super) fn of_http(document: &HttpDocument, projection: &Projection) -> Strin
     if let Some(TokenName(token)) = document.auth.token() {
         fields.insert("token", json!(token));
     }
+    add_account(&mut fields, &document.auth);
     // Another account may see other data.
     if let Auth::Hawk { id: account, .. } | Auth::Basic { user: account, .. } = &document.auth {
         fields.insert("account", json!(account));
     }
     add_projection(&mut fields, projection);
     text(&fields)
+}
+
+/// Who asks, where that is more than the name of one token: another account, role or login may see other data.
+fn add_account(fields: &mut Fields, auth: &Auth) {
+    let account = match auth {
+        Auth::None | Auth::Bearer { .. } | Auth::Basic { .. } | Auth::Header { .. } | Auth::Hawk { .. } => return,
+        Auth::AwsSigV4(aws) => match &aws.credentials {
+            AwsCredentials::Static { access_key_id, secret_access_key, session_token } => {
+                json!(["static", access_key_id, secret_access_key.0, session_token.as_ref().map(|token| &token.0)])
+            }
+            AwsCredentials::File { token, profile } => json!(["file", token.0, profile]),
+            AwsCredentials::Container { url, token } => {
+                json!(["container", url_text(url), token.as_ref().map(|token| &token.0)])
+            }
+            AwsCredentials::Imds { url, role } => json!(["imds", url_text(url), role]),
+        },
+        Auth::OAuth2(client) => {
+            json!(["oauth2", url_text(&client.token_url), client.client_id, client.client_secret.0, client.scope])
+        }
+        Auth::Google(account) => json!(["google", account.key.0, account.scope]),
+        Auth::Login(login) => {
+            let body = login.body.as_ref().map(|(body, _)| body.named(&login.secrets));
+            let headers: Vec<_> =
+                login.headers.iter().map(|(name, value)| (name, value.named(&login.secrets))).collect();
+            let secrets: Vec<_> = login.secrets.iter().map(|(name, token)| (name, &token.0)).collect();
+            json!(["login", url_text(&login.url), headers, body, secrets])
+        }
+    };
+    fields.insert("account", account);
 }
 
 /// A shipped preset, what a key gives for its parameters, and what is selected by them.

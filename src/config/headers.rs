@@ -20,6 +20,11 @@ const SECRET: [&str; 12] = [
     "x-token",
 ];
 
+/// Takes lower case.
+pub(super) fn carries_secret(name: &str) -> bool {
+    SECRET.contains(&name)
+}
+
 /// Why a header is not the configuration's to set. Takes lower case.
 pub(super) fn reserved(name: &str) -> Option<&'static str> {
     match name {

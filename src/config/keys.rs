@@ -200,6 +200,9 @@ fn read_source(
     (report.errors.len() == before).then_some(source)
 }
 
+/// The most sources of one key.
+const MAX_PARTS: usize = 32;
+
 /// The sources of a key that has several, by their names.
 fn parts<'a>(several: &Node<'a>, made_of: MadeOf<'_>, report: &mut Report<'_>) -> Vec<(&'a str, SourceTemplate)> {
     let entries = several.entries(report);
@@ -207,6 +210,10 @@ fn parts<'a>(several: &Node<'a>, made_of: MadeOf<'_>, report: &mut Report<'_>) -
         report.error(several.error("`sources` is empty").help(
             "for example: sources = { db = { type = \"file\", path = \"/etc/keyhatch/db\" } }; the value is {\"db\": …}",
         ));
+    }
+    if entries.len() > MAX_PARTS {
+        let help = format!("at most {MAX_PARTS} are legal: all of them are in memory when one is asked for");
+        report.error(several.error(format!("`sources` has {} sources", entries.len())).help(help));
     }
     let mut parts = Vec::new();
     for one in entries {

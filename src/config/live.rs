@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName};
+use super::{Config, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName, Url};
 use crate::acl::Acl;
 
 /// What a running broker takes over. Holds paths and names of secrets, never their bytes.
@@ -77,16 +77,18 @@ impl Fixed {
 }
 
 impl Config {
-    /// The TCP ports of all sources, or of their proxies: a redirect stays within its origin.
+    /// The TCP ports of all sources and of where their sessions come from, or of their proxies: a redirect stays within its
+    /// origin.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
         // Parameters never stand in a port.
         let of_templates = self.templates.iter().map(|key| key.source.any_document());
-        let port = |document: &Document| match document {
-            Document::Http(http) => Some(http.proxy.as_ref().unwrap_or(&http.url).port),
-            Document::File(_) => None,
-        };
-        let of_templates: Vec<u16> = of_templates.filter_map(|document| port(&document)).collect();
-        self.keys.iter().filter_map(move |key| port(&key.source.document)).chain(of_templates)
+        let of_templates: Vec<u16> = of_templates.flat_map(|document| ports(&document)).collect();
+        self.keys.iter().flat_map(|key| ports(&key.source.document)).chain(of_templates)
+    }
+
+    /// The tokens that are files of several lines.
+    pub fn token_files(&self) -> BTreeSet<TokenName> {
+        token_files(&self.keys, &self.templates)
     }
 
     /// Splits off what a running broker takes over.
@@ -94,6 +96,32 @@ impl Config {
         let tokens = self.tokens.into_keys().collect();
         Live { limits: self.limits, keys: self.keys, templates: self.templates, acl: self.acl, tokens }
     }
+}
+
+/// The tokens that are files of several lines: whoever reads tokens is to take these as they are.
+fn token_files<'k>(keys: &'k [Key], templates: &'k [KeyTemplate]) -> BTreeSet<TokenName> {
+    let of_templates: Vec<Document> = templates.iter().map(|key| key.source.any_document()).collect();
+    let documents = keys.iter().map(|key| &key.source.document).chain(&of_templates);
+    let file = |document: &Document| match document {
+        Document::Http(http) => http.auth.files().cloned(),
+        Document::File(_) => None,
+    };
+    documents.filter_map(file).collect()
+}
+
+impl Live {
+    /// The tokens that are files of several lines.
+    pub fn token_files(&self) -> BTreeSet<TokenName> {
+        token_files(&self.keys, &self.templates)
+    }
+}
+
+fn ports(document: &Document) -> Vec<u16> {
+    let Document::Http(http) = document else { return Vec::new() };
+    let by_proxy = |url: &Url| http.proxy.as_ref().unwrap_or(url).port;
+    let endpoint = http.auth.endpoint();
+    let endpoint = endpoint.map(|url| if http.auth.is_metadata() { url.port } else { by_proxy(url) });
+    [by_proxy(&http.url)].into_iter().chain(endpoint).collect()
 }
 
 #[cfg(test)]

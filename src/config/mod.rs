@@ -37,6 +37,7 @@ mod url;
 mod values;
 
 pub use answers::{Coding, OutcomeClass, OutcomeRule, Projection, RateLimit, Step, Test};
+pub use auth::*;
 pub use diagnostic::{LoadError, SourceText};
 pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};
 pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, explain_template};
@@ -45,6 +46,7 @@ pub use model::*;
 pub use open::Trust;
 pub use presets::{Description, ParameterDescription, shipped_presets};
 pub use resolve::{Resolver, System};
+pub use text::{Encoding, Piece, Text};
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Description, KeyTemplate, OutcomeRule, Projection, RateLimit};
+use super::{Auth, Description, KeyTemplate, OutcomeRule, Projection, RateLimit};
 use crate::acl::Acl;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
@@ -203,13 +203,6 @@ pub struct HttpDocument {
     pub rate_limit: Option<RateLimit>,
 }
 
-impl HttpDocument {
-    fn tokens(&self) -> Vec<Needed> {
-        let token = self.auth.token().cloned();
-        token.map(|token| Needed { token, origin: self.url.origin() }).into_iter().collect()
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct FileDocument {
     pub path: PathBuf,
@@ -249,46 +242,6 @@ impl Url {
     pub fn origin(&self) -> String {
         format!("{}://{}:{}", if self.https { "https" } else { "http" }, self.host, self.port)
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Auth {
-    None,
-    Bearer {
-        token: TokenName,
-    },
-    Basic {
-        user: String,
-        token: TokenName,
-    },
-    /// `name: prefix` + token; the prefix holds its own space, if any.
-    Header {
-        name: String,
-        prefix: String,
-        token: TokenName,
-    },
-    Hawk {
-        id: String,
-        key: TokenName,
-        algorithm: HawkAlgorithm,
-    },
-}
-
-impl Auth {
-    /// The token that every request shows, or is signed with.
-    pub fn token(&self) -> Option<&TokenName> {
-        match self {
-            Self::None => None,
-            Self::Bearer { token } | Self::Basic { token, .. } | Self::Header { token, .. } => Some(token),
-            Self::Hawk { key, .. } => Some(key),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum HawkAlgorithm {
-    Sha256,
-    Sha1,
 }
 
 /// A token that fetching a document needs, and the origin that it goes to, which need not be the document's.

@@ -109,6 +109,26 @@ pub(super) const BEARER: Names = names("`bearer` authentication", &["type", "tok
 pub(super) const BASIC: Names = names("`basic` authentication", &["type", "user", "token"]);
 pub(super) const HEADER: Names = names("`header` authentication", &["type", "name", "prefix", "token"]);
 pub(super) const HAWK: Names = names("`hawk` authentication", &["type", "id", "key", "algorithm"]);
+pub(super) const AWS_SIGV4: Names = names("`aws-sigv4` authentication", &["type", "service", "region", "credentials"]);
+pub(super) const AWS_STATIC: Names =
+    names("`static` credentials", &["type", "access-key-id", "secret-access-key", "session-token"]);
+pub(super) const AWS_FILE: Names = names("`file` credentials", &["type", "token", "profile"]);
+pub(super) const AWS_CONTAINER: Names = names("`container` credentials", &["type", "url", "token"]);
+pub(super) const AWS_IMDS: Names = names("`imds` credentials", &["type", "url", "role"]);
+pub(super) const OAUTH2: Names = names(
+    "`oauth2-client-credentials` authentication",
+    &["type", "token-url", "client-id", "client-secret", "scope", "send"],
+);
+pub(super) const GOOGLE: Names =
+    names("`google-service-account` authentication", &["type", "key", "scope", "token-url"]);
+pub(super) const LOGIN: Names = names(
+    "`login` authentication",
+    &[
+        "type", "url", "method", "headers", "body", "secrets", "unwrap", "once", "pointer", "lifetime", "renew",
+        "header", "prefix",
+    ],
+);
+pub(super) const UNWRAP: Names = names("`unwrap`", &["secret", "url", "pointer"]);
 pub(super) const PRESET: Names = names("a preset", &["title", "about", "link", "parameters", "source"]);
 pub(super) const PRESET_PARAMETER: Names = names(
     "a parameter of a preset",
@@ -141,10 +161,13 @@ pub(super) const CLIENT: Names = names("a client", &["user", "group", "unit", "a
 pub(super) const SOURCE_TYPES: &[&str] = &["http", "file"];
 pub(super) const PARAMETER_TYPES: &[&str] =
     &["text", "path", "token", "fields", "choice", "boolean", "origin", "host-label"];
-pub(super) const AUTH_TYPES: &[&str] = &["bearer", "basic", "header", "hawk"];
+pub(super) const AUTH_TYPES: &[&str] =
+    &["bearer", "basic", "header", "hawk", "aws-sigv4", "oauth2-client-credentials", "google-service-account", "login"];
 pub(super) const CODINGS: &[&str] = &["base64", "json"];
 pub(super) const CLASSES: &[&str] =
     &["unavailable", "rate-limited", "token-refused", "refused", "gone", "misconfigured"];
+pub(super) const AWS_CREDENTIALS: &[&str] = &["static", "file", "container", "imds"];
+pub(super) const SEND: &[&str] = &["basic", "body"];
 pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
 pub(super) const METHODS: &[&str] = &["GET", "POST"];
 pub(super) const HTTP_FORMATS: &[&str] = &["json", "text"];
@@ -154,7 +177,7 @@ pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 22] = [
+pub(super) const ALL: [&Names; 31] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -173,18 +196,29 @@ pub(super) const ALL: [&Names; 22] = [
     &BASIC,
     &HEADER,
     &HAWK,
+    &AWS_SIGV4,
+    &AWS_STATIC,
+    &AWS_FILE,
+    &AWS_CONTAINER,
+    &AWS_IMDS,
+    &OAUTH2,
+    &GOOGLE,
+    &LOGIN,
+    &UNWRAP,
     &PRESET,
     &PRESET_PARAMETER,
     &PRESET_SOURCE,
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 12] = [
+const WORDS: [&[&str]; 14] = [
     SOURCE_TYPES,
     PARAMETER_TYPES,
     AUTH_TYPES,
     CODINGS,
     CLASSES,
+    AWS_CREDENTIALS,
+    SEND,
     HAWK_ALGORITHMS,
     METHODS,
     HTTP_FORMATS,

@@ -151,6 +151,13 @@ fn parse_pointer(name: &str, text: &str, scope: &Scope<'_>) -> Result<Selection,
     if text.is_empty() {
         return Ok(Selection::Whole);
     }
+    let tokens = pointer_tokens(name, text)?;
+    let tokens = tokens.iter().map(|token| Text::lenient(name, token, scope));
+    Ok(Selection::Pointer(tokens.collect::<Result<_, _>>()?))
+}
+
+/// The unescaped tokens of a JSON pointer that is not the empty one.
+pub(super) fn pointer_tokens(name: &str, text: &str) -> Result<Vec<String>, Bad> {
     let help = "a JSON pointer looks like \"/data/items/0\"; in a name `~` is written ~0 and `/` is written ~1";
     let Some(rest) = text.strip_prefix('/') else {
         return Err(Bad::new(format!("`{name}` does not begin with `/`")).help(help));
@@ -160,9 +167,7 @@ fn parse_pointer(name: &str, text: &str, scope: &Scope<'_>) -> Result<Selection,
         (!stray).then(|| token.replace("~1", "/").replace("~0", "~"))
     };
     let tokens: Option<Vec<String>> = rest.split('/').map(unescape).collect();
-    let tokens = tokens.ok_or_else(|| Bad::new(format!("`{name}` has a `~` that is not ~0 or ~1")).help(help))?;
-    let tokens = tokens.iter().map(|token| Text::lenient(name, token, scope));
-    Ok(Selection::Pointer(tokens.collect::<Result<_, _>>()?))
+    tokens.ok_or_else(|| Bad::new(format!("`{name}` has a `~` that is not ~0 or ~1")).help(help))
 }
 
 #[cfg(test)]

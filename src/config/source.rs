@@ -80,7 +80,11 @@ fn http(table: &Table<'_>, tokens: &Tokens, scope: &Scope<'_>, report: &mut Repo
     let outcomes = table.get("outcomes").map(|node| outcomes::rules(&node, report)).unwrap_or_default();
     let rate_limit = table.get("rate-limit").and_then(|node| outcomes::rate_limit(&node, report));
     if let (Some(node), Some(url)) = (&url_node, &url) {
-        plaintext(table, node, url, auth.token().is_some(), report);
+        let elsewhere = auth.plain_endpoint().is_some();
+        let allowed = plaintext(table, node, url, (auth.is_secret(), elsewhere), report);
+        if let Some(node) = table.get("auth").filter(|_| elsewhere && !allowed) {
+            auth::plain_endpoint(&node, report);
+        }
     }
     let (Some(url), Some(target), Some(projection)) = (url, target, projection) else { return None };
     if report.errors.len() > before {
@@ -91,19 +95,27 @@ fn http(table: &Table<'_>, tokens: &Tokens, scope: &Scope<'_>, report: &mut Repo
     Some(Kind::Http { document: Box::new(document), target, body, projection, named: None })
 }
 
-/// A token over plain HTTP is read by whoever is on the way, or takes the port of an upstream that is down.
-fn plaintext(table: &Table<'_>, node: &Node<'_>, url: &Url, with_token: bool, report: &mut Report<'_>) {
+/// A token over plain HTTP is read by whoever is on the way, or takes the port of an upstream that is down. Gives
+/// whether that is allowed; `elsewhere`, something else of the source needs it.
+fn plaintext(
+    table: &Table<'_>,
+    node: &Node<'_>,
+    url: &Url,
+    (with_token, elsewhere): (bool, bool),
+    report: &mut Report<'_>,
+) -> bool {
     let flag = table.get("allow-plaintext");
-    let allowed = flag.and_then(|node| node.boolean(report));
+    let allowed = flag.and_then(|node| node.boolean(report)) == Some(true);
     if url.https {
-        if let Some(node) = flag.filter(|_| allowed == Some(true)) {
+        if let Some(node) = flag.filter(|_| allowed && !elsewhere) {
             report.warning(&node.place(), "`allow-plaintext` has no effect with https");
         }
-    } else if with_token && allowed != Some(true) {
+    } else if with_token && !allowed {
         report.error(node.error("a token would be sent over plain http").help(
             "use https; or, where the way to the upstream is safe, say so in the source: allow-plaintext = true",
         ));
     }
+    allowed
 }
 
 /// The text of a body, and how values stand in it.
@@ -130,7 +142,7 @@ fn body(
 }
 
 /// A value in a body has to be encoded, so it must be known what the body is.
-fn encoding_of_body(name: &str, body: &Text, headers: &[(String, String)]) -> Result<Encoding, Bad> {
+pub(super) fn encoding_of_body(name: &str, body: &Text, headers: &[(String, String)]) -> Result<Encoding, Bad> {
     let content_type = headers.iter().find(|(name, _)| name == "content-type").map(|(_, value)| value.as_str());
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
     match media_type.to_ascii_lowercase().as_str() {

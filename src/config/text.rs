@@ -13,19 +13,20 @@ pub(super) struct Scope<'a> {
 }
 
 /// Literal pieces and parameters.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Text(Vec<Piece>);
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Text(Vec<Piece>);
 
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-enum Piece {
+/// A part of a text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Piece {
     Literal(String),
-    /// Its place among the parameters of the key.
+    /// Its place among the parameters of the key, or among the secrets of a login.
     Parameter(usize),
 }
 
 /// How a value is written, so that it means itself there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) enum Encoding {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Encoding {
     /// Nothing has a meaning there.
     Plain,
     /// Within a segment of a path, a query, or a form (RFC 3986 section 2.3).
@@ -126,6 +127,17 @@ impl Text {
         }
         pieces.push(Piece::Literal(text[from..].to_owned()));
         Ok(Self(pieces))
+    }
+
+    /// For who puts values into it that must leave no copy.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.0
+    }
+
+    /// As it was written, if its parameters have these names.
+    pub(super) fn named<T>(&self, names: &[(String, T)]) -> String {
+        let names: Vec<String> = names.iter().map(|(name, _)| format!("{{{name}}}")).collect();
+        self.fill(&names, Encoding::Plain)
     }
 
     pub(super) fn has_parameters(&self) -> bool {

@@ -14,6 +14,7 @@ mod judge;
 mod notify;
 mod openmetrics;
 mod outbox;
+mod pace;
 mod relay;
 pub mod reload;
 mod repeats;

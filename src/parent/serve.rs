@@ -118,7 +118,7 @@ impl From<ChannelError> for ParentError {
 pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError> {
     process::share_heap();
     let start = |error: &dyn fmt::Display| ParentError::Start(error.to_string());
-    let vault = Vault::read(inputs.tokens).map_err(|error| start(&error))?;
+    let vault = Vault::read(inputs.tokens, &inputs.config.token_files()).map_err(|error| start(&error))?;
     let named = inputs.config.cache.seal_keys.iter().zip(inputs.cache.seal_keys);
     let keys = KeyRing::read(named).map_err(ParentError::Start)?;
     let store = Store::open(inputs.cache.directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;

@@ -15,14 +15,29 @@ pub(super) const MAX_TOKEN_LEN: usize = 64 << 10;
 /// One credential for an upstream: 1 to [`MAX_TOKEN_LEN`] bytes of printable ASCII, in pages of its own. Wiped when dropped.
 pub(in crate::parent) struct ApiToken(Guarded);
 
+/// What a token file may hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// What is shown: one line.
+    Line,
+    /// What is read: key files, credentials with their names.
+    File,
+}
+
 impl ApiToken {
     /// The bytes, for a header or a MAC that is built and wiped within the call.
     pub(in crate::parent) fn bytes(&self) -> &[u8] {
         self.0.bytes()
     }
 
+    /// A token that an upstream has given: one line of these bytes, which the caller wipes where they were.
+    pub(in crate::parent) fn given(bytes: &[u8]) -> Result<Self, TokenFault> {
+        // No line end is taken off: it would be a part of the token.
+        if bytes.ends_with(b"\n") { Err(TokenFault::SeveralLines) } else { Self::parse(bytes, Shape::Line) }
+    }
+
     /// Reads and checks the whole file, from its start, wherever the descriptor's offset is.
-    pub(super) fn read(fd: OwnedFd) -> Result<Self, TokenFault> {
+    pub(super) fn read(fd: OwnedFd, of: Shape) -> Result<Self, TokenFault> {
         let file = File::from(fd);
         let told = file.metadata().map_err(TokenFault::Read)?.len();
         // Locked memory is scarce: no more than the file says, if it says anything.
@@ -31,7 +46,7 @@ impl ApiToken {
             // Room for the line end, and one byte more that tells a file that is longer.
             let (text, len) = Self::read_up_to(&file, room + 3).map_err(TokenFault::Read)?;
             if len < room + 3 || room == MAX_TOKEN_LEN {
-                return Self::parse(&text.bytes()[..len]);
+                return Self::parse(&text.bytes()[..len], of);
             }
         }
         Err(TokenFault::TooLong)
@@ -53,7 +68,7 @@ impl ApiToken {
         Ok((text, len))
     }
 
-    fn parse(text: &[u8]) -> Result<Self, TokenFault> {
+    fn parse(text: &[u8], of: Shape) -> Result<Self, TokenFault> {
         let line = text.strip_suffix(b"\n").map_or(text, |t| t.strip_suffix(b"\r").unwrap_or(t));
         if line.is_empty() {
             return Err(TokenFault::Empty);
@@ -61,10 +76,11 @@ impl ApiToken {
         if line.len() > MAX_TOKEN_LEN {
             return Err(TokenFault::TooLong);
         }
-        if line.contains(&b'\n') {
+        let of_lines = |byte: &u8| of == Shape::File && b"\t\r\n".contains(byte);
+        if of == Shape::Line && line.contains(&b'\n') {
             return Err(TokenFault::SeveralLines);
         }
-        if !line.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        if !line.iter().all(|byte| (b' '..=b'~').contains(byte) || of_lines(byte)) {
             return Err(TokenFault::Character);
         }
         Guarded::copy_of(line).map(Self).map_err(TokenFault::Read)
@@ -111,7 +127,7 @@ mod tests {
     fn token(content: &[u8]) -> Result<ApiToken, TokenFault> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
-        ApiToken::read(file.into())
+        ApiToken::read(file.into(), Shape::Line)
     }
 
     fn fault(content: &[u8]) -> TokenFault {

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 pub(in crate::parent) use self::attempt::Attempt;
-use super::token::{ApiToken, TokenFault};
+use super::token::{ApiToken, Shape, TokenFault};
 use crate::config::{SecretFile, TokenName};
 
 /// All tokens of the configuration, by name. One that could not be opened is absent. Never changes: a reload makes another
@@ -104,13 +104,19 @@ impl Vault {
     /// Reads every token. One that could not be opened (`Err`, already reported by who opened it) is left out:
     /// what needs it is unavailable with `token-missing`, and the last known good stays in service.
     ///
+    /// Those of `files` may have several lines.
+    ///
     /// # Errors
     /// The first token whose file was opened and does not hold one.
-    pub fn read(entries: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>) -> Result<Self, VaultError> {
+    pub fn read(
+        entries: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>,
+        files: &BTreeSet<TokenName>,
+    ) -> Result<Self, VaultError> {
         let mut tokens = HashMap::with_capacity(entries.len());
         for (name, file, opened) in entries {
             let Ok(fd) = opened else { continue };
-            match ApiToken::read(fd) {
+            let shape = if files.contains(&name) { Shape::File } else { Shape::Line };
+            match ApiToken::read(fd, shape) {
                 Ok(token) => tokens.insert(name, Known::new(Rc::new(token))),
                 Err(fault) => return Err(VaultError { token: name, file, fault }),
             };
@@ -120,6 +126,11 @@ impl Vault {
 
     pub(in crate::parent) fn get(&self, name: &TokenName) -> Option<&ApiToken> {
         self.0.get(name).map(|known| &*known.token)
+    }
+
+    /// The token itself, to be held for as long as a session is.
+    pub(in crate::parent) fn shared(&self, name: &TokenName) -> Option<Rc<ApiToken>> {
+        self.0.get(name).map(|known| known.token.clone())
     }
 
     /// Whether it is still in use, if only until another one is proven.
@@ -214,7 +225,7 @@ mod tests {
     fn vault(content: &[u8]) -> Result<Vault, VaultError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
-        Vault::read(vec![(name(), SecretFile::Credential("cred".into()), Ok(file.into()))])
+        Vault::read(vec![(name(), SecretFile::Credential("cred".into()), Ok(file.into()))], &BTreeSet::new())
     }
 
     fn name() -> TokenName {
@@ -226,7 +237,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let fd = File::open(directory.path()).unwrap().into();
         let entry = (name(), SecretFile::File("/etc/keyhatch/tokens/heroku".into()), Ok(fd));
-        let error = Vault::read(vec![entry]).err().unwrap();
+        let error = Vault::read(vec![entry], &BTreeSet::new()).err().unwrap();
         assert_eq!(error.to_string(), "token `heroku` (/etc/keyhatch/tokens/heroku): the file cannot be read");
     }
 
@@ -308,7 +319,7 @@ mod tests {
     fn what_is_neither_given_nor_kept_goes() {
         let old = vault(b"old").ok().unwrap();
         let here = at(&["a"]);
-        let nothing = || Vault::read(Vec::new()).ok().unwrap();
+        let nothing = || Vault::read(Vec::new(), &BTreeSet::new()).ok().unwrap();
         assert!(old.replaced_by(nothing(), &[], (&here, &here)).0.get(&name()).is_none());
         assert_eq!(old.replaced_by(nothing(), &[name()], (&here, &here)).0.get(&name()).unwrap().bytes(), b"old");
         let (same, told) = old.replaced_by(vault(b"old\n").ok().unwrap(), &[], (&here, &here));
@@ -318,6 +329,6 @@ mod tests {
     #[test]
     fn a_token_that_could_not_be_opened_is_missing() {
         let entry = (name(), SecretFile::Credential("cred".into()), Err("no such file".into()));
-        assert!(Vault::read(vec![entry]).ok().unwrap().get(&name()).is_none());
+        assert!(Vault::read(vec![entry], &BTreeSet::new()).ok().unwrap().get(&name()).is_none());
     }
 }

@@ -176,7 +176,9 @@ fn replace(
 }
 
 fn write_temporary(directory: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<File> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    // A pipe that somebody has put there fails instead of waiting for a reader.
+    let kind = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | kind;
     let mut file: File = openat(directory, temporary(name).as_str(), flags, Mode::from_bits_truncate(0o600))?.into();
     file.write_all(content)?;
     Ok(file)
@@ -201,5 +203,24 @@ pub fn remove_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         Ok(()) => Ok(nix::unistd::fsync(directory.as_fd())?),
         Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_way_of_a_file_costs_one_write_and_goes() {
+        let path = tempfile::tempdir().unwrap();
+        let directory = open_directory(path.path()).unwrap();
+        let write = |content: &str| replace_at(directory.as_fd(), &[("a".into(), content.into())]).remove(0);
+        let read = || read_at(directory.as_fd(), "a", 9).unwrap().unwrap().to_vec();
+        write("old").unwrap();
+        nix::unistd::mkfifo(&path.path().join(temporary("a")), Mode::S_IRWXU).unwrap();
+        assert!(write("lost").is_err(), "a pipe without a reader is nothing to wait for");
+        assert_eq!(read(), b"old");
+        write("new").unwrap();
+        assert_eq!(read(), b"new");
     }
 }

@@ -66,6 +66,22 @@ impl Process {
         self.control("ahead", &seconds.to_string());
     }
 
+    /// Ends all sessions that were given.
+    pub fn revoke(&self) {
+        self.control("revoke", "");
+    }
+
+    /// Of the service account, in DER.
+    pub fn set_public_key(&self, der: &[u8]) {
+        use base64::Engine;
+        self.control("public-key", &base64::engine::general_purpose::STANDARD.encode(der));
+    }
+
+    /// By how many seconds its clock is ahead, for signatures and assertions.
+    pub fn set_session_ahead(&self, seconds: i64) {
+        self.control("session-ahead", &seconds.to_string());
+    }
+
     /// All requests but these, in their order, with `listener`, `method`, `target`, `path`, `headers`, and `millis` since its start.
     pub fn requests(&self) -> Vec<Value> {
         self.control("requests", "").as_array().unwrap().clone()

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::answer::{Answer, json, no_answer, set, status, streamed, whole};
 use crate::state::{Connection, State};
-use crate::{hawk, proxy, stores};
+use crate::{hawk, proxy, session, sigv4, stores};
 
 /// `{"value":"gzip"}`, compressed.
 const GZIP: &[u8] = &[
@@ -139,6 +139,10 @@ async fn behave(
         "/basic" => {
             let pair = STANDARD.encode(format!("service:{}", state.token));
             authorized(&request, AUTHORIZATION.as_str(), &format!("Basic {pair}"), &good)
+        }
+        "/aws" => sigv4::answer(state, query, request).await,
+        _ if path.starts_with("/session/") || path.starts_with("/latest/") => {
+            session::answer(state, path, query, request).await
         }
         "/hawk" => hawk::answer(state, query, request, &good).await,
         _ => match path.split('/').collect::<Vec<_>>().as_slice() {

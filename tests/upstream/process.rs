@@ -7,6 +7,8 @@ mod answer;
 mod behave;
 mod hawk;
 mod proxy;
+mod session;
+mod sigv4;
 mod state;
 mod stores;
 mod tls;

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::session::Sessions;
+
 /// One connection: which listener took it, and a handle to end it as a crash does.
 pub(crate) struct Connection {
     pub(crate) listener: &'static str,
@@ -51,6 +53,7 @@ pub(crate) struct State {
     pub(crate) nonces: RefCell<Vec<String>>,
     /// By how many seconds the clock of Hawk is ahead.
     pub(crate) ahead: Cell<i64>,
+    pub(crate) sessions: RefCell<Sessions>,
     /// Opened once, for all who wait at it.
     pub(crate) gate: watch::Sender<bool>,
     started: Instant,
@@ -68,6 +71,7 @@ impl State {
             certificate: RefCell::new("valid".to_owned()),
             nonces: RefCell::default(),
             ahead: Cell::new(0),
+            sessions: RefCell::default(),
             gate: watch::Sender::new(false),
             started: Instant::now(),
         }
@@ -117,6 +121,20 @@ impl State {
             }
             ("certificate", _) => {
                 *self.certificate.borrow_mut() = body;
+                Value::Null
+            }
+            ("revoke", _) => {
+                self.sessions.borrow_mut().good.clear();
+                Value::Null
+            }
+            ("public-key", _) => {
+                use base64::Engine;
+                let der = base64::engine::general_purpose::STANDARD.decode(body).unwrap();
+                self.sessions.borrow_mut().public_key = der;
+                Value::Null
+            }
+            ("session-ahead", _) => {
+                self.sessions.borrow_mut().ahead = body.parse().unwrap();
                 Value::Null
             }
             ("ahead", _) => {

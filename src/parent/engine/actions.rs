@@ -120,6 +120,9 @@ impl Engine {
     async fn fetch_now(self: &Rc<Self>, key: &KeyPath) -> Option<Result<(), (&'static str, String)>> {
         let document = self.entries.borrow().get(key)?.document;
         let longest = self.documents.borrow().get(document)?.fetch_timeout + LATER;
+        if let Some(state) = self.documents.borrow().get(document) {
+            self.sources.borrow().permit_login(&state.document);
+        }
         let (mut flight, _) = self.join(document, Some(key), None)?;
         // The sender ends with the flight.
         let _ = timeout(longest, flight.landed.wait_for(|landed| *landed)).await.ok()?;

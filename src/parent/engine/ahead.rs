@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Engine;
 use super::documents::{DocumentId, DocumentState};
-use super::flight::random;
+use crate::parent::pace::random;
 
 impl Engine {
     /// Keeps documents with `refresh` fresh, each for itself.

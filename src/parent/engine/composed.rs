@@ -29,6 +29,9 @@ pub(super) fn compositions<'k>(keys: impl Iterator<Item = &'k KeyPath>) -> Compo
     parts.into_iter().map(|(whole, parts)| (whole, parts.into())).collect()
 }
 
+const NOBODY_ASKED: Verdict =
+    Verdict { forward: Forward::Hit, fwd_status: None, stored: false, collapsed: false, detail: None };
+
 impl Engine {
     /// The parts of a key that has several.
     pub(super) fn parts_of(&self, key: &KeyPath) -> Option<Rc<[KeyPath]>> {
@@ -66,7 +69,14 @@ impl Engine {
     }
 
     fn compose(&self, key: &KeyPath, values: Vec<(&KeyPath, ValueReply)>) -> Reply {
-        let length: usize = values.iter().map(|(part, value)| part.as_str().len() + inline(value).len() + 4).sum();
+        let name = |part: &KeyPath| part.part_name().map_or(0, str::len);
+        // Braces, and for each of them quotes, a colon, and what parts it from the next one.
+        let length = 1 + values.iter().map(|(part, value)| name(part) + inline(value).len() + 4).sum::<usize>();
+        if length as u64 > self.value_size {
+            let verdict = values.first().map_or(NOBODY_ASKED, |(_, value)| value.verdict);
+            let (class, reason) = (Class::Misconfigured, Reason::ValueTooLarge);
+            return Reply::Failure(FailureReply { class, reason, verdict, retry_after: Duration::from_secs(1) });
+        }
         // Room for all, so that it never moves and leaves a copy.
         let mut json = Zeroizing::new(Vec::with_capacity(length));
         let mut whole: Option<ValueReply> = None;
@@ -83,11 +93,6 @@ impl Engine {
         }
         json.push(b'}');
         let Some(whole) = whole else { return Reply::Denied };
-        if json.len() as u64 > self.value_size {
-            let retry_after = Duration::from_secs(1);
-            let (class, reason, verdict) = (Class::Misconfigured, Reason::ValueTooLarge, whole.verdict);
-            return Reply::Failure(FailureReply { class, reason, verdict, retry_after });
-        }
         let value = SecretValue::from_json(json);
         let (etag, etag_text) = tags(self.store.keys().first(), key, &value);
         let body = Body::Inline(WireBytes(value.json().to_vec()));

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flight::Flight;
-use super::pace::Pace;
 use crate::config::{Document, Key, TokenName};
+use crate::parent::pace::Pace;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 

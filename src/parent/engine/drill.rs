@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Engine;
 use super::documents::Origin;
-use super::pace::{Circumstances, Pace};
 use crate::acl::Pattern;
 use crate::config::{Document, TokenName};
 use crate::ipc::wire::{Detail, FailureReply, Forward, Reply, Verdict};
 use crate::outcome::{Class, Failure, Reason};
+use crate::parent::pace::{Circumstances, Pace};
 use crate::secret::KeyPath;
 use crate::staleness::{Decision, View, decide};
 use crate::sys::clock::boot_nanos;

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::documents::DocumentId;
 use super::memory::InMemory;
-use super::pace::Pace;
 use super::ranking::Owner;
 use super::scribe::OnDisk;
 use crate::config::Projection;
 use crate::ipc::wire::{State, Tag};
 use crate::outcome::{Class, Failure};
 use crate::parent::cache::{Definition, Record, SealKey, Validators, ValueLabel, tags};
+use crate::parent::pace::Pace;
 use crate::secret::KeyPath;
 use crate::staleness::{Revocation, Settings, Span, is_usable};
 

@@ -9,13 +9,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::documents::{DocumentId, DocumentState};
 use super::entry::{Entry, GivenUp, Held};
-use super::pace::{Circumstances, Pace};
 use super::{Asker, Engine, Origin};
 use crate::config::{Document, Projection};
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::{Definition, Validators};
 use crate::parent::outbox::Recalling;
+use crate::parent::pace::{Circumstances, Pace, random};
 use crate::parent::upstream::{Answer, Fetched, project_aside};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::boot_nanos;
@@ -370,13 +370,6 @@ fn log_fetch(
         }
     };
     tracing::info!(origin, key, more_keys, uid, pid, request, millis, outcome, status, "fetch");
-}
-
-/// For spreading only: without randomness, nothing is spread.
-pub(super) fn random() -> u8 {
-    let mut byte = [0];
-    let _ = crate::sys::random::fill(&mut byte);
-    byte[0]
 }
 
 /// Back-off of all origins, each with its token.

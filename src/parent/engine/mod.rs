@@ -16,7 +16,6 @@ mod flight;
 mod memory;
 mod metrics;
 mod open;
-mod pace;
 mod ranking;
 mod reconfigure;
 mod removal;

@@ -175,6 +175,7 @@ impl Engine {
         let candidate = |name: TokenName| vault.candidate(&name).map(|candidate| (name, candidate));
         let changed = named(Replacement::Changed).filter_map(candidate).collect();
         self.vault.replace(Rc::new(vault));
+        self.sources.borrow().forget_sessions(&self.vault());
         self.budget.borrow_mut().set_rate(live.limits.fetches_per_user);
         self.memory.set_limit(live.limits.memory);
         (0..templates).for_each(|template| self.shrink(template, None));

@@ -68,7 +68,7 @@ impl Place {
     fn engine(&self) -> Rc<Engine> {
         let config = self.config();
         let sources = Sources::new(&config, SourceInputs::default()).unwrap();
-        let vault = Vault::read(Vec::new()).ok().unwrap();
+        let vault = Vault::read(Vec::new(), &Default::default()).ok().unwrap();
         let (recalls, _) = tokio::sync::mpsc::unbounded_channel();
         let boot = Some(BootId([1; 16]));
         Rc::new(Engine::new(&config, self.store(), boot, sources, vault, recalls).unwrap())
@@ -103,7 +103,7 @@ async fn reload(place: &Place, engine: &Rc<Engine>, inputs: SourceInputs) {
     let live = place.config().into_live();
     let prepared = engine.prepare(&live).await;
     let sources = engine.renewed_sources(&live, inputs).unwrap();
-    let tokens = NewTokens { given: Vault::read(Vec::new()).ok().unwrap(), kept: Vec::new() };
+    let tokens = NewTokens { given: Vault::read(Vec::new(), &Default::default()).ok().unwrap(), kept: Vec::new() };
     engine.reconfigure(live, prepared, sources, tokens);
 }
 

@@ -88,6 +88,7 @@ impl Engine {
     fn settle_token(&self, name: &TokenName, candidate: &Candidate, accepted: bool) -> bool {
         let Some(settled) = self.vault().settled(name, candidate, accepted) else { return false };
         *self.vault.borrow_mut() = Rc::new(settled);
+        self.sources.borrow().forget_sessions(&self.vault());
         if accepted {
             tracing::info!(token = %name, "the new token is accepted: the old one is gone");
         } else {

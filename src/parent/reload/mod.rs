@@ -9,7 +9,7 @@ mod take;
 mod wire;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -143,7 +143,7 @@ impl Reloader {
         let mut descriptors = descriptors.into_iter();
         let origins: BTreeMap<TokenName, SecretFile> =
             offered.tokens.iter().map(|(name, from, _)| (name.clone(), from.clone())).collect();
-        let tokens = self.tokens(offered.tokens, &mut descriptors)?;
+        let tokens = self.tokens(offered.tokens, &mut descriptors, &offered.live.token_files())?;
         let inputs = source_inputs(offered.files, offered.authorities, &mut descriptors)?;
         if descriptors.next().is_some() {
             return Err(no_use("more descriptors came than are named"));
@@ -194,6 +194,7 @@ impl Reloader {
         &self,
         offered: Vec<(TokenName, SecretFile, Given)>,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
+        files: &BTreeSet<TokenName>,
     ) -> Result<NewTokens, Refused> {
         let (mut opened, mut kept) = (Vec::new(), Vec::new());
         let vault = self.engine.vault();
@@ -215,7 +216,7 @@ impl Reloader {
                 }
             }
         }
-        let given = Vault::read(opened).map_err(|error| no_use(error.to_string()))?;
+        let given = Vault::read(opened, files).map_err(|error| no_use(error.to_string()))?;
         Ok(NewTokens { given, kept })
     }
 

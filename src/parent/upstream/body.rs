@@ -1,11 +1,14 @@
 //! The bytes of an answer while they are ours: collected under a limit, checked against their format, wiped.
 
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap};
 use zeroize::Zeroizing;
 
 use crate::config::Format;
 use crate::outcome::{Failure, Reason};
 
-use super::formats;
+use super::{connect, formats};
 
 /// A document as the upstream gave it, valid in its format. Wiped when dropped.
 ///
@@ -93,6 +96,30 @@ impl Collector {
     pub(super) fn finish(self) -> Zeroizing<Vec<u8>> {
         self.bytes
     }
+}
+
+/// What the head of an answer says of its length.
+pub(super) fn announced(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+/// The whole of a body, within the limit.
+pub(super) async fn collect(
+    mut body: Incoming,
+    announced: Option<usize>,
+    limit: usize,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if announced.is_some_and(|length| length > limit) {
+        return Err(Failure::misconfigured(Reason::DocumentTooLarge));
+    }
+    let mut collector = Collector::new(limit, announced);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Failure::unavailable(connect::body_failed(&error)))?;
+        if let Some(part) = frame.data_ref() {
+            collector.push(part)?;
+        }
+    }
+    Ok(collector.finish())
 }
 
 #[cfg(test)]

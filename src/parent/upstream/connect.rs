@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -25,6 +25,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tower_service::Service;
 
 use crate::outcome::{Failure, Reason};
@@ -35,6 +36,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that wait for the next request, of each origin; and for how long.
 const MAX_IDLE: usize = 2;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// So many bytes of one connection are read before all others have their turn, and so long a head may be. Heads that are
+/// no answer (RFC 9110 section 15.2) are read one after the other as long as there are more, and some have no end.
+const TURN: usize = 64 << 10;
 
 pub(super) struct Client {
     inner: legacy::Client<HttpsConnector<Route>, Full<Bytes>>,
@@ -91,6 +96,7 @@ pub(super) fn client(roots: RootCertStore, proxy: Option<Uri>) -> Result<Client,
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(MAX_IDLE)
+        .http1_max_buf_size(TURN)
         .build(connector);
     Ok(Client { inner, begun })
 }
@@ -146,12 +152,12 @@ impl Service<Uri> for Route {
         self.begun.fetch_add(1, Ordering::Relaxed);
         let mut tcp = self.tcp.clone();
         match self.proxy.clone() {
-            None => Box::pin(async move { Ok(Stream { io: tcp.call(to).await?, absolute_form: false }) }),
+            None => Box::pin(async move { Ok(Stream::new(tcp.call(to).await?, false)) }),
             Some(proxy) if to.scheme() == Some(&Scheme::HTTPS) => {
                 let connecting = Tunnel::new(proxy, tcp).call(to);
-                Box::pin(async move { Ok(Stream { io: connecting.await?, absolute_form: false }) })
+                Box::pin(async move { Ok(Stream::new(connecting.await?, false)) })
             }
-            Some(proxy) => Box::pin(async move { Ok(Stream { io: tcp.call(proxy).await?, absolute_form: true }) }),
+            Some(proxy) => Box::pin(async move { Ok(Stream::new(tcp.call(proxy).await?, true)) }),
         }
     }
 }
@@ -160,6 +166,14 @@ impl Service<Uri> for Route {
 pub(super) struct Stream {
     io: TokioIo<TcpStream>,
     absolute_form: bool,
+    /// How much of its turn is left.
+    left: usize,
+}
+
+impl Stream {
+    fn new(io: TokioIo<TcpStream>, absolute_form: bool) -> Self {
+        Self { io, absolute_form, left: TURN }
+    }
 }
 
 impl Connection for Stream {
@@ -170,6 +184,14 @@ impl Connection for Stream {
 
 impl Read for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            self.left = TURN;
+            // Its first poll has this task woken once the event loop has gone round.
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        // At most so much comes: how much it was is not told.
+        self.left = self.left.saturating_sub(into.remaining());
         Pin::new(&mut self.io).poll_read(cx, into)
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::Answer;
@@ -45,22 +46,37 @@ impl SourceFile {
 }
 
 pub(super) struct Files {
-    files: HashMap<PathBuf, Arc<SourceFile>>,
+    files: HashMap<PathBuf, Known>,
     limit: usize,
+}
+
+#[derive(Clone)]
+struct Known {
+    file: Arc<SourceFile>,
+    /// One reads it at a time: on a mount that hangs, others would take a thread each, and in the end all that there are.
+    turn: Arc<Semaphore>,
 }
 
 impl Files {
     /// `limit` is the longest document, in bytes.
     pub(super) fn new(limit: usize, files: BTreeMap<PathBuf, SourceFile>) -> Self {
-        Self { files: files.into_iter().map(|(path, file)| (path, Arc::new(file))).collect(), limit }
+        let known = |file| Known { file: Arc::new(file), turn: Arc::new(Semaphore::new(1)) };
+        Self { files: files.into_iter().map(|(path, file)| (path, known(file))).collect(), limit }
     }
 
     pub(super) async fn fetch(&self, document: &FileDocument) -> Result<Answer, Failure> {
         let unreadable = || Failure::unavailable(Reason::SourceUnreadable);
         // One that was not there at start, which the log has said then.
-        let file = self.files.get(&document.path).ok_or_else(unreadable)?.clone();
+        let Known { file, turn } = self.files.get(&document.path).ok_or_else(unreadable)?.clone();
         let (limit, format) = (self.limit, document.format);
-        let read = tokio::task::spawn_blocking(move || read(&file, limit)).await;
+        let turn = turn.acquire_owned().await.map_err(|_| unreadable())?;
+        let reading = move || {
+            let bytes = read(&file, limit);
+            // Also when nobody waits for it any more.
+            drop(turn);
+            bytes
+        };
+        let read = tokio::task::spawn_blocking(reading).await;
         let bytes = read.map_err(|_| unreadable())?.inspect_err(|failure| {
             let path = document.path.display();
             if failure.reason == Reason::SourceReplaced {
@@ -159,6 +175,22 @@ mod tests {
         let (named, open) = file(b"old");
         named.close().unwrap();
         assert_eq!(read(&open, 10).unwrap_err().reason, Reason::SourceReplaced);
+    }
+
+    #[tokio::test]
+    async fn one_reads_it_at_a_time() {
+        let (named, open) = file(b"\"v\"");
+        let path = named.path().to_owned();
+        let files = Files::new(10, BTreeMap::from([(path.clone(), open)]));
+        let document = FileDocument { path: path.clone(), format: Format::Json };
+        // A read that does not end.
+        let turn = files.files[&path].turn.clone().acquire_owned().await.unwrap();
+        let within = std::time::Duration::from_millis(50);
+        for _ in 0..3 {
+            assert!(tokio::time::timeout(within, files.fetch(&document)).await.is_err());
+        }
+        drop(turn);
+        assert!(matches!(files.fetch(&document).await, Ok(Answer::Answered { .. })));
     }
 
     #[test]

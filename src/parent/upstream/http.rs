@@ -2,30 +2,28 @@
 //!
 //! The token goes to the configured origin alone; a redirect elsewhere is refused, never followed.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
-use hyper::{Response, StatusCode, Uri};
-use zeroize::Zeroizing;
+use hyper::{StatusCode, Uri};
 
+use super::ahead::Ahead;
 use super::aside::parse_aside;
 use super::authorities::Authorities;
-use super::body::{Collector, DocumentBody};
+use super::body::{self, DocumentBody};
 use super::connect::{self, Client};
-use super::hawk::{Artifacts, Challenge, Credentials};
+use super::exchange::Exchange;
 use super::outcomes;
 use super::redirect::{self, Redirect};
 use super::request::{self, Hop};
 use super::response::{self, Meaning};
+use super::session::{self, Sessions};
 use super::{Answer, Fetched};
-use crate::config::{HttpDocument, Method, TokenName, Url};
+use crate::config::{HttpDocument, Method, Url};
 use crate::outcome::{Failure, Reason};
 use crate::parent::cache::Validators;
 use crate::parent::vault::Vault;
@@ -38,12 +36,15 @@ type Way = (bool, Option<PathBuf>, Option<Url>);
 
 /// The clients that all HTTP documents share.
 pub(super) struct HttpUpstream {
-    clients: HashMap<Way, Rc<Client>>,
+    pub(super) clients: HashMap<Way, Rc<Client>>,
     /// Of the clients that do not trust the system's.
     authorities: BTreeMap<PathBuf, Authorities>,
     limit: usize,
-    /// By how many seconds the clocks of origins that speak Hawk are ahead.
-    ahead: Rc<RefCell<HashMap<(String, TokenName), i64>>>,
+    pub(super) ahead: Ahead,
+    /// Also of the configuration before, until it is gone.
+    pub(super) sessions: Rc<Sessions>,
+    /// One document of each session.
+    shows: Vec<HttpDocument>,
 }
 
 /// An upstream that cannot be set up at all.
@@ -60,7 +61,7 @@ impl std::error::Error for TlsSetupError {}
 
 impl HttpUpstream {
     /// `limit` is the longest document, in bytes. The system's roots are read only if some document needs them. Of `before`
-    /// stay the connections of clients that are as they were, and what is known of clocks.
+    /// stay the connections of clients that are as they were, and what is known of clocks, and sessions.
     pub(super) fn new<'d>(
         limit: usize,
         documents: impl Iterator<Item = &'d HttpDocument>,
@@ -70,8 +71,9 @@ impl HttpUpstream {
         let mut clients = HashMap::new();
         let mut system = None;
         let nobody = rustls::RootCertStore::empty;
-        for document in documents {
-            let way = way(document);
+        let documents: Vec<&HttpDocument> = documents.collect();
+        let ways = documents.iter().flat_map(|document| [Some(way(document)), way_of_endpoint(document)]);
+        for way in ways.flatten() {
             if clients.contains_key(&way) {
                 continue;
             }
@@ -79,16 +81,23 @@ impl HttpUpstream {
                 clients.insert(way, kept);
                 continue;
             }
-            let roots = match &document.ca_file {
-                _ if !document.url.https => nobody(),
+            let (https, ca_file, proxy) = &way;
+            let roots = match ca_file {
+                _ if !https => nobody(),
                 Some(path) => authorities.get(path).map_or_else(nobody, Authorities::roots),
                 None => system.get_or_insert_with(Authorities::of_the_system).roots(),
             };
-            let proxy = document.proxy.as_ref().and_then(|proxy| proxy.origin().parse::<Uri>().ok());
+            let proxy = proxy.as_ref().and_then(|proxy| proxy.origin().parse::<Uri>().ok());
             clients.insert(way, Rc::new(connect::client(roots, proxy).map_err(TlsSetupError)?));
         }
         let ahead = before.map(|before| before.ahead.clone()).unwrap_or_default();
-        Ok(Self { clients, authorities, limit, ahead })
+        let sessions = before.map(|before| before.sessions.clone()).unwrap_or_default();
+        Ok(Self { clients, authorities, limit, ahead, sessions, shows: session::shown_by(&documents) })
+    }
+
+    /// Drops the sessions of no document, and of tokens that are not in use.
+    pub(super) fn forget_sessions(&self, vault: &Vault) {
+        self.sessions.retain(&self.shows, vault);
     }
 
     /// The client for this way, if it would trust the same.
@@ -159,49 +168,6 @@ impl HttpUpstream {
         }
     }
 
-    /// One request and the head of its answer; with Hawk a second one, if the first was signed at the wrong time.
-    async fn exchange(
-        &self,
-        document: &HttpDocument,
-        hop: &Hop,
-        known: &Validators,
-        vault: &Vault,
-    ) -> Result<Exchange, Failure> {
-        let client = self.clients.get(&way(document)).ok_or(Failure::unavailable(Reason::ConnectFailed))?;
-        let credentials = request::hawk(&document.auth, vault)?;
-        let clock = document.auth.token().map(|token| (document.url.origin(), token.clone()));
-        let mut resynchronized = false;
-        loop {
-            let make = || {
-                let mut request = request::request(document, hop, known)?;
-                request::authorize(request.headers_mut(), &document.auth, vault)?;
-                let (Some(credentials), Some(clock)) = (&credentials, &clock) else { return Ok((request, None)) };
-                let ahead = self.ahead.borrow().get(clock).copied().unwrap_or(0);
-                let signed = request::sign(&mut request, document, hop, credentials, ahead)?;
-                Ok((request, Some(signed)))
-            };
-            let (response, signed) = client.request(hop.method == Method::Get, make).await?;
-            let (Some(signed), Some(credentials), Some(clock)) = (signed, &credentials, &clock) else {
-                return Ok(Exchange { response, vouched: None });
-            };
-            if response.status() == StatusCode::UNAUTHORIZED {
-                match challenge(credentials, response.headers()) {
-                    Challenge::Refused => {}
-                    Challenge::Time(time) if !resynchronized => {
-                        resynchronized = true;
-                        let ahead = i64::try_from(i128::from(time) - i128::from(request::seconds())).unwrap_or(0);
-                        tracing::warn!(origin = clock.0, seconds = ahead, "the upstream's clock is ahead by this");
-                        self.ahead.borrow_mut().insert(clock.clone(), ahead);
-                        continue;
-                    }
-                    Challenge::Time(_) | Challenge::Untrusted => return Err(Failure::unavailable(Reason::ClockSkew)),
-                }
-            }
-            let vouched = vouched(credentials, &signed, response.headers())?;
-            return Ok(Exchange { response, vouched });
-        }
-    }
-
     /// The failure that an answer is, by the rules of its source where one holds.
     async fn judged(&self, document: &HttpDocument, exchange: Exchange, failure: Failure) -> Failure {
         let (head, body) = exchange.response.into_parts();
@@ -209,7 +175,7 @@ impl HttpUpstream {
         let rules: Vec<_> = outcomes::of_head(&document.outcomes, status, &head.headers, false).collect();
         let body = match rules.iter().any(|rule| rule.pointer.is_some()) {
             // What does not come, or is too long, is not looked at: the status has a class without it.
-            true => collect(&head.headers, body, outcomes::MAX_BODY).await.ok(),
+            true => body::collect(body, body::announced(&head.headers), outcomes::MAX_BODY).await.ok(),
             false => None,
         };
         match outcomes::judge(rules.into_iter(), body.as_deref().map(Vec::as_slice)) {
@@ -226,7 +192,7 @@ impl HttpUpstream {
         document: &HttpDocument,
     ) -> Result<DocumentBody, Failure> {
         let (head, body) = exchange.response.into_parts();
-        let bytes = collect(&head.headers, body, self.limit).await?;
+        let bytes = body::collect(body, body::announced(&head.headers), self.limit).await?;
         if let (Some(hash), Some(credentials)) = (exchange.vouched, request::hawk(&document.auth, vault)?) {
             let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let verified = credentials.verify_payload(&hash, content_type.unwrap_or_default(), &bytes);
@@ -242,31 +208,19 @@ impl HttpUpstream {
     }
 }
 
-/// A body, whole and within a limit.
-async fn collect(headers: &HeaderMap, mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: usize| length > limit) {
-        return Err(Failure::misconfigured(Reason::DocumentTooLarge));
-    }
-    let mut collector = Collector::new(limit, announced);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Failure::unavailable(connect::body_failed(&error)))?;
-        if let Some(part) = frame.data_ref() {
-            collector.push(part)?;
-        }
-    }
-    Ok(collector.finish())
+pub(super) fn way(document: &HttpDocument) -> Way {
+    way_to(&document.url, document)
 }
 
-/// The head of an answer, its body still to come.
-struct Exchange {
-    response: Response<Incoming>,
-    /// The hash of the body that a Hawk reply vouches for.
-    vouched: Option<String>,
+/// How the session of a document is asked for: as the document is, but for metadata, which no proxy is on the way to.
+pub(super) fn way_of_endpoint(document: &HttpDocument) -> Option<Way> {
+    let url = document.auth.endpoint()?;
+    let (https, ca_file, proxy) = way_to(url, document);
+    Some((https, ca_file, proxy.filter(|_| !document.auth.is_metadata())))
 }
 
-fn way(document: &HttpDocument) -> Way {
-    (document.url.https, document.ca_file.clone(), document.proxy.clone())
+fn way_to(url: &Url, document: &HttpDocument) -> Way {
+    (url.https, document.ca_file.clone().filter(|_| url.https), document.proxy.clone())
 }
 
 /// The next request, if this answer is a redirect that may be followed.
@@ -287,22 +241,5 @@ fn redirected(
         Some(Redirect::Within(target)) => Ok(Some(Hop { method, target })),
         Some(Redirect::Elsewhere) => Err(Failure::misconfigured(Reason::RedirectElsewhere)),
         None | Some(Redirect::Unreadable) => Ok(None),
-    }
-}
-
-/// What the challenges of a 401 say of the time.
-fn challenge(credentials: &Credentials<'_>, headers: &HeaderMap) -> Challenge {
-    let challenges = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-    let mut found = challenges.map(|value| credentials.challenge(value));
-    found.find(|challenge| *challenge != Challenge::Refused).unwrap_or(Challenge::Refused)
-}
-
-/// Verifies what a reply says of itself, if it does: many servers do not, and then TLS alone vouches for it.
-fn vouched(credentials: &Credentials<'_>, request: &Artifacts, headers: &HeaderMap) -> Result<Option<String>, Failure> {
-    let Some(header) = headers.get("server-authorization") else { return Ok(None) };
-    let verified = header.to_str().ok().map(|header| credentials.verify_reply(request, header));
-    match verified {
-        Some(Ok(hash)) => Ok(hash),
-        _ => Err(Failure::unavailable(Reason::ReplyNotAuthentic)),
     }
 }

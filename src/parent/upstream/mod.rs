@@ -1,9 +1,11 @@
 //! Where documents come from. Borrows a token for one call and keeps nothing of it.
 
+mod ahead;
 mod aside;
 mod authorities;
 mod body;
 mod connect;
+mod exchange;
 mod extract;
 mod file;
 mod formats;
@@ -17,6 +19,8 @@ mod redirect;
 mod request;
 mod response;
 mod select;
+mod session;
+mod sigv4;
 mod unescape;
 
 use std::collections::BTreeMap;
@@ -109,6 +113,18 @@ impl Sources {
             http: HttpUpstream::new(limit, documents, inputs.authorities, before.map(|before| &before.http))?,
             files: Files::new(limit, inputs.files),
         })
+    }
+
+    /// Drops the sessions of no document any more, and of tokens that are not in use.
+    pub(super) fn forget_sessions(&self, vault: &Vault) {
+        self.http.forget_sessions(vault);
+    }
+
+    /// Whatever back-off says of the login that this document needs.
+    pub(super) fn permit_login(&self, document: &Document) {
+        if let Document::Http(document) = document {
+            self.http.sessions.permit(document);
+        }
     }
 
     /// Fetches a document, if it is not what `known` came with. The caller bounds the time.

@@ -1,6 +1,6 @@
 //! A request for a document, with its token where the token goes.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -11,9 +11,12 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::hawk::{Artifacts, Credentials};
-use crate::config::{Auth, HttpDocument, Method};
+use super::session::{Grant, Session};
+use super::sigv4;
+use crate::config::{Auth, AwsCredentials, AwsSigV4, HttpDocument, Method, Url};
 use crate::outcome::{Failure, Reason};
 use crate::parent::cache::Validators;
+use crate::parent::token::ApiToken;
 use crate::parent::vault::Vault;
 
 /// One request of a fetch: the first is the document's, a redirect makes others.
@@ -28,7 +31,7 @@ impl Hop {
         Self { method: document.method, target: document.url.target.clone() }
     }
 
-    fn body<'d>(&self, document: &'d HttpDocument) -> &'d [u8] {
+    pub(super) fn body<'d>(&self, document: &'d HttpDocument) -> &'d [u8] {
         match (&document.body, self.method) {
             (Some(body), Method::Post) => body.as_bytes(),
             _ => &[],
@@ -71,7 +74,7 @@ pub(super) fn request(document: &HttpDocument, hop: &Hop, known: &Validators) ->
 }
 
 /// A buffer that hyper reads the token from, wiped when the request is done.
-struct Wiped(Zeroizing<Vec<u8>>);
+pub(super) struct Wiped(pub(super) Zeroizing<Vec<u8>>);
 
 impl AsRef<[u8]> for Wiped {
     fn as_ref(&self) -> &[u8] {
@@ -79,37 +82,87 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
-/// Adds the token, other than for Hawk.
-pub(super) fn authorize(headers: &mut HeaderMap, auth: &Auth, vault: &Vault) -> Result<(), Failure> {
-    let Some(name) = auth.token() else { return Ok(()) };
-    let token = vault.get(name).ok_or(Failure::unavailable(Reason::TokenMissing))?;
+/// The value of a header that carries a secret or a proof.
+pub(super) fn value(bytes: impl Into<Zeroizing<Vec<u8>>>) -> Result<HeaderValue, Failure> {
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(bytes.into())))
+        .map_err(|_| Failure::unavailable(Reason::TokenMissing))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Adds the token, or that of the session, where it is shown as it is.
+pub(super) fn authorize(
+    headers: &mut HeaderMap,
+    auth: &Auth,
+    vault: &Vault,
+    session: Option<&Session>,
+) -> Result<(), Failure> {
+    let token = match (auth.token(), session.map(|session| &session.grant)) {
+        (Some(name), _) => vault.get(name).ok_or(Failure::unavailable(Reason::TokenMissing))?,
+        (None, Some(Grant::Token(token))) => token,
+        (None, _) => return Ok(()),
+    };
     // Room for all that is added, so that the token never moves and leaves a copy.
-    let mut value = Zeroizing::new(Vec::with_capacity(token.bytes().len() * 2 + 1024));
+    let mut shown = Zeroizing::new(Vec::with_capacity(token.bytes().len() * 2 + 1024));
     let mut target = header::AUTHORIZATION;
     match auth {
-        Auth::None | Auth::Hawk { .. } => return Ok(()),
-        Auth::Bearer { .. } => value.extend_from_slice(b"Bearer "),
+        Auth::None | Auth::Hawk { .. } | Auth::AwsSigV4(_) => return Ok(()),
+        Auth::Bearer { .. } | Auth::OAuth2(_) | Auth::Google(_) => shown.extend_from_slice(b"Bearer "),
         Auth::Header { name, prefix, .. } => {
             target = HeaderName::try_from(name.as_str()).map_err(invalid)?;
-            value.extend_from_slice(prefix.as_bytes());
+            shown.extend_from_slice(prefix.as_bytes());
+        }
+        Auth::Login(login) => {
+            target = HeaderName::try_from(login.header.as_str()).map_err(invalid)?;
+            shown.extend_from_slice(login.prefix.as_bytes());
         }
         Auth::Basic { user, .. } => {
             let mut pair = Zeroizing::new(Vec::with_capacity(user.len() + 1 + token.bytes().len()));
             pair.extend_from_slice(user.as_bytes());
             pair.push(b':');
             pair.extend_from_slice(token.bytes());
-            value.extend_from_slice(b"Basic ");
-            value.extend_from_slice(Zeroizing::new(STANDARD.encode(&*pair)).as_bytes());
+            shown.extend_from_slice(b"Basic ");
+            shown.extend_from_slice(Zeroizing::new(STANDARD.encode(&*pair)).as_bytes());
         }
     }
     if !matches!(auth, Auth::Basic { .. }) {
-        value.extend_from_slice(token.bytes());
+        shown.extend_from_slice(token.bytes());
     }
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(value)))
-        .map_err(|_| Failure::unavailable(Reason::TokenMissing))?;
-    value.set_sensitive(true);
-    headers.insert(target, value);
+    headers.insert(target, value(shown)?);
     Ok(())
+}
+
+/// What a document of AWS is signed with.
+pub(super) fn aws<'v>(
+    aws: &'v AwsSigV4,
+    vault: &'v Vault,
+    session: Option<&'v Session>,
+) -> Result<sigv4::Credentials<'v>, Failure> {
+    let missing = Failure::unavailable(Reason::TokenMissing);
+    let held = |name| vault.get(name).map(ApiToken::bytes).ok_or(missing);
+    let (id, secret, session) = match (&aws.credentials, session.map(|session| &session.grant)) {
+        (AwsCredentials::Static { access_key_id, secret_access_key, session_token }, _) => {
+            (access_key_id.as_str(), held(secret_access_key)?, session_token.as_ref().map(held).transpose()?)
+        }
+        (_, Some(Grant::Aws(keys))) => {
+            (keys.id.as_str(), keys.secret.bytes(), keys.session.as_ref().map(ApiToken::bytes))
+        }
+        _ => return Err(missing),
+    };
+    Ok(sigv4::Credentials { id, secret, session, service: &aws.service, region: &aws.region })
+}
+
+/// As hyper writes it: with the port where it is not that of the scheme.
+pub(super) fn host(url: &Url) -> String {
+    let default = if url.https { 443 } else { 80 };
+    if url.port == default { url.host.clone() } else { format!("{}:{}", url.host, url.port) }
+}
+
+/// A time as AWS writes it: `20150830T123600Z`.
+pub(super) fn stamp(at: u64) -> String {
+    // Beyond the year 9999 nothing is signed.
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at.min(253_402_300_799));
+    humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':'], "")
 }
 
 /// The credentials of a document whose `auth` is Hawk.
@@ -138,9 +191,8 @@ pub(super) fn sign(
         hash: credentials.payload_hash(content_type.unwrap_or_default(), hop.body(document)),
         ext: String::new(),
     };
-    let mut value = HeaderValue::try_from(credentials.authorization(&artifacts)).map_err(invalid)?;
-    value.set_sensitive(true);
-    request.headers_mut().insert(header::AUTHORIZATION, value);
+    let shown = value(credentials.authorization(&artifacts).into_bytes())?;
+    request.headers_mut().insert(header::AUTHORIZATION, shown);
     Ok(artifacts)
 }
 

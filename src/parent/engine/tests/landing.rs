@@ -52,7 +52,7 @@ impl OneFile {
         LocalSet::new().block_on(&runtime, async {
             let config = self.place.config();
             let sources = Sources::new(&config, self.inputs()).unwrap();
-            let vault = Vault::read(Vec::new()).ok().unwrap();
+            let vault = Vault::read(Vec::new(), &Default::default()).ok().unwrap();
             let (recalls, _) = tokio::sync::mpsc::unbounded_channel();
             let engine = Rc::new(Engine::new(&config, self.place.store(), None, sources, vault, recalls).unwrap());
             let sealing = spawn_local(engine.clone().keep_sealed());

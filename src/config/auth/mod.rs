@@ -1,10 +1,17 @@
 //! How a request shows its credential. Names tokens; the bytes are nobody's business here.
 
+mod aws;
+mod model;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use self::model::*;
 use super::diagnostic::{Report, quoted};
 use super::headers;
 use super::table::{Bad, Node};
 use super::tokens::Tokens;
-use super::{Auth, HawkAlgorithm, mask, names, values};
+use super::{mask, names, values};
 
 pub(super) fn auth(node: &Node<'_>, tokens: &Tokens, report: &mut Report<'_>) -> Option<Auth> {
     if !node.is_table() {
@@ -40,6 +47,10 @@ pub(super) fn auth(node: &Node<'_>, tokens: &Tokens, report: &mut Report<'_>) ->
             let token = table.require(report, "token", "\"NAME\"").and_then(|node| tokens.named(&node, report));
             Some(Auth::Header { name: name?, prefix: prefix?, token: token? })
         }
+        "aws-sigv4" => aws::sigv4(node, tokens, report),
+        "oauth2-client-credentials" => session::oauth2(node, tokens, report),
+        "google-service-account" => session::google(node, tokens, report),
+        "login" => session::login(node, tokens, report),
         _ => {
             let table = node.table(report, &names::HAWK)?;
             let id = table.require(report, "id", "\"acme\"").and_then(|node| node.parsed(report, hawk_id));
@@ -52,6 +63,29 @@ pub(super) fn auth(node: &Node<'_>, tokens: &Tokens, report: &mut Report<'_>) ->
             Some(Auth::Hawk { id: id?, key: key?, algorithm })
         }
     }
+}
+
+/// What is asked for a session or for credentials is to be asked in private, as the document itself.
+pub(super) fn plain_endpoint(node: &Node<'_>, report: &mut Report<'_>) {
+    report.error(
+        node.error("secrets would be sent over plain http to where the session comes from")
+            .help("use https; or, where the way is safe, say so in the source: allow-plaintext = true"),
+    );
+}
+
+/// `None` where it is there and wrong.
+#[expect(clippy::option_option, reason = "absent, and wrong, are two things")]
+fn optional<'a, T>(node: Option<Node<'a>>, read: impl FnOnce(&Node<'a>) -> Option<T>) -> Option<Option<T>> {
+    match node {
+        None => Some(None),
+        Some(node) => read(&node).map(Some),
+    }
+}
+
+/// What the name of a role may have (IAM), which makes it a segment of a path.
+pub fn is_aws_role(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(legal) && !text.bytes().all(|byte| byte == b'.')
 }
 
 /// RFC 7617 section 2: no colon, no control characters.

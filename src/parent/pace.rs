@@ -1,4 +1,4 @@
-//! Back-off, of a document or of an origin with its token: when the next attempt is due. Pure: time is given.
+//! Back-off, of a document, of an origin with its tokens, or of a login: when the next attempt is due. Pure: time is given.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const LONGEST_WHILE_WANTED: Duration = Duration::from_secs(5);
 
 /// How often in a row it failed, and when to try again.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Pace {
+pub(in crate::parent) struct Pace {
     failures: u32,
     due: Option<Instant>,
     /// When it last failed, or was told to rest.
@@ -24,61 +24,61 @@ pub(super) struct Pace {
 
 /// What makes a wait longer or shorter than the plain doubling.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Circumstances {
-    pub(super) now: Instant,
+pub(in crate::parent) struct Circumstances {
+    pub(in crate::parent) now: Instant,
     /// What the upstream asked for.
-    pub(super) retry_after: Option<Duration>,
+    pub(in crate::parent) retry_after: Option<Duration>,
     /// Some peer has got nothing within the last minute.
-    pub(super) wanted: bool,
+    pub(in crate::parent) wanted: bool,
     /// Any number: spreads the attempts of many.
-    pub(super) random: u8,
+    pub(in crate::parent) random: u8,
 }
 
 impl Pace {
-    pub(super) fn permits(&self, now: Instant) -> bool {
+    pub(in crate::parent) fn permits(&self, now: Instant) -> bool {
         !self.probing && self.due.is_none_or(|due| due <= now)
     }
 
     /// In a row.
-    pub(super) fn failures(&self) -> u32 {
+    pub(in crate::parent) fn failures(&self) -> u32 {
         self.failures
     }
 
     /// When the next attempt is due; `None` when one may be made at once.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(in crate::parent) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// An attempt begins. After a failure it is the only one until it ends.
-    pub(super) fn begin(&mut self) {
+    pub(in crate::parent) fn begin(&mut self) {
         self.probing = self.failures > 0;
     }
 
     /// The attempt said nothing about this: another one may be made.
-    pub(super) fn release(&mut self) {
+    pub(in crate::parent) fn release(&mut self) {
         self.probing = false;
     }
 
-    pub(super) fn succeed(&mut self) {
+    pub(in crate::parent) fn succeed(&mut self) {
         *self = Self::default();
     }
 
     /// Success of an attempt that began then. What has happened since is newer; but one that was counted as late, and
     /// succeeded after all, takes its own failure back.
-    pub(super) fn succeed_since(&mut self, began: Instant, was_late: bool) {
+    pub(in crate::parent) fn succeed_since(&mut self, began: Instant, was_late: bool) {
         if was_late || self.changed.is_none_or(|changed| changed <= began) {
             self.succeed();
         }
     }
 
     /// Whatever became of the last attempt, the upstream asks for none for so long.
-    pub(super) fn rest(&mut self, now: Instant, wait: Duration) {
+    pub(in crate::parent) fn rest(&mut self, now: Instant, wait: Duration) {
         self.due = self.due.max(Some(now + wait));
         self.changed = Some(now);
     }
 
     /// Failure of an attempt that began then. Many that were under way at once are one failure.
-    pub(super) fn fail_since(&mut self, began: Instant, why: Circumstances) {
+    pub(in crate::parent) fn fail_since(&mut self, began: Instant, why: Circumstances) {
         if self.failures > 0 && self.changed.is_some_and(|changed| changed > began) {
             self.again(why);
         } else {
@@ -86,13 +86,13 @@ impl Pace {
         }
     }
 
-    pub(super) fn fail(&mut self, why: Circumstances) {
+    pub(in crate::parent) fn fail(&mut self, why: Circumstances) {
         self.failures = self.failures.saturating_add(1);
         self.again(why);
     }
 
     /// The end of an attempt that has been counted as a failure already: the wait begins now, and is no longer than it was.
-    pub(super) fn again(&mut self, why: Circumstances) {
+    pub(in crate::parent) fn again(&mut self, why: Circumstances) {
         let doublings = self.failures.saturating_sub(1).min(6);
         let longest = if why.wanted { LONGEST_WHILE_WANTED } else { LONGEST };
         let wait = (FIRST * (1 << doublings)).min(longest);
@@ -102,6 +102,13 @@ impl Pace {
         self.changed = Some(why.now);
         self.probing = false;
     }
+}
+
+/// For spreading only: without randomness, nothing is spread.
+pub(in crate::parent) fn random() -> u8 {
+    let mut byte = [0];
+    let _ = crate::sys::random::fill(&mut byte);
+    byte[0]
 }
 
 #[cfg(test)]

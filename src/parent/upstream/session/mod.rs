@@ -1,0 +1,169 @@
+//! Sessions: what a login, a token endpoint or a cloud's metadata gives for a while, shared by all documents that show it.
+//!
+//! Held like tokens, in pages of their own that are wiped, and by nobody but their slot and the calls under way. Whoever asks
+//! sets no pace: one login at a time, back-off after a failure, and a session that is refused is begun anew only so often.
+
+mod answer;
+mod ask;
+mod aws;
+mod fill;
+#[cfg(test)]
+mod fuzz;
+mod google;
+mod login;
+mod oauth;
+mod slot;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub(super) use self::answer::Grant;
+pub(super) use self::ask::date;
+pub(super) use self::slot::Slot;
+use super::ahead::Ahead;
+use super::connect::Client;
+use crate::config::{Auth, AwsCredentials, HttpDocument, Needed, TokenName, Url};
+use crate::outcome::{Failure, Reason};
+use crate::parent::token::ApiToken;
+use crate::parent::vault::Vault;
+
+/// The shortest and the longest life that an answer is believed: what is told shorter is refused soon enough, and what is
+/// told longer is begun anew meanwhile, which costs nothing.
+const SHORTEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Of what nothing says when it ends.
+const UNTOLD: Duration = Duration::from_secs(3600);
+
+/// A session that has begun.
+pub(super) struct Session {
+    pub(super) grant: Grant,
+    since: Instant,
+    life: Duration,
+}
+
+impl Session {
+    /// `life` in seconds, as the answer says it.
+    fn begin(grant: Grant, since: Instant, life: Option<u64>) -> Self {
+        let told = life.map_or(UNTOLD, Duration::from_secs);
+        Self { grant, since, life: told.clamp(SHORTEST, LONGEST) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.since.elapsed() >= self.life
+    }
+
+    /// Whether another one is no other.
+    fn is(&self, other: &Self) -> bool {
+        match (&self.grant, &other.grant) {
+            (Grant::Token(a), Grant::Token(b)) => a.is(b),
+            (Grant::Aws(a), Grant::Aws(b)) => a.id == b.id && a.secret.is(&b.secret),
+            _ => false,
+        }
+    }
+
+    /// When it is to be renewed: at two thirds of its life.
+    fn due(&self) -> Instant {
+        self.since + self.life * 2 / 3
+    }
+}
+
+/// What makes two sessions the same: how it is begun and on which way, and with which tokens themselves.
+struct Identity {
+    auth: Auth,
+    ca_file: Option<PathBuf>,
+    proxy: Option<Url>,
+    tokens: Vec<(TokenName, Rc<ApiToken>)>,
+}
+
+impl Identity {
+    fn is_of(&self, document: &HttpDocument) -> bool {
+        self.auth == document.auth && self.ca_file == document.ca_file && self.proxy == document.proxy
+    }
+
+    fn token(&self, name: &TokenName) -> Option<&Rc<ApiToken>> {
+        self.tokens.iter().find(|(known, _)| known == name).map(|(_, token)| token)
+    }
+}
+
+/// All sessions, those under way too.
+#[derive(Default)]
+pub(super) struct Sessions(RefCell<Vec<Rc<Slot>>>);
+
+impl Sessions {
+    /// The place of the session that this document shows, if it shows one.
+    ///
+    /// # Errors
+    /// A token is missing.
+    pub(super) fn of(
+        &self,
+        document: &HttpDocument,
+        vault: &Vault,
+        client: Option<&Rc<Client>>,
+        ahead: &Ahead,
+    ) -> Result<Option<Rc<Slot>>, Failure> {
+        if !needs_session(&document.auth) {
+            return Ok(None);
+        }
+        let mut tokens = Vec::new();
+        for Needed { token: name, .. } in document.tokens() {
+            let token = vault.shared(&name).ok_or(Failure::unavailable(Reason::TokenMissing))?;
+            tokens.push((name, token));
+        }
+        let same = |slot: &&Rc<Slot>| {
+            let identity = slot.identity();
+            let same = |(name, token): &(TokenName, Rc<ApiToken>)| {
+                identity.token(name).is_some_and(|known| Rc::ptr_eq(known, token))
+            };
+            identity.is_of(document) && tokens.iter().all(same)
+        };
+        let mut slots = self.0.borrow_mut();
+        if let Some(slot) = slots.iter().find(same) {
+            slot.go_by(client.cloned());
+            return Ok(Some(slot.clone()));
+        }
+        let HttpDocument { auth, ca_file, proxy, .. } = document.clone();
+        let slot = Slot::new(Identity { auth, ca_file, proxy, tokens }, client.cloned(), ahead.clone());
+        slots.push(slot.clone());
+        Ok(Some(slot))
+    }
+
+    /// Drops those that are of no document any more, or of tokens that are not in use.
+    pub(super) fn retain(&self, documents: &[HttpDocument], vault: &Vault) {
+        self.0.borrow_mut().retain(|slot| {
+            let identity = slot.identity();
+            documents.iter().any(|document| identity.is_of(document))
+                && identity.tokens.iter().all(|(name, token)| vault.uses(name, token))
+        });
+    }
+
+    /// A login that has failed may be tried again at once.
+    pub(super) fn permit(&self, document: &HttpDocument) {
+        self.0.borrow().iter().filter(|slot| slot.identity().is_of(document)).for_each(|slot| slot.permit());
+    }
+}
+
+/// Of the documents that show a session, one for each.
+pub(super) fn shown_by(documents: &[&HttpDocument]) -> Vec<HttpDocument> {
+    let mut found: Vec<HttpDocument> = Vec::new();
+    for document in documents.iter().filter(|document| needs_session(&document.auth)) {
+        let same = |known: &HttpDocument| {
+            (&known.auth, &known.ca_file, &known.proxy) == (&document.auth, &document.ca_file, &document.proxy)
+        };
+        if !found.iter().any(same) {
+            found.push((*document).clone());
+        }
+    }
+    found
+}
+
+fn needs_session(auth: &Auth) -> bool {
+    match auth {
+        Auth::AwsSigV4(aws) => !matches!(aws.credentials, AwsCredentials::Static { .. }),
+        Auth::OAuth2(_) | Auth::Google(_) | Auth::Login(_) => true,
+        Auth::None | Auth::Bearer { .. } | Auth::Basic { .. } | Auth::Header { .. } | Auth::Hawk { .. } => false,
+    }
+}
