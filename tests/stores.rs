@@ -2,78 +2,26 @@
 //! its shapes: values, and what each failure is taken for.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "stores/moto.rs"]
+mod moto;
+#[path = "stores/rows.rs"]
+mod rows;
 mod support;
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
 use keyhatch::config::shipped_presets;
+use rows::{Expected, configure, hold, rows};
 use support::process::Process;
-use support::{Broker, GRANTED, TOKEN, wait_until};
+use support::service_account::key_file;
+use support::{Broker, TOKEN};
 
 const ROWS: &str = include_str!("stores/rows.txt");
-
-struct Row {
-    preset: &'static str,
-    settings: String,
-    expected: Expected,
-}
-
-enum Expected {
-    /// The JSON that a peer is given.
-    Value(&'static str),
-    Failure {
-        class: &'static str,
-        detail: &'static str,
-        /// 0 where the upstream says none.
-        status: u16,
-    },
-}
-
-fn rows() -> Vec<Row> {
-    let (mut rows, mut preset, mut common) = (Vec::new(), "", "");
-    for line in ROWS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let Some(row) = line.strip_prefix("    ") else {
-            (preset, common) = line.split_once(", ").unwrap();
-            continue;
-        };
-        let (settings, expected) = row.split_once(" => ").unwrap();
-        let expected = match expected.strip_prefix("! ").map(|failure| failure.split(' ').collect::<Vec<_>>()) {
-            None => Expected::Value(expected),
-            Some(words) => Expected::Failure { class: words[0], detail: words[1], status: words[2].parse().unwrap() },
-        };
-        rows.push(Row { preset, settings: format!("{common}, {settings}"), expected });
-    }
-    rows
-}
-
-/// A key for each row, with tokens of its own: one's back-off is no other's.
-fn configure(upstream: &Process, rows: &[Row]) -> String {
-    let mut text = String::from("[tokens]\nbad = { file = \"DIR/bad\" }\n");
-    for number in 0..rows.len() {
-        writeln!(text, "t{number} = {{ file = \"DIR/token\" }}").unwrap();
-    }
-    for (number, row) in rows.iter().enumerate() {
-        let base = format!("http://127.0.0.1:{}/stores", upstream.port("plain"));
-        let mut settings = row.settings.replace("STORES", &base);
-        if !settings.contains("token = ") {
-            write!(settings, ", token = \"t{number}\"").unwrap();
-        }
-        writeln!(
-            text,
-            "[keys.\"/row/{number}\"]\nsource = {{ type = \"{}\", {settings}, allow-plaintext = true }}",
-            row.preset
-        )
-        .unwrap();
-    }
-    writeln!(text, "[clients.all]\nuser = {GRANTED}\nkeys = [\"/**\"]").unwrap();
-    text
-}
 
 #[test]
 fn every_shipped_preset_has_rows() {
     let shipped: BTreeSet<String> = shipped_presets().into_iter().map(|preset| preset.name).collect();
-    let rows = rows();
+    let rows = rows(ROWS);
     let tried: BTreeSet<String> = rows.iter().map(|row| row.preset.to_owned()).collect();
     assert_eq!(shipped, tried);
     for preset in &shipped {
@@ -91,29 +39,29 @@ fn every_shipped_preset_has_rows() {
 fn every_answer_of_a_store_is_taken_for_what_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let upstream = Process::start(directory.path());
-    let rows = rows();
-    let mut broker = Broker::prepared(|_| configure(&upstream, &rows));
-    broker.write("bad", "not-the-token\n", 0o400);
-    broker.start();
-    for (number, row) in rows.iter().enumerate() {
-        let key = format!("/row/{number}");
-        let answer = broker.curl(GRANTED, &key, &[]);
-        let context = format!("{} {}\n{answer}", row.preset, row.settings);
-        match row.expected {
-            Expected::Value(value) => {
-                assert!(answer.starts_with("HTTP/1.1 200 "), "{context}");
-                assert_eq!(answer.split_once("\r\n\r\n").unwrap().1, value, "{context}");
-            }
-            Expected::Failure { class, detail, status } => {
-                let code = if class == "token-refused" { "refused" } else { class };
-                assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{context}");
-                assert!(answer.contains(&format!("detail={detail}\r\n")), "{context}");
-                assert_eq!(answer.contains(&format!("fwd-status={status};")), status != 0, "{context}");
-                let line = format!("failing key={key} outcome=\"{class}\"");
-                wait_until(&format!("{line}: {context}"), || broker.log().contains(&line));
-            }
-        }
+    let origin = format!("http://127.0.0.1:{}", upstream.port("plain"));
+    let (key, public) = key_file(&format!("{origin}/session/google"));
+    upstream.set_public_key(&public);
+    let lines = format!("AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLE\nAWS_SECRET_ACCESS_KEY={TOKEN}\n");
+    let profile = format!("[broker]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = {TOKEN}\n");
+    let files = [
+        ("bad", "not-the-token\n"),
+        ("google", &key),
+        ("aws-file", &lines),
+        ("aws-profiles", &profile),
+        ("wrapped-secret-id", "wrapped-secret-id\n"),
+        ("wrapped-token", "wrapped-token\n"),
+    ];
+    let rows = rows(ROWS);
+    let names = files.map(|(name, _)| name);
+    let mut broker = Broker::prepared(|_| configure(&rows, &format!("{origin}/stores"), &origin, &names));
+    for (name, content) in files {
+        broker.write(name, content, 0o400);
     }
+    broker.start();
+    hold(&broker, &rows);
     let log = broker.log();
-    assert!(!log.contains(TOKEN) && !log.contains("said to a person") && !log.contains("sealed"), "of a body: {log}");
+    for shown in [TOKEN, "said to a person", "sealed", "planted-session", "unwrapped-secret-id", "not-the-token"] {
+        assert!(!log.contains(shown), "{shown} is in the log: {log}");
+    }
 }

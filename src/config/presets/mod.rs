@@ -169,7 +169,8 @@ impl<'a> Preset<'a> {
         let few = (0..self.alternatives).map(|way| (way, 0, false));
         for (way, word, whole) in all.chain(few) {
             let values: Vec<Option<Value>> = self.parameters.iter().map(|one| sample(one, word, whole)).collect();
-            let filling = Filling { parameters: &self.parameters, values: &values, of_key: &[], used_at: None, secrets: &[] };
+            let filling =
+                Filling { parameters: &self.parameters, values: &values, of_key: &[], used_at: None, secrets: &[] };
             let mut made = filling.source(&self.source, way);
             allow_plaintext(&mut made, self.source.place().span);
             let made = Spanned::new(self.source.place().span, DeValue::Table(made));

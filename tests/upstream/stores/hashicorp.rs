@@ -13,10 +13,14 @@ pub(super) fn vault(asked: &Asked) -> Answer {
     if asked.header("x-vault-request") != "true" {
         return errors(400, &["missing 'X-Vault-Request' header"]);
     }
+    if let Some(answer) = vault_login(asked) {
+        return answer;
+    }
     if asked.method != "GET" || !asked.body.is_empty() || !asked.has_only(&["version"]) {
         return not_so("no read");
     }
-    if asked.header("x-vault-token") != asked.token {
+    let shown = asked.header("x-vault-token");
+    if shown != asked.token && !asked.is_session(shown) {
         return errors(403, &["permission denied"]);
     }
     match asked.last() {
@@ -62,6 +66,42 @@ pub(super) fn vault(asked: &Asked) -> Answer {
         }
         "v1/kv/team/app" if asked.query.is_empty() => json(&auth(data)),
         _ => errors(404, &["no handler for route \"unknown\". route entry not found."]),
+    }
+}
+
+/// AppRole, and wrapping tokens, of which each is good once.
+fn vault_login(asked: &Asked) -> Option<Answer> {
+    let refused = |error: &str| Some(refuse(400, &json!({ "errors": [error] })));
+    let sent: Value = serde_json::from_str(&asked.body).unwrap_or_default();
+    let session = || {
+        json(&json!({
+            "request_id": "1", "lease_id": "", "renewable": false, "lease_duration": 0, "data": null, "wrap_info": null, "warnings": null,
+            "auth": {
+                "client_token": asked.begin_session(), "accessor": "a", "policies": ["default"], "lease_duration": 1200,
+                "renewable": true, "token_type": "service",
+            },
+        }))
+    };
+    match asked.path.as_str() {
+        "v1/auth/approle/login" | "v1/auth/team/apps/login" if asked.method == "POST" => {
+            let legal = sent["secret_id"] == asked.token || sent["secret_id"] == "unwrapped-secret-id";
+            if sent["role_id"] != "role-1" || !legal || !asked.header("x-vault-token").is_empty() {
+                return refused("invalid role or secret ID");
+            }
+            Some(session())
+        }
+        // With the token in both places the real one uses it up and answers nothing.
+        "v1/sys/wrapping/unwrap" if asked.method == "POST" && asked.body.is_empty() => {
+            let again = asked.state.was_unwrapped(asked.header("x-vault-token"));
+            match asked.header("x-vault-token") {
+                "wrapped-secret-id" if !again => {
+                    Some(json(&json!({ "data": { "secret_id": "unwrapped-secret-id", "secret_id_ttl": 600 } })))
+                }
+                "wrapped-token" if !again => Some(session()),
+                _ => refused("wrapping token is not valid or does not exist"),
+            }
+        }
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Stores of secrets, below `/stores/NAME`: each refuses a request that the real one would refuse, and answers and fails in
 //! its shapes. What a name asks for (`absent`, `denied`, `throttled`, …) says how it fails.
 
+mod aws;
 mod clouds;
 mod hashicorp;
 mod others;
@@ -12,6 +13,7 @@ use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
+use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, set, whole};
@@ -29,6 +31,8 @@ pub(crate) struct Asked {
     pub(crate) token: String,
     /// What good answers hold.
     pub(crate) value: String,
+    pub(crate) state: Rc<State>,
+    pub(crate) head: Parts,
 }
 
 impl Asked {
@@ -39,6 +43,20 @@ impl Asked {
     /// `Authorization: Bearer` and the token.
     pub(crate) fn is_bearer(&self) -> bool {
         self.header("authorization") == format!("Bearer {}", self.token)
+    }
+
+    /// Whether some login of a store gave this.
+    pub(crate) fn is_session(&self, token: &str) -> bool {
+        self.state.sessions.borrow().good.iter().any(|good| good == token)
+    }
+
+    /// `Authorization: Bearer` and what a login gave.
+    pub(crate) fn is_bearer_of_session(&self) -> bool {
+        self.header("authorization").strip_prefix("Bearer ").is_some_and(|token| self.is_session(token))
+    }
+
+    pub(crate) fn begin_session(&self) -> String {
+        self.state.sessions.borrow_mut().begin()
     }
 
     pub(crate) fn query(&self, name: &str) -> &str {
@@ -66,10 +84,12 @@ pub(crate) async fn answer(state: &Rc<State>, target: &str, request: Request<Inc
         method: head.method.to_string(),
         path: path.to_owned(),
         query: pairs.map(|(name, value)| (decoded(name), decoded(value))).collect(),
-        headers: head.headers,
+        headers: head.headers.clone(),
         body: String::from_utf8(body.to_vec()).unwrap(),
         token: state.token.clone(),
         value: state.value.borrow().clone(),
+        state: state.clone(),
+        head,
     };
     let stores: HashMap<&str, fn(&Asked) -> Answer> = HashMap::from([
         ("vault", hashicorp::vault as fn(&Asked) -> Answer),
@@ -80,6 +100,11 @@ pub(crate) async fn answer(state: &Rc<State>, target: &str, request: Request<Inc
         ("gitlab", others::gitlab),
         ("heroku", others::heroku),
         ("kubernetes", clouds::kubernetes),
+        ("google", clouds::google),
+        ("azure", clouds::azure),
+        ("azure-login", clouds::azure_login),
+        ("secretsmanager", aws::secrets_manager),
+        ("ssm", aws::ssm),
     ]);
     match stores.get(store) {
         Some(store) => store(&asked),

@@ -51,10 +51,19 @@ pub(super) fn infisical(asked: &Asked) -> Answer {
     let error = |status: u16, name: &str| {
         refuse(status, &json!({ "reqId": "req-1", "statusCode": status, "message": "said to a person", "error": name }))
     };
+    if asked.path == "api/v1/auth/universal-auth/login" && asked.method == "POST" {
+        let sent: serde_json::Value = serde_json::from_str(&asked.body).unwrap_or_default();
+        if sent != json!({ "clientId": "client-1", "clientSecret": asked.token }) {
+            return error(401, "Unauthorized");
+        }
+        return json(&json!({
+            "accessToken": asked.begin_session(), "expiresIn": 7200, "accessTokenMaxTTL": 43244, "tokenType": "Bearer",
+        }));
+    }
     if asked.method != "GET" || !asked.has_only(&["projectId", "environment", "secretPath"]) {
         return not_so("no read");
     }
-    if !asked.is_bearer() {
+    if !asked.is_bearer() && !asked.is_bearer_of_session() {
         return error(401, "TokenError");
     }
     if asked.query("projectId") != "p-1" || asked.query("environment") != "prod" {
