@@ -17,7 +17,7 @@ impl Moto {
         let target = Path::new(env!("CARGO_BIN_EXE_keyhatch")).parent().unwrap().parent().unwrap();
         let python = target.join("tools/moto/bin/python");
         assert!(python.exists(), "{} is missing: tests/run makes it", python.display());
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/moto.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/real_moto.py");
         let mut start = Command::new(python);
         // The script ends with its input, which is held open here.
         start.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
