@@ -48,7 +48,11 @@ pub(crate) fn run<S: IntoIterator<Item: Hash>>(target: &str, start: Start, check
 
     let seconds = std::env::var("KEYHATCH_FUZZ_SECONDS").ok().map(|seconds| seconds.parse().unwrap());
     let (time, most) = seconds.map_or((TIME, INPUTS), |seconds| (Duration::from_secs(seconds), u64::MAX));
-    let mut rng = Rng::new(seconds.and_then(|_| getrandom::u64().ok()).unwrap_or(1));
+    let mut seed = 1_u64.to_ne_bytes();
+    if seconds.is_some() {
+        crate::sys::random::fill(&mut seed).unwrap();
+    }
+    let mut rng = Rng::new(u64::from_ne_bytes(seed));
     let mut seen = HashSet::new();
     let mut attempt = |input: &[u8]| -> Result<bool, String> {
         running.write(input);

@@ -19,6 +19,7 @@ pub mod import;
 pub mod ipc;
 pub mod outcome;
 pub mod parent;
+pub mod runner;
 pub mod secret;
 pub mod staleness;
 pub mod sys;

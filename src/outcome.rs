@@ -64,6 +64,12 @@ pub enum Reason {
     ValueTooLarge,
     SourceReplaced,
     SourceUnreadable,
+    /// A program ended with this exit code.
+    Exit(u8),
+    /// A program was ended by this signal.
+    Killed(u8),
+    /// A program could not be started.
+    NotStarted,
     /// The token that the source needs could not be found at start.
     TokenMissing,
     /// A Hawk reply whose `Server-Authorization` does not verify.
@@ -97,6 +103,9 @@ impl Reason {
             Self::ValueTooLarge => "value-too-large",
             Self::SourceReplaced => "source-replaced",
             Self::SourceUnreadable => "source-unreadable",
+            Self::Exit(_) => "exit-code",
+            Self::Killed(_) => "killed",
+            Self::NotStarted => "not-started",
             Self::TokenMissing => "token-missing",
             Self::ReplyNotAuthentic => "reply-not-authentic",
             Self::ClockSkew => "clock-skew",
@@ -126,6 +135,8 @@ impl fmt::Display for Reason {
         match self {
             Self::Status(code) => write!(f, "status {code}"),
             Self::RateLimited(code) => write!(f, "rate-limited with status {code}"),
+            Self::Exit(code) => write!(f, "exit code {code}"),
+            Self::Killed(signal) => write!(f, "killed by signal {signal}"),
             other => f.write_str(other.detail()),
         }
     }

@@ -62,9 +62,16 @@ fn wrong_use_is_64_and_no_broker_is_69() {
 fn serve_without_a_configuration_shows_the_smallest_one() {
     let started = keyhatch(&["serve", "--config", "/nonexistent/keyhatch.toml"]);
     assert_eq!(started.status.code(), Some(78));
-    for part in ["/nonexistent/keyhatch.toml", "[tokens]", "[keys.", "[clients."] {
+    for part in ["/nonexistent/keyhatch.toml: No such file", "--config FILE", "[keys.", "[clients.", "install -m 0400"]
+    {
         assert!(stderr(&started).contains(part), "{part}: {started:?}");
     }
+    // `first_contact` has it checked and served.
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let shown =
+        stderr(&started).split("\n\n").filter(|block| block.starts_with("    [")).collect::<Vec<_>>().join("\n\n");
+    let shown: String = shown.lines().map(|line| line.trim_start().to_owned() + "\n").collect();
+    assert!(readme.contains(&format!("```toml\n# /etc/keyhatch/conf.d/billing.toml\n{shown}```\n")), "{shown}");
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! Programs that ask for values: the client of the library, and the examples of docs/clients.md.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "clients/examples.rs"]
+mod examples;
+#[path = "docs/markdown.rs"]
+#[allow(dead_code, reason = "it looks for no links")]
+mod markdown;
 mod support;
 
 use std::time::Duration;

@@ -134,7 +134,7 @@ fn ways_to_authenticate() {
     let auth = |text: &str| match source(&format!(r#"{{ type = "http", url = "https://h/", auth = {text} }}"#)).document
     {
         Document::Http(document) => document.auth,
-        Document::File(_) => panic!("not http"),
+        _ => panic!("not http"),
     };
     let token = || TokenName("t".into());
     assert_eq!(

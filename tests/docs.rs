@@ -7,13 +7,13 @@ mod markdown;
 mod support;
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use common::{Names, sources};
 use keyhatch::config::{Config, parse};
 use keyhatch::staleness::Settings;
 use markdown::{Document, documents, read, root, spans};
-use support::{Broker, Upstream, VALUE};
+use support::{Broker, Upstream};
 
 fn document(path: &str) -> Document {
     documents().into_iter().find(|document| document.name() == path).unwrap()
@@ -315,44 +315,6 @@ fn the_architecture_names_every_frame() {
         }
     }
     all(lacking);
-}
-
-/// Interpreters that are not here are left out; the shell is everywhere.
-#[test]
-#[ignore = "needs root: drops to two uids"]
-fn the_examples_for_programs_print_the_value() {
-    let upstream = Upstream::start(0);
-    let mut broker = Broker::prepared(|_| {
-        format!(
-            "[tokens]\nheroku = {{ file = \"DIR/token\" }}\n[keys.\"/billing/database-url\"]\nsource = {{ type = \
-             \"heroku\", app = \"billing-prod\", config-var = \"DATABASE_URL\", token = \"heroku\", base-url = \
-             \"http://127.0.0.1:{}\", allow-plaintext = true }}\n[clients.root]\nuser = 0\nkeys = [\"/**\"]\n",
-            upstream.port
-        )
-    });
-    broker.start();
-    let socket = broker.path("keyhatch.sock");
-    let own = std::path::Path::new(env!("CARGO_BIN_EXE_keyhatch")).parent().unwrap().display();
-    let path = format!("{own}:{}", std::env::var("PATH").unwrap());
-    let mut ran = BTreeSet::new();
-    for name in ["README.md", "docs/http.md"] {
-        for (language, interpreter, flag) in [("sh", "sh", "-ec"), ("python", "python3", "-c"), ("js", "node", "-e")] {
-            for example in document(name).blocks(language) {
-                let values = if language == "sh" { example.lines().count() } else { 1 };
-                let text = example.replace("/run/keyhatch/keyhatch.sock", socket.to_str().unwrap());
-                let mut run = Command::new(interpreter);
-                run.args([flag, &text]).env("PATH", &path).env("KEYHATCH_SOCKET", &socket).stdin(Stdio::null());
-                let Ok(done) = run.output() else { continue };
-                let printed = String::from_utf8_lossy(&done.stdout);
-                assert!(
-                    done.status.success() && printed.matches(VALUE).count() == values,
-                    "{name}: {example}\n{done:?}"
-                );
-                ran.insert((name, language));
-            }
-        }
-    }
-    assert!(ran.contains(&("README.md", "sh")) && ran.contains(&("docs/http.md", "sh")), "{ran:?}");
 }
 
 /// Levels depend on the kernel; which layers there are does not, nor do the lists of calls on one kind of machine.

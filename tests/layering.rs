@@ -23,7 +23,7 @@ const USES: &[(&str, &[&str])] = &[
     // One call of the system: how a connection ends.
     ("credential", &["acl::Unit", "sys::peer"]),
     ("acl", &["secret", "config::Location"]),
-    ("config", &["sys", "secret", "acl", "staleness", "template", "credential"]),
+    ("config", &["sys", "secret", "acl", "staleness", "template", "credential", "outcome::Class"]),
     ("ipc", &["secret", "acl", "outcome", "template", "config::Limits"]),
     ("telemetry", &["ipc::record"]),
     // The start returns what the parent takes, and makes the first seal key: nothing else of the parent.
@@ -33,6 +33,8 @@ const USES: &[(&str, &[&str])] = &[
             "sys",
             "config",
             "ipc::wire::Layer",
+            "ipc::run::LONGEST_LIST",
+            "parent::RunnerInputs",
             "parent::ParentInputs",
             "parent::CacheInputs",
             "parent::SourceInputs",
@@ -46,6 +48,8 @@ const USES: &[(&str, &[&str])] = &[
         ],
     ),
     ("parent", &["sys", "secret", "acl", "config", "credential", "ipc", "outcome", "staleness", "telemetry"]),
+    // The list that it is given is of the configuration's type; nothing else is.
+    ("runner", &["sys", "config::Command", "config::TokenPlace", "ipc"]),
     // Neither the parent nor the configuration: what the worker needs of it crosses as `ipc::wire::WorkerConfig`.
     ("worker", &["sys", "secret", "acl", "config::Limits", "credential", "ipc", "outcome", "template"]),
     // Also for other programs: what it says is public, and it knows nothing of the broker's inside.
@@ -54,7 +58,7 @@ const USES: &[(&str, &[&str])] = &[
     ("import", &["acl::Pattern", "config", "secret::KeyPath", "sys::file::create_secret"]),
     ("demo", &["sys"]),
     // Tests alone: the targets themselves stand beside what they try.
-    ("fuzz", &[]),
+    ("fuzz", &["sys::random"]),
     (
         "cli",
         &[
@@ -69,6 +73,7 @@ const USES: &[(&str, &[&str])] = &[
             "exit",
             "import",
             "parent",
+            "runner",
             "secret::KeyPath",
             "sys::creds",
             // A reload hands open files over, to nobody but a broker of root's or of the caller's.

@@ -40,9 +40,19 @@ impl Guest {
 #[test]
 #[ignore = "needs root: boots a systemd in namespaces and installs packages there"]
 fn the_debian_package_serves_keeps_and_goes() {
+    installed_upgraded_and_gone(lab::HOST);
+}
+
+#[test]
+#[ignore = "needs root: boots the systemd of another Debian in namespaces"]
+fn the_debian_package_does_the_same_on_debian_13() {
+    installed_upgraded_and_gone(lab::TRIXIE);
+}
+
+fn installed_upgraded_and_gone(root: &str) {
     let directory = tempfile::tempdir().unwrap();
     let (first, second) = (package("deb", "0.1.0-1", directory.path()), package("deb", "0.1.0-2", directory.path()));
-    let guest = Guest(Lab::up(&[]));
+    let guest = Guest(Lab::up(root, &[]));
     for package in [&first, &second] {
         std::fs::copy(package, guest.0.directory.path().join(package.file_name().unwrap())).unwrap();
     }

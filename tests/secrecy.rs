@@ -15,6 +15,9 @@ use support::{Broker, GRANTED, STRANGER, TOKEN, VALUE, as_uid, wait_until};
 /// `service:` and the token, as basic authentication shows it, without its last characters.
 const IN_BASE64: &str = "c2VydmljZTpwbGFudGVkLXRva2Vu";
 
+/// As whom the programs run; nobody else does.
+const RUNS_AS: u32 = 61_029;
+
 /// How the tokens of sessions begin, and that of an instance's metadata.
 const SESSION: &str = "planted-session-";
 const METADATA: &str = "planted-imds-token";
@@ -25,6 +28,21 @@ const STATUSES: [u16; 14] = [200, 204, 302, 400, 401, 403, 404, 408, 410, 425, 4
 fn leaks(text: &[u8]) -> Vec<&'static str> {
     let holds = |marker: &&&str| text.windows(marker.len()).any(|part| part == marker.as_bytes());
     [TOKEN, VALUE, IN_BASE64, SESSION, METADATA].iter().filter(holds).copied().collect()
+}
+
+/// Programs that show their token, and the value, wherever they can.
+const PROGRAMS: [(&str, &str); 7] = [
+    ("given", "cat <&3 >&2; cat \"$(dirname \"$0\")/public-value\""),
+    ("complains", "cat <&3 >&2"),
+    ("fails", "cat <&3; cat /dev/fd/3 >&2; exit 3"),
+    ("is-killed", "cat <&3; kill -ABRT $$"),
+    ("floods", "token=$(cat <&3); while :; do echo \"$token\"; echo \"$token\" >&2; done"),
+    ("hangs", "cat <&3; sleep 600"),
+    ("fails-not", "cat <&3"),
+];
+
+fn program(name: &str, more: &str) -> String {
+    format!("type = \"command\", {more}run = [\"DIR/{name}\", \"argument\"], user = {RUNS_AS}, token = \"t\"")
 }
 
 fn configuration(upstream: &Process) -> String {
@@ -51,6 +69,14 @@ fn configuration(upstream: &Process) -> String {
             ),
         ),
         ("file".into(), "type = \"file\", path = \"DIR/value\", format = \"text\"".into()),
+        ("command".into(), program("given", "")),
+        ("command/complains".into(), program("complains", "")),
+        ("command/fails".into(), program("fails", "")),
+        ("command/is-killed".into(), program("is-killed", "")),
+        ("command/floods".into(), program("floods", "")),
+        ("command/hangs".into(), program("hangs", "")),
+        ("command/is-no-json".into(), program("fails-not", "format = \"json\", field = \"a\", ")),
+        ("command/is-missing".into(), program("is-missing", "")),
         ("untrusted".into(), format!("type = \"http\", url = \"https://{}\", {BEARER}", at("tls", "/good"))),
         ("absent".into(), plain("/bearer", &BEARER.replace("\"t\"", "\"absent\""))),
     ];
@@ -130,8 +156,24 @@ fn no_token_and_no_value_leaves_its_way() {
     let upstream = upstream.unwrap();
     upstream.set_value(VALUE);
     broker.write("value", VALUE, 0o400);
+    broker.write("public-value", VALUE, 0o444);
+    for (name, script) in PROGRAMS {
+        broker.write(name, &format!("#!/bin/sh\n{script}\n"), 0o755);
+    }
     broker.start_with(&["--log-level", "trace", "--log-requests"]);
-    let good = ["/bearer", "/basic", "/header", "/hawk", "/text", "/heroku", "/file", "/login", "/oauth", "/instance"];
+    let good = [
+        "/bearer",
+        "/basic",
+        "/header",
+        "/hawk",
+        "/text",
+        "/heroku",
+        "/file",
+        "/command",
+        "/login",
+        "/oauth",
+        "/instance",
+    ];
 
     for key in keys(&text) {
         for more in [&[][..], &["--header", "Cache-Control: no-cache"], &["--header", "Accept: text/plain"]] {

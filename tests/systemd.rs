@@ -16,18 +16,32 @@ use scene::{Scene, request};
 use support::serving::GOOD;
 use support::wait_until;
 
-/// All in one guest, one after the other: each leaves a broker that serves.
 #[test]
 #[ignore = "needs root: boots a systemd in namespaces"]
 fn the_units_do_what_they_promise() {
-    let scene = Scene::up();
+    all_in_one_guest(lab::HOST);
+}
+
+#[test]
+#[ignore = "needs root: boots the systemd of another Debian in namespaces"]
+fn the_units_do_the_same_on_debian_13() {
+    all_in_one_guest(lab::TRIXIE);
+}
+
+/// One after the other: each leaves a broker that serves. One guest after the other, too: the watchdog is short.
+fn all_in_one_guest(root: &str) {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scene = Scene::up(root);
     the_units_are_sound(&scene);
     the_first_connection_starts_it(&scene);
     a_restart_under_load_refuses_and_loses_nothing(&scene);
     the_watchdog_ends_what_stands_still(&scene);
     a_crash_while_the_upstream_is_down_costs_no_value(&scene);
     a_change_of_files_is_one_reload(&scene);
+    a_program_runs_within_the_unit(&scene);
     a_wrong_configuration_is_not_restarted(&scene);
+    socket_units_of_another_kind_are_told(&scene);
     the_journal_has_priorities_and_no_secret(&scene);
 }
 
@@ -182,6 +196,54 @@ fn a_change_of_files_is_one_reload(scene: &Scene) {
     scene.systemctl("stop keyhatch-reload.path");
 }
 
+/// As docs/systemd.md says: what the unit leaves to the programs of `command` sources, and what a drop-in opens.
+fn a_program_runs_within_the_unit(scene: &Scene) {
+    let program = r#"#!/bin/sh
+echo "user $(id -u)"
+echo "token $(cat <&3)"
+{ echo kept > "$HOME/file"; } 2> /dev/null && echo "writes HOME"
+for place in /etc /usr/local /var/lib/keyhatch /var/cache/keyhatch /home; do (: > $place/file) 2> /dev/null && echo "writes $place"; done
+perl -MIO::Socket::INET -e 'exit !IO::Socket::INET->new("127.0.0.1:8001")' && echo "reaches the network"
+sleep 600 &
+"#;
+    let keys = r#"
+[tokens]
+op = { file = "/etc/keyhatch/tokens/op" }
+[keys."/command"]
+source = { type = "command", run = ["/usr/local/sbin/op-read", "x"], user = 61130, token = "op", environment = { HOME = "/var/lib/op-runner" } }
+[clients.command]
+anyone = true
+keys = "/command"
+"#;
+    let directory = scene.lab.directory.path();
+    std::fs::write(directory.join("op-read"), program).unwrap();
+    std::fs::write(directory.join("command.toml"), keys).unwrap();
+    let install = "set -e; cd /srv/keyhatch; install -D -m 0755 op-read /usr/local/sbin/op-read; install -m 0600 command.toml /etc/keyhatch/conf.d/; \
+                   install -m 0400 /dev/stdin /etc/keyhatch/tokens/op <<X\nplanted-token\nX\ninstall -d -m 0700 -o 61130 -g 61130 /var/lib/op-runner";
+    let done = scene.run(install);
+    assert!(done.status.success(), "{}", text(&done));
+    scene.drop_in("keyhatch.service", "[Service]\nReadWritePaths=/var/lib/op-runner\n");
+    scene.systemctl("restart keyhatch");
+    let told = text(&scene.run("keyhatch get /command"));
+    assert_eq!(told, "user 61130\ntoken planted-token\nwrites HOME\nreaches the network", "{}", scene.journal());
+    let status = text(&scene.run("keyhatch status"));
+    assert!(status.contains("runner  capabilities  yes    CAP_SETUID and CAP_SETGID, none for programs"), "{status}");
+    let processes = || text(&scene.run("ps -o args= -u 61130")).trim().to_owned();
+    wait_until("nothing is left of it", || processes().is_empty());
+
+    let before = scene.property("MainPID");
+    let kill = format!("kill -KILL $(cut -d' ' -f2 /proc/{before}/task/{before}/children)");
+    assert!(scene.run(&kill).status.success());
+    wait_until("another broker, after the runner was killed", || {
+        let now = scene.property("MainPID");
+        now != before && now != "0" && scene.property("ActiveState") == "active"
+    });
+    assert!(text(&scene.run("keyhatch get /command")).contains("planted-token"), "{}", scene.journal());
+    assert!(scene.run("rm /etc/keyhatch/conf.d/command.toml").status.success());
+    scene.drop_in("keyhatch.service", "");
+    scene.systemctl("restart keyhatch");
+}
+
 fn a_wrong_configuration_is_not_restarted(scene: &Scene) {
     assert!(scene.run("echo '[wrong' > /etc/keyhatch/conf.d/wrong.toml").status.success());
     assert!(!scene.run("systemctl restart keyhatch").status.success());
@@ -207,6 +269,26 @@ fn a_wrong_configuration_is_not_restarted(scene: &Scene) {
     assert!(scene.get("/up").starts_with("HTTP/1.1 200 "));
 }
 
+fn socket_units_of_another_kind_are_told(scene: &Scene) {
+    for (unit, lines, told) in [
+        (
+            "keyhatch.socket",
+            "ListenStream=\nListenDatagram=/run/keyhatch/keyhatch.sock",
+            "ListenStream=, not ListenDatagram=",
+        ),
+        ("keyhatch-admin.socket", "FileDescriptorName=data", "two sockets have the name `data`"),
+    ] {
+        scene.systemctl("stop keyhatch.service keyhatch.socket keyhatch-admin.socket");
+        scene.drop_in(unit, &format!("[Socket]\n{lines}\n"));
+        assert!(!scene.run("systemctl start keyhatch").status.success(), "{unit}");
+        assert_eq!(scene.property("ExecMainStatus"), "78", "{}", scene.journal());
+        wait_until("it is told", || scene.journal().contains(told));
+        scene.drop_in(unit, "");
+    }
+    scene.systemctl("start keyhatch");
+    assert!(scene.get("/up").starts_with("HTTP/1.1 200 "));
+}
+
 fn the_journal_has_priorities_and_no_secret(scene: &Scene) {
     let stranger = "setpriv --reuid=61120 --regid=61120 --clear-groups";
     let denied = scene.run(&format!("{stranger} curl -s --unix-socket /run/keyhatch/keyhatch.sock http://k/root"));
@@ -216,7 +298,7 @@ fn the_journal_has_priorities_and_no_secret(scene: &Scene) {
     wait_until("the denial is a warning", || of(4).contains("denied role=\"worker\" uid=61120"));
     assert!(of(6).contains("INFO serving\n"), "{}", of(6));
     assert!(of(3).contains("keyhatch.toml") || of(3).contains("wrong.toml"), "{}", of(3));
-    for secret in ["good-value", "the value of a unit"] {
+    for secret in ["good-value", "the value of a unit", "planted-token"] {
         assert!(!scene.journal().contains(secret));
     }
     assert!(!scene.journal().contains("panicked"), "{}", scene.journal());

@@ -74,12 +74,22 @@ impl Lab {
 #[test]
 #[ignore = "needs root: boots a systemd in namespaces"]
 fn a_unit_is_what_systemd_made_of_a_process_and_lasts_as_long_as_it() {
+    a_unit_is_what_systemd_made(lab::HOST);
+}
+
+#[test]
+#[ignore = "needs root: boots the systemd of another Debian in namespaces"]
+fn a_unit_is_the_same_on_debian_13() {
+    a_unit_is_what_systemd_made(lab::TRIXIE);
+}
+
+fn a_unit_is_what_systemd_made(root: &str) {
     let hand_on = HAND_ON.replace("DIR", "/srv/keyhatch");
     let configuration = configuration();
     let values = KEYS.map(|key| (format!("value-{key}"), format!("the value of {key}")));
     let mut files = vec![("keyhatch.toml", configuration.as_str())];
     files.extend(values.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let lab = Lab::up(&files);
+    let lab = Lab::up(root, &files);
     let added = lab.run(&["useradd", "-m", "-u", &USER.to_string(), "keyhatch-app"]);
     assert!(added.status.success(), "{}", text(&added));
     lab.serve();

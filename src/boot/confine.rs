@@ -68,6 +68,14 @@ impl Confinement {
         self.layers.push(layer("no-new-code", holds, level.into()));
     }
 
+    /// The same.
+    pub(super) fn keep_signals_within(&mut self) {
+        let holds = files::keep_signals_within();
+        let level =
+            if holds { "programs signal each other and nobody else" } else { "Linux has it for signals from 6.12 on" };
+        self.layers.push(layer("landlock", holds, level.into()));
+    }
+
     /// How the tokens are going to be kept: the best that the kernel and the limits give. Nothing is demanded.
     pub(super) fn memory_of_tokens(&mut self) {
         let (holds, level) = match Kind::available() {
@@ -90,6 +98,12 @@ impl Confinement {
         let list = seccomp::WORKER;
         let done = seccomp::allow_only(list);
         self.demand("seccomp", done.map(|()| format!("{} calls; any other ends the process", list.len())))
+    }
+
+    pub(super) fn calls_of_runner(&mut self) -> Result<(), StartError> {
+        let list = seccomp::RUNNER_REFUSED;
+        let done = seccomp::answer_absent(seccomp::PARENT_ANSWERED).and_then(|()| seccomp::refuse(list));
+        self.demand("seccomp", done.map(|()| format!("{} calls are refused, to programs as well", list.len())))
     }
 
     pub(super) fn calls_of_parent(&mut self) -> Result<(), StartError> {

@@ -30,6 +30,22 @@ pub(super) fn of_this_role(ids: Option<Ids>) -> Vec<Layer> {
     ]
 }
 
+/// The layers of the runner, which stays who it is; `root`: the one who becomes the users of programs.
+pub(super) fn of_runner(root: bool) -> Vec<Layer> {
+    let mut layers = of_this_role(None);
+    if root {
+        layers[0].level = "root, which alone can become the users of programs".to_owned();
+        let (only, empty) = (creds::has_only_changing_ids(), creds::bounding_is_empty());
+        let level = match (only, empty) {
+            (true, true) => "CAP_SETUID and CAP_SETGID, none for programs",
+            (true, false) => "CAP_SETUID and CAP_SETGID; the bounding set stays, which CAP_SETPCAP could empty",
+            _ => "more than CAP_SETUID and CAP_SETGID",
+        };
+        layers[1] = layer("capabilities", only && empty, level.into());
+    }
+    layers
+}
+
 /// One line for whoever reads the log at start: what does not hold here. `None` when all does.
 pub(super) fn missing(layers: &[Layer]) -> Option<String> {
     let missing: Vec<String> =

@@ -11,6 +11,7 @@ mod inputs;
 mod layers;
 mod manager;
 mod reach;
+mod runner;
 mod sockets;
 mod sources;
 mod surroundings;
@@ -20,6 +21,7 @@ mod worker;
 pub use examine::{Credentials, Examined, examine};
 pub use inputs::OpenedToken;
 pub use reach::of_parent as reach;
+pub use runner::{Runner, enter as enter_runner};
 pub use surroundings::Surroundings;
 pub use worker::{confine as confine_worker, enter};
 
@@ -119,15 +121,19 @@ pub fn start(mut config: Config, path: &Path, surroundings: Surroundings) -> Res
         return Err(StartError::System(format!("{threads} threads before the worker is started, not one")));
     }
     let arguments = worker::arguments(users.map(|(_, worker)| worker), config.server.sandbox);
-    spawn::respawn(&arguments, listener.fd.as_fd(), worker_channel.as_fd(), log_writer)
+    spawn::respawn(&arguments, listener.fd.as_fd(), worker_channel.as_fd(), Some(log_writer))
         .map_err(system("cannot start the worker"))?;
     // The path is that by which the parent knows peers of this listener.
     let listeners = vec![listener.path];
     drop((listener.fd, worker_channel));
+    let runner = runner::start(&config, users.is_some())?;
 
     let layers = confine_parent(parent_ids, &config, &mut cache.directory)?;
     match (layers::missing(&layers), users) {
-        (Some(missing), None) => tracing::warn!("not started as root; what does not hold: {missing}"),
+        (Some(missing), None) => {
+            let commands = if runner.is_some() { "; programs run as the same user, too" } else { "" };
+            tracing::warn!("not started as root; what does not hold: {missing}{commands}");
+        }
         (Some(missing), Some(_)) => tracing::warn!("what does not hold: {missing}"),
         (None, _) => {}
     }
@@ -140,6 +146,7 @@ pub fn start(mut config: Config, path: &Path, surroundings: Surroundings) -> Res
         tokens,
         sources,
         listeners,
+        runner,
         units,
         origin,
         admin,

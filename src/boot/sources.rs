@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use super::{StartError, at};
 use crate::config::{Config, Document};
 use crate::parent::{Authorities, SourceInputs};
 use crate::sys::replaced::Watch;
+use crate::sys::trusted::OpenError;
 use crate::sys::{creds, trusted};
 
 /// Opened and checked.
@@ -45,6 +47,15 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
                     authorities.insert(path.clone(), file);
                 }
             }
+            Document::Command(document) => match check_program(&document.command.program) {
+                Ok(()) => {}
+                Err(Refusal::Unsafe(message)) => return Err(wrong(message)),
+                Err(Refusal::Absent(reason)) => {
+                    let path = at(&document.command.program);
+                    tracing::error!(%key, path, reason, "program not found: its keys serve what is known");
+                    missing.push(named(format!("{path}: {reason}")));
+                }
+            },
             Document::File(file) if inputs.files.contains_key(&file.path) => {}
             Document::File(file) => match secret(&file.path) {
                 Ok(open) => {
@@ -67,6 +78,16 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
 fn watch(path: &Path, open: &File) -> Option<Watch> {
     let watch = Watch::begin(path, open);
     watch.inspect_err(|error| tracing::warn!(path = at(path), %error, "not noticed when it is moved away")).ok()
+}
+
+/// Whoever can change a program is handed its token.
+fn check_program(path: &Path) -> Result<(), Refusal> {
+    trusted::check_program(path).map_err(|error| match error {
+        OpenError::Io(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Refusal::Absent(error.to_string())
+        }
+        other => Refusal::Unsafe(format!("{}: {other}", at(path))),
+    })
 }
 
 /// Of a file that nobody else can write: whoever does decides whom the token is shown to.

@@ -209,6 +209,9 @@ pub(super) enum Command {
     /// The other role of `serve`, which alone starts it
     #[command(hide = true)]
     Worker { arguments: Vec<String> },
+    /// The role of `serve` that runs programs; it alone starts it
+    #[command(hide = true)]
+    Runner { arguments: Vec<String> },
 }
 
 #[derive(Args)]

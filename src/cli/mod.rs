@@ -28,20 +28,22 @@ use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::sys::creds;
 use crate::telemetry::Stderr;
-use crate::{demo, parent, telemetry, worker};
+use crate::{demo, parent, runner, telemetry, worker};
 
 /// What `serve` shows to whoever has no configuration yet.
-const SMALLEST: &str = r#"No such file; --config FILE names another one. The smallest useful configuration:
-
-    [tokens]
-    heroku = { file = "/etc/keyhatch/tokens/heroku" }
+const SMALLEST: &str = r#"No such file; --config FILE names another one. The smallest configuration that serves a value:
 
     [keys."/billing/database-url"]
-    source = { type = "heroku", app = "billing-prod", config-var = "DATABASE_URL", token = "heroku" }
+    source = { type = "file", path = "/etc/keyhatch/database-url", format = "text" }
 
     [clients.billing]
     user = "billing"
     keys = ["/billing/*"]
+
+The user is an application's, and the file is root's:
+
+    useradd --system billing
+    install -m 0400 /dev/stdin /etc/keyhatch/database-url
 "#;
 
 /// The command line as it is parsed, for its manual pages and completions.
@@ -81,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Worker { arguments } => work(&arguments),
+        Command::Runner { arguments } => run_commands(&arguments),
     };
     exit.into()
 }
@@ -203,6 +206,21 @@ fn errors(config: &Config, credentials: Credentials) -> (Vec<String>, Examined) 
         errors.extend(read.err().map(|error| error.to_string()));
     }
     (errors, found)
+}
+
+fn run_commands(arguments: &[String]) -> Exit {
+    // Its layers may have to be told of before they are.
+    telemetry::start(false, tracing::Level::INFO, Stderr::Other);
+    let done = boot::enter_runner(arguments).map_err(|error| error.to_string()).and_then(|entered| {
+        runner::run(&entered.channel, &entered.commands, entered.layers).map_err(|error| error.to_string())
+    });
+    match done {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tell(&error);
+            Exit::Other
+        }
+    }
 }
 
 fn work(arguments: &[String]) -> Exit {

@@ -25,6 +25,12 @@ impl Client {
         Self(super::Client::at(socket))
     }
 
+    /// See [`super::Client::with_timeout`].
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self(self.0.with_timeout(timeout))
+    }
+
     /// See [`super::Client::text`].
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Server;
+use super::command::Users as CommandUsers;
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
 use super::keys::Keys;
 use super::resolve::Resolver;
@@ -61,6 +62,22 @@ impl Clients {
         }
         for (client, place) in self.clients.iter().zip(&self.places) {
             credentials::warn(client, place, keys, report);
+        }
+    }
+
+    /// A client that is the user of a command could look into it, and take its token.
+    pub(super) fn check_commands(&self, users: &CommandUsers<'_>, report: &mut Report<'_>) {
+        for (client, place) in self.clients.iter().zip(&self.places) {
+            let Who::Ids { users: Some(of_client), .. } = &client.who else { continue };
+            if let Some((user, other)) = users.among(of_client) {
+                let title =
+                    format!("the client {} is the user {}, as whom a command runs", quoted(&client.name), quoted(user));
+                let error = Diagnostic::at(place.clone(), title).also(other.clone(), "here");
+                report
+                    .error(error.help(
+                        "give the command a user of its own: whoever is the same user can read what it is given",
+                    ));
+            }
         }
     }
 

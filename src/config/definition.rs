@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    Auth, AwsCredentials, Coding, FileDocument, Format, HttpDocument, Method, Projection, Step, TokenName, Url,
+    Auth, AwsCredentials, Coding, CommandDocument, FileDocument, Format, HttpDocument, Method, Projection, Step, TokenName,
+    Url,
 };
 
 /// Sorted by its type: whether `serde_json::Map` keeps order depends on the features of the whole build.
@@ -129,6 +130,30 @@ pub(super) fn of_file(document: &FileDocument, projection: &Projection) -> Strin
     let path = document.path.to_string_lossy();
     let mut fields =
         Fields::from([("type", json!("file")), ("path", json!(path)), ("format", format_name(document.format))]);
+    add_projection(&mut fields, projection);
+    text(&fields)
+}
+
+/// With the environment, which often says of which account and server: another one may see other data.
+pub(super) fn of_command(document: &CommandDocument, projection: &Projection) -> String {
+    let command = &document.command;
+    let mut run = vec![command.program.to_string_lossy().into_owned()];
+    run.extend(command.arguments.iter().cloned());
+    let mut fields = Fields::from([
+        ("type", json!("command")),
+        ("run", json!(run)),
+        ("user", json!(command.user)),
+        ("format", format_name(document.format)),
+    ]);
+    if !command.environment.is_empty() {
+        fields.insert("environment", json!(command.environment));
+    }
+    if command.directory.as_os_str() != "/" {
+        fields.insert("directory", json!(command.directory.to_string_lossy()));
+    }
+    if let Some(TokenName(token)) = &document.token {
+        fields.insert("token", json!(token));
+    }
     add_projection(&mut fields, projection);
     text(&fields)
 }

@@ -4,7 +4,7 @@
 
 use super::definition;
 use super::text::{Encoding, Text};
-use super::{Coding, Document, FileDocument, HttpDocument, Location, Projection, Source, Step};
+use super::{Coding, CommandDocument, Document, FileDocument, HttpDocument, Location, Projection, Source, Step};
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 use crate::template::{self, Found, Template};
@@ -65,6 +65,11 @@ pub(super) enum Kind {
     },
     File {
         document: FileDocument,
+        projection: Selection,
+    },
+    /// The program and its arguments are fixed: what runs was listed at start.
+    Command {
+        document: Box<CommandDocument>,
         projection: Selection,
     },
 }
@@ -155,6 +160,11 @@ impl SourceTemplate {
                 let projection = projection.expand(values);
                 let definition = definition::of_file(document, &projection);
                 Source { document: Document::File(document.clone()), projection, definition }
+            }
+            Kind::Command { document, projection } => {
+                let projection = projection.expand(values);
+                let definition = definition::of_command(document, &projection);
+                Source { document: Document::Command(document.clone()), projection, definition }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName, Url};
+use super::{Command, Config, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName, Url};
 use crate::acl::Acl;
 
 /// What a running broker takes over. Holds paths and names of secrets, never their bytes.
@@ -29,6 +29,8 @@ pub struct Fixed {
     units: bool,
     /// Where upstreams and their proxies listen.
     ports: BTreeSet<u16>,
+    /// What can be run.
+    commands: Vec<Command>,
 }
 
 impl Fixed {
@@ -56,7 +58,7 @@ impl Fixed {
             ("limits.value-size", config.limits.value_size.to_string()),
         ];
         let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { settings, units, ports: config.ports().collect() }
+        Self { settings, units, ports: config.ports().collect(), commands: config.commands() }
     }
 
     /// What a broker with these cannot take over from the others, each by its name.
@@ -72,7 +74,10 @@ impl Fixed {
         let ports = ports.map(|port| format!("the TCP port {port} of a source or proxy is a new one"));
         let units = new.units && !self.units;
         let units = units.then(|| "a client with `unit` is the first one".to_owned());
-        settings.chain(ports).chain(units).collect()
+        let commands = new.commands.iter().filter(|command| !self.commands.contains(command));
+        let commands = commands
+            .map(|command| format!("the source of type `command` that runs `{command}` is a new one, or has changed"));
+        settings.chain(ports).chain(units).chain(commands).collect()
     }
 }
 
@@ -91,6 +96,18 @@ impl Config {
         token_files(&self.keys, &self.templates)
     }
 
+    /// All that is run, each once and in their order.
+    pub fn commands(&self) -> Vec<Command> {
+        let command = |document| match document {
+            Document::Command(document) => Some(document.command),
+            Document::Http(_) | Document::File(_) => None,
+        };
+        let of_keys = self.keys.iter().filter_map(|key| command(key.source.document.clone()));
+        let of_templates = self.templates.iter().filter_map(|key| command(key.source.any_document()));
+        let commands: BTreeSet<Command> = of_keys.chain(of_templates).collect();
+        commands.into_iter().collect()
+    }
+
     /// Splits off what a running broker takes over.
     pub fn into_live(self) -> Live {
         let tokens = self.tokens.into_keys().collect();
@@ -104,7 +121,7 @@ fn token_files<'k>(keys: &'k [Key], templates: &'k [KeyTemplate]) -> BTreeSet<To
     let documents = keys.iter().map(|key| &key.source.document).chain(&of_templates);
     let file = |document: &Document| match document {
         Document::Http(http) => http.auth.files().cloned(),
-        Document::File(_) => None,
+        Document::File(_) | Document::Command(_) => None,
     };
     documents.filter_map(file).collect()
 }
@@ -164,6 +181,27 @@ mod tests {
         let (without, with) = (fixed(""), fixed("[clients.u]\nunit = \"u.service\"\nkeys = [\"/**\"]"));
         assert_eq!(without.refused(&with), ["a client with `unit` is the first one"]);
         assert!(with.refused(&without).is_empty() && with.refused(&with).is_empty());
+    }
+
+    #[test]
+    fn what_is_run_may_go_and_not_come_and_what_is_made_of_it_may_change() {
+        let with = |source: &str| {
+            fixed(&format!(
+                "[tokens]\nt = {{ file = \"/t\" }}\n[keys.\"/a\"]\nsource = {{ type = \"command\", user = 4711, {source} }}"
+            ))
+        };
+        let before = with("run = [\"/bin/a\", \"b c\"]");
+        assert!(before.refused(&fixed("")).is_empty());
+        for same in ["format = \"json\"", "exit-codes = { 2 = \"gone\" }"] {
+            assert!(before.refused(&with(&format!("run = [\"/bin/a\", \"b c\"], {same}"))).is_empty(), "{same}");
+        }
+        assert_eq!(
+            before.refused(&with("run = [\"/bin/a\", \"d\"]")),
+            ["the source of type `command` that runs `/bin/a d` is a new one, or has changed"]
+        );
+        for other in ["directory = \"/tmp\"", "environment = { A = \"b\" }", "token = \"t\""] {
+            assert_eq!(before.refused(&with(&format!("run = [\"/bin/a\", \"b c\"], {other}"))).len(), 1, "{other}");
+        }
     }
 
     #[test]

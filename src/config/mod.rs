@@ -7,6 +7,7 @@
 mod answers;
 mod auth;
 mod clients;
+mod command;
 mod credentials;
 mod definition;
 mod diagnostic;
@@ -156,16 +157,20 @@ fn build(parsed: &[Spanned<DeTable<'_>>], resolver: &dyn Resolver, report: &mut 
         presets.add(&entry, report);
     }
     let mut keys = Keys::default();
+    let mut users = command::Users::new(&server, resolver);
     for entry in everywhere("keys").flat_map(|node| node.entries(report)).collect::<Vec<_>>() {
         keys.add(&entry, &defaults, MadeOf { tokens: &tokens, presets: &presets }, report);
+        users.look_up(&entry, report);
     }
     let mut clients = Clients::default();
     for entry in everywhere("clients").flat_map(|node| node.entries(report)).collect::<Vec<_>>() {
         clients.add(&entry, &server, resolver, report);
     }
     clients.check_credentials(&keys, report);
+    clients.check_commands(&users, report);
     warn(&keys, &clients, report);
-    let (keys, templates) = keys.finish();
+    let (mut keys, mut templates) = keys.finish();
+    users.fill_in(&mut keys, &mut templates);
     Config {
         server,
         cache,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::{Auth, Description, KeyTemplate, OutcomeRule, Projection, RateLimit};
 use crate::acl::Acl;
+use crate::outcome::Class;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 
@@ -183,6 +184,7 @@ pub struct Source {
 pub enum Document {
     Http(Box<HttpDocument>),
     File(FileDocument),
+    Command(Box<CommandDocument>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -209,7 +211,50 @@ pub struct FileDocument {
     pub format: Format,
 }
 
-/// How the bytes of a document are read. `Toml` and `Env` are only for files.
+/// What a program writes to its standard output.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct CommandDocument {
+    pub command: Command,
+    pub token: Option<TokenName>,
+    pub format: Format,
+    /// What exit codes other than 0 mean, in their order; those that are not here are unavailability.
+    pub exit_codes: Vec<(u8, Class)>,
+}
+
+/// What is run, and as whom: fixed at start.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Command {
+    /// An absolute path.
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+    /// As the configuration has it, in the order of the names.
+    pub environment: Vec<(String, String)>,
+    pub directory: PathBuf,
+    /// As the configuration names it.
+    pub user: String,
+    /// uid and gid; `None` when there is no such user.
+    pub ids: Option<(u32, u32)>,
+    pub token: TokenPlace,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.program.display())?;
+        self.arguments.iter().try_for_each(|argument| write!(f, " {}", argument.escape_debug()))
+    }
+}
+
+/// Where a program is given its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub enum TokenPlace {
+    None,
+    /// Up to the end of file.
+    Stdin,
+    /// Descriptor 3, up to the end of file.
+    Descriptor,
+}
+
+/// How the bytes of a document are read. `Toml` and `Env` are for files and programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Format {
     Json,
@@ -257,6 +302,10 @@ impl Document {
         match self {
             Self::Http(http) => http.tokens(),
             Self::File(_) => Vec::new(),
+            Self::Command(document) => {
+                let needed = |token: &TokenName| Needed { token: token.clone(), origin: self.origin() };
+                document.token.iter().map(needed).collect()
+            }
         }
     }
 
@@ -272,11 +321,12 @@ impl Document {
         self.tokens().iter().any(|needed| needed.token == *token)
     }
 
-    /// A name for the log: the origin, or the path. Never user info, query or token.
+    /// A name for the log: the origin, or the path. Never user info, query, argument or token.
     pub fn origin(&self) -> String {
         match self {
             Self::Http(http) => http.url.origin(),
             Self::File(file) => format!("file://{}", file.path.display()),
+            Self::Command(document) => format!("command://{}", document.command.program.display()),
         }
     }
 }

@@ -105,6 +105,23 @@ pub(super) const STEP: Names = names("a step of `extract`", &["pointer", "field"
 pub(super) const OUTCOME: Names =
     names("an entry of `outcomes`", &["status", "header", "pointer", "one-of", "matches", "class"]);
 pub(super) const RATE_LIMIT: Names = names("`rate-limit`", &["remaining", "reset"]);
+pub(super) const COMMAND: Names = names(
+    "a `command` source",
+    &[
+        "type",
+        "run",
+        "user",
+        "environment",
+        "directory",
+        "token",
+        "token-on",
+        "format",
+        "field",
+        "pointer",
+        "extract",
+        "exit-codes",
+    ],
+);
 pub(super) const BEARER: Names = names("`bearer` authentication", &["type", "token"]);
 pub(super) const BASIC: Names = names("`basic` authentication", &["type", "user", "token"]);
 pub(super) const HEADER: Names = names("`header` authentication", &["type", "name", "prefix", "token"]);
@@ -128,7 +145,7 @@ pub(super) const LOGIN: Names = names(
         "header", "prefix",
     ],
 );
-pub(super) const UNWRAP: Names = names("`unwrap`", &["secret", "url", "pointer"]);
+pub(super) const UNWRAP: Names = names("`unwrap`", &["secret", "url", "pointer", "creation-path"]);
 pub(super) const PRESET: Names = names("a preset", &["title", "about", "link", "parameters", "source"]);
 pub(super) const PRESET_PARAMETER: Names = names(
     "a parameter of a preset",
@@ -158,7 +175,7 @@ pub(super) const PRESET_SOURCE: Names = names(
 pub(super) const CLIENT: Names = names("a client", &["user", "group", "unit", "anyone", "keys", "credentials"]);
 
 /// The words that are legal as the value of a setting.
-pub(super) const SOURCE_TYPES: &[&str] = &["http", "file"];
+pub(super) const SOURCE_TYPES: &[&str] = &["http", "file", "command"];
 pub(super) const PARAMETER_TYPES: &[&str] =
     &["text", "path", "token", "fields", "choice", "boolean", "origin", "host-label"];
 pub(super) const AUTH_TYPES: &[&str] =
@@ -172,12 +189,14 @@ pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
 pub(super) const METHODS: &[&str] = &["GET", "POST"];
 pub(super) const HTTP_FORMATS: &[&str] = &["json", "text"];
 pub(super) const FILE_FORMATS: &[&str] = &["text", "json", "toml", "env"];
+pub(super) const TOKEN_PLACES: &[&str] = &["fd-3", "stdin"];
+pub(super) const EXIT_CLASSES: &[&str] = &["unavailable", "token-refused", "refused", "gone", "misconfigured"];
 pub(super) const SANDBOX: &[&str] = &["strict", "best-effort"];
 pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 31] = [
+pub(super) const ALL: [&Names; 32] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -192,6 +211,7 @@ pub(super) const ALL: [&Names; 31] = [
     &STEP,
     &OUTCOME,
     &RATE_LIMIT,
+    &COMMAND,
     &BEARER,
     &BASIC,
     &HEADER,
@@ -211,7 +231,7 @@ pub(super) const ALL: [&Names; 31] = [
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 14] = [
+const WORDS: [&[&str]; 16] = [
     SOURCE_TYPES,
     PARAMETER_TYPES,
     AUTH_TYPES,
@@ -223,6 +243,8 @@ const WORDS: [&[&str]; 14] = [
     METHODS,
     HTTP_FORMATS,
     FILE_FORMATS,
+    TOKEN_PLACES,
+    EXIT_CLASSES,
     SANDBOX,
     EVICTIONS,
     ON_MISSING,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::auth;
+use super::command;
 use super::diagnostic::Report;
 use super::expand::Kind;
 use super::headers;
@@ -15,7 +16,7 @@ use super::text::{Encoding, Scope, Text};
 use super::tokens::Tokens;
 use super::{Auth, FileDocument, Format, HttpDocument, Method, SourceTemplate, Url, mask, names, url, values};
 
-/// The settings of `http` in which parameters of a key may stand; of a file, the last three.
+/// The settings of `http` in which parameters of a key may stand; of a file or a command, the last three.
 const MAY_HOLD: [&str; 5] = ["url", "body", "field", "pointer", "extract"];
 
 /// Reads a source; `None` when something is wrong with it, which is then in the report. That of a key without
@@ -41,6 +42,7 @@ pub(super) fn source(
     let kind = match kind.word(report, &types)? {
         "http" => http(&node.table(report, &names::HTTP)?, tokens, scope, report),
         "file" => file(&node.table(report, &names::FILE)?, scope, report),
+        "command" => command::command(&node.table(report, &names::COMMAND)?, tokens, scope, report),
         preset => made_of.presets.find(preset)??.source(node, tokens, scope, report),
     };
     kind.map(SourceTemplate)
@@ -51,7 +53,7 @@ pub(super) fn may_hold<'p>(node: &Node<'_>, presets: &'p Presets<'_>) -> Vec<&'p
     let kind = node.peek("type").and_then(|kind| kind.as_str()).unwrap_or_default();
     match presets.find(kind).flatten() {
         Some(preset) => preset.may_be_asked_for(),
-        None if kind == "file" => MAY_HOLD[2..].to_vec(),
+        None if kind == "file" || kind == "command" => MAY_HOLD[2..].to_vec(),
         None => MAY_HOLD.to_vec(),
     }
 }
@@ -188,7 +190,7 @@ fn file(table: &Table<'_>, scope: &Scope<'_>, report: &mut Report<'_>) -> Option
     Some(Kind::File { document: FileDocument { path: path?, format }, projection: projection? })
 }
 
-fn format(table: &Table<'_>, legal: &[&'static str], default: Format, report: &mut Report<'_>) -> Format {
+pub(super) fn format(table: &Table<'_>, legal: &[&'static str], default: Format, report: &mut Report<'_>) -> Format {
     match table.get("format").and_then(|node| node.word(report, legal)) {
         Some("json") => Format::Json,
         Some("text") => Format::Text,

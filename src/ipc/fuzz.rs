@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::record::{Event, MAX_RECORD, Record};
+use super::run::{End, FromRunner, LONGEST, ToRunner};
 use super::wire::*;
 use crate::acl::{Acl, Client, Pattern, Peer, Unit, UnitPattern, Users, Who};
 use crate::config::{Limits, Location};
@@ -110,6 +111,16 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = to_parent.iter().map(|message| seed(b'0', message)).collect();
     seeds.extend(to_worker.iter().map(|message| seed(b'1', message)));
     seeds.extend([seed(b'2', &config), seed(b'3', &survey), [b"4", &*record.line().unwrap()].concat()]);
+    seeds.extend(
+        [ToRunner::Run { id, program: u32::MAX }, ToRunner::Stop { id: u64::MAX }].iter().map(|m| seed(b'5', m)),
+    );
+    let from_runner = [
+        FromRunner::Ready { protocol: 1, version: "0.1.0".into(), layers: Vec::new() },
+        FromRunner::Output { id },
+        FromRunner::Token { id },
+        FromRunner::Ended { id, end: End::NotStarted(-1), said: 1 << 40 },
+    ];
+    seeds.extend(from_runner.iter().map(|message| seed(b'6', message)));
     seeds
 }
 
@@ -153,6 +164,8 @@ fn what_is_sent_is_what_is_read() {
             b'1' => same::<ToWorker>(bytes),
             b'2' => same::<WorkerConfig>(bytes),
             b'3' => same::<Survey>(bytes),
+            b'5' => same::<ToRunner>(bytes) && bytes.len() <= LONGEST,
+            b'6' => same::<FromRunner>(bytes),
             _ => Record::parse(bytes).unwrap().line().unwrap() == bytes,
         });
     }
@@ -173,6 +186,8 @@ fn channel() {
                 course(config.keys.len() + 8 * config.templates.len() + 64 * config.acl.clients.len())
             }
             b'3' => course(round::<Survey>(bytes)?.keys.len()),
+            b'5' => course(1 + variant(round::<ToRunner>(bytes).map(|_| bytes))),
+            b'6' => course(1 + variant(round::<FromRunner>(bytes).map(|_| bytes))),
             _ => {
                 let record = Record::parse(bytes)?;
                 let texts = [&record.key, &record.decision, &record.verdict];

@@ -6,4 +6,5 @@ mod counts;
 #[cfg(test)]
 mod fuzz;
 pub mod record;
+pub mod run;
 pub mod wire;

@@ -16,7 +16,7 @@ use crate::secret::{KeyPath, WireBytes};
 use crate::template::Template;
 
 /// Raised with every change of a frame.
-pub const PROTOCOL: u16 = 8;
+pub const PROTOCOL: u16 = 9;
 
 /// The longest frame, in bytes. Larger payloads cross as a sealed memfd beside the frame.
 pub const MAX_FRAME: usize = 64 * 1024;

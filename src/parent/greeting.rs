@@ -3,7 +3,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::serve::ParentError;
+use super::runner::{Ending, Started};
+use super::serve::{GREETING, ParentError};
 use crate::acl::Acl;
 use crate::config::{Config, Key, KeyTemplate, Limits, served};
 use crate::ipc::channel::{ParentEnd, Passed};
@@ -70,17 +71,30 @@ pub(super) async fn greet(channel: &ParentEnd, config: &Config, log_requests: bo
     }
 }
 
+/// The runner's layers, and what tells its end; nothing of both where there is none.
+pub(super) async fn greet_runner(started: Option<Started>) -> Result<(Vec<Layer>, Ending), ParentError> {
+    match started {
+        Some(started) => started.greeted(GREETING).await.map_err(ParentError::Runner),
+        None => Ok((Vec::new(), Box::pin(std::future::pending()))),
+    }
+}
+
 /// One line for each layer of each role; the same for the operator. What the worker says is its own word: capped and escaped.
-pub(super) fn tell_layers(of_parent: Vec<Layer>, of_worker: Vec<Layer>) -> Result<serde_json::Value, ParentError> {
+pub(super) fn tell_layers(
+    of_parent: Vec<Layer>,
+    of_worker: Vec<Layer>,
+    of_runner: Vec<Layer>,
+) -> Result<serde_json::Value, ParentError> {
     const MOST: usize = 32;
     const LONGEST: usize = 200;
     let fits = |layer: &Layer| layer.name.len() <= LONGEST && layer.level.len() <= LONGEST;
     if of_worker.len() > MOST || !of_worker.iter().all(fits) {
         return Err(ParentError::Protocol("more layers than there can be"));
     }
-    let mut told = Vec::with_capacity(of_parent.len() + of_worker.len());
-    let of_parent = of_parent.into_iter().map(|layer| ("parent", layer));
-    for (role, Layer { name, level, holds }) in of_parent.chain(of_worker.into_iter().map(|layer| ("worker", layer))) {
+    let mut told = Vec::with_capacity(of_parent.len() + of_worker.len() + of_runner.len());
+    let roles = [("parent", of_parent), ("worker", of_worker), ("runner", of_runner)];
+    let all = roles.into_iter().flat_map(|(role, layers)| layers.into_iter().map(move |layer| (role, layer)));
+    for (role, Layer { name, level, holds }) in all {
         let (name, level) = (name.escape_debug().to_string(), level.escape_debug().to_string());
         tracing::info!(role, holds, "layer {name}: {level}");
         told.push(serde_json::json!({ "role": role, "name": name, "level": level, "holds": holds }));

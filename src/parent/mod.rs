@@ -18,6 +18,7 @@ mod pace;
 mod relay;
 pub mod reload;
 mod repeats;
+mod runner;
 mod serve;
 mod token;
 mod units;
@@ -26,6 +27,7 @@ mod vault;
 
 pub use notify::ServiceManager;
 pub use relay::LogOptions;
+pub use runner::RunnerInputs;
 pub use serve::{CacheInputs, ParentError, ParentInputs, run};
 pub use units::UnitSource;
 pub use upstream::{Authorities, SourceFile, SourceInputs};

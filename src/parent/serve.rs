@@ -25,6 +25,7 @@ use super::outbox::Outbox;
 use super::relay::{self, LogOptions};
 use super::reload::{Origin, Reloader};
 use super::repeats;
+use super::runner::{RunnerGone, RunnerInputs};
 use super::units::{UnitSource, Units};
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
@@ -41,7 +42,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How much longer the worker may take to say that it is done.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long the worker may take to drop, and to read its configuration.
-const GREETING: Duration = Duration::from_secs(20);
+pub(super) const GREETING: Duration = Duration::from_secs(20);
 
 /// How long the worker may take to close its log after it has closed the channel.
 const LAST_LINES: Duration = Duration::from_millis(500);
@@ -58,6 +59,8 @@ pub struct ParentInputs {
     pub listeners: Vec<PathBuf>,
     /// Where the configuration is, for `keyhatch reload`.
     pub origin: Origin,
+    /// What runs commands, if some source is one.
+    pub runner: Option<RunnerInputs>,
     /// What tells the units of peers, if some client has one.
     pub units: Option<UnitSource>,
     /// The operator's socket.
@@ -91,6 +94,7 @@ pub enum ParentError {
     WorkerGone,
     /// The worker does what it is told no more, and cannot be ended from here: it is of another user.
     WorkerStuck,
+    Runner(RunnerGone),
 }
 
 impl fmt::Display for ParentError {
@@ -102,6 +106,7 @@ impl fmt::Display for ParentError {
             Self::Protocol(what) => write!(f, "the worker broke the protocol: {what}"),
             Self::WorkerGone => write!(f, "the worker is gone"),
             Self::WorkerStuck => write!(f, "the worker does not answer"),
+            Self::Runner(gone) => write!(f, "{gone}"),
         }
     }
 }
@@ -122,7 +127,11 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
     let named = inputs.config.cache.seal_keys.iter().zip(inputs.cache.seal_keys);
     let keys = KeyRing::read(named).map_err(ParentError::Start)?;
     let store = Store::open(inputs.cache.directory, keys, inputs.config.limits.value_size).map_err(|e| start(&e))?;
-    let sources = Sources::new(&inputs.config, inputs.sources).map_err(|error| start(&error))?;
+    let mut sources = Sources::new(&inputs.config, inputs.sources).map_err(|error| start(&error))?;
+    let runner = inputs.runner.map(RunnerInputs::started);
+    if let Some(started) = &runner {
+        sources = sources.with_runner(started.runner.clone());
+    }
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ParentError::Io)?;
     let local = LocalSet::new();
@@ -148,7 +157,8 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
                 return Err(error);
             }
         };
-        let layers = greeting::tell_layers(inputs.layers, of_worker)?;
+        let (of_runner, runner_gone) = greeting::greet_runner(runner).await?;
+        let layers = greeting::tell_layers(inputs.layers, of_worker, of_runner)?;
         tokio::task::spawn_local(engine.clone().tidy());
         tokio::task::spawn_local(engine.clone().forget_passing());
         tokio::task::spawn_local(engine.clone().watch_clock());
@@ -179,7 +189,10 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         if let Some(start) = inputs.start {
             start.finished();
         }
-        let served = broker.serve(&channel).await;
+        let served = tokio::select! {
+            served = broker.serve(&channel) => served,
+            gone = runner_gone => Err(ParentError::Runner(gone)),
+        };
         broker.credentials.finish(&channel).await;
         engine.close().await;
         // What the worker said last: it may be why it ended.

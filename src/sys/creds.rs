@@ -56,7 +56,7 @@ pub fn own_uid() -> u32 {
 
 /// Whether this process may set ids and groups, which a root without these capabilities may not (capabilities(7)).
 pub fn can_change_ids() -> bool {
-    has(Capability::CAP_SETUID) && has(Capability::CAP_SETGID)
+    CHANGE_IDS.into_iter().all(has)
 }
 
 /// Whether this process may leave for namespaces of its own, with a root of its own.
@@ -85,7 +85,7 @@ pub fn only_ids() -> Option<(u32, u32)> {
 pub fn has_no_capability(bounding: bool) -> bool {
     let own = [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient];
     let empty = |set| caps::read(None, set).is_ok_and(|held| held.is_empty());
-    own.into_iter().all(empty) && !(bounding && (0..64).any(in_bounding))
+    own.into_iter().all(empty) && (!bounding || bounding_is_empty())
 }
 
 /// Becomes `uid` and `gid`, without groups and without any capability, or fails. Call before any thread exists.
@@ -127,6 +127,43 @@ pub fn drop_capabilities() -> Result<(), DropError> {
     caps::clear(None, CapSet::Ambient).map_err(capability("ambient set"))?;
     empty_own_sets()
 }
+
+/// Keeps the right to become any user and group, and nothing else of root's: no capability besides, no group.
+///
+/// # Errors
+/// Also when there is no such right.
+pub fn keep_changing_ids() -> Result<(), DropError> {
+    if can_empty_bounding() {
+        empty_bounding()?;
+    }
+    caps::clear(None, CapSet::Ambient).map_err(capability("ambient set"))?;
+    setgroups(&[]).map_err(step("setgroups"))?;
+    let kept = CHANGE_IDS.into_iter().collect();
+    // Effective before permitted: permitted may not become narrower than effective.
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &kept).map_err(capability("own sets"))?;
+    }
+    caps::clear(None, CapSet::Inheritable).map_err(capability("own sets"))?;
+    if !has_only_changing_ids() {
+        return Err(DropError::NotDropped { step: "capabilities" });
+    }
+    Ok(())
+}
+
+/// Whether the right to change ids is all that there is.
+pub fn has_only_changing_ids() -> bool {
+    let kept = CHANGE_IDS.into_iter().collect();
+    let holds = |set, kept: &caps::CapsHashSet| caps::read(None, set).is_ok_and(|held| held == *kept);
+    [CapSet::Effective, CapSet::Permitted].into_iter().all(|set| holds(set, &kept))
+        && [CapSet::Inheritable, CapSet::Ambient].into_iter().all(|set| holds(set, &caps::CapsHashSet::default()))
+}
+
+/// Whether there is nothing that an exec could gain.
+pub fn bounding_is_empty() -> bool {
+    !(0..64).any(in_bounding)
+}
+
+const CHANGE_IDS: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
 
 fn in_bounding(number: libc::c_int) -> bool {
     // SAFETY: PR_CAPBSET_READ takes one integer and no pointer.

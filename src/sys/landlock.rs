@@ -104,6 +104,14 @@ pub fn narrow(reach: &Reach<'_>) -> Result<String, LandlockError> {
     level(&what, &ruleset.restrict_self()?)
 }
 
+/// Nobody from here on signals anybody who is not from here on as well, whoever they are; nothing else is restricted. Whether
+/// this kernel has that (Linux 6.12).
+pub fn keep_signals_within() -> bool {
+    let ruleset = Ruleset::default().scope(Scope::Signal).and_then(Ruleset::create);
+    let done = ruleset.and_then(RulesetCreated::restrict_self);
+    done.is_ok_and(|status| status.ruleset == RulesetStatus::FullyEnforced)
+}
+
 /// What is not there, or not for this user to find, cannot be read anyway.
 fn permit(
     ruleset: RulesetCreated,

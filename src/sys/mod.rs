@@ -20,6 +20,7 @@ pub mod proc;
 pub mod process;
 pub mod random;
 pub mod replaced;
+pub mod runs;
 pub mod seccomp;
 pub mod spawn;
 pub mod supervise;

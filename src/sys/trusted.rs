@@ -22,6 +22,8 @@ pub enum OpenError {
     Directory,
     /// It is there, and is something else.
     NotAFile(&'static str),
+    /// A program that nobody may execute.
+    NotExecutable,
     /// A link on the way, and a directory on the way in which somebody else could have put it.
     Link {
         link: PathBuf,
@@ -48,6 +50,7 @@ impl fmt::Display for OpenError {
             Self::Io(error) => write!(f, "{error}"),
             Self::Directory => write!(f, "it is a directory; name the file in it"),
             Self::NotAFile(what) => write!(f, "it is {what}, not a file"),
+            Self::NotExecutable => write!(f, "it is not executable. Mend it with: chmod a+x on it"),
             Self::Distrusted { directory, why } => {
                 let directory = directory.display();
                 match why {
@@ -96,19 +99,47 @@ pub fn open_secret(path: &Path) -> Result<File, OpenError> {
 /// A hold on a directory in which nobody but root, and the user that this runs as, can replace what is ours, all the way
 /// from the root. Links on the way are followed. Where others can write, the sticky bit keeps them from what is not theirs.
 pub fn find_directory(path: &Path) -> Result<OwnedFd, OpenError> {
+    let Reached { place, last, .. } = reach_safely(path)?;
+    match last {
+        Some(_) => Err(Errno::ENOTDIR.into()),
+        None => Ok(place.directory),
+    }
+}
+
+/// Whether a program can be run that nobody but root, and the user that this runs as, can change or replace, all the way from
+/// the root.
+pub fn check_program(path: &Path) -> Result<(), OpenError> {
+    let Reached { last, .. } = reach_safely(path)?;
+    let (_, stat) = last.ok_or(OpenError::Directory)?;
+    if kind(&stat) != SFlag::S_IFREG {
+        return Err(OpenError::NotAFile("something else"));
+    }
+    if let Some(why) = distrust(&stat, &trusted_owners()?) {
+        return Err(OpenError::Distrusted { directory: path.to_owned(), why });
+    }
+    if stat.st_mode & 0o111 == 0 { Err(OpenError::NotExecutable) } else { Ok(()) }
+}
+
+/// Beside root.
+fn trusted_owners() -> Result<[u32; 2], Errno> {
     let own = nix::unistd::geteuid().as_raw();
     // In a user namespace that does not know root, its directories have the overflow uid; nobody there can become root.
     let of_root = if own == 0 { 0 } else { fstat(&Place::root()?.directory)?.st_uid };
+    Ok([own, of_root])
+}
+
+/// By directories and links that only those change who are trusted.
+fn reach_safely(path: &Path) -> Result<Reached, OpenError> {
+    let owners = trusted_owners()?;
     let distrust = |stat: &FileStat| {
         let sticky = stat.st_mode & libc::S_ISVTX != 0;
-        distrust(stat, &[own, of_root]).filter(|why| !(sticky && matches!(why, Distrust::Writable(_))))
+        distrust(stat, &owners).filter(|why| !(sticky && matches!(why, Distrust::Writable(_))))
     };
-    let Reached { place, last, foreign_link, doubtful, .. } = reach(path, &distrust)?;
-    let foreign = foreign_link.map(|(link, uid)| (link, Distrust::Owner(uid)));
-    match (doubtful.or(foreign), last) {
-        (Some((directory, why)), _) => Err(OpenError::Distrusted { directory, why }),
-        (None, Some(_)) => Err(Errno::ENOTDIR.into()),
-        (None, None) => Ok(place.directory),
+    let reached = reach(path, &distrust)?;
+    let foreign = reached.foreign_link.clone().map(|(link, uid)| (link, Distrust::Owner(uid)));
+    match reached.doubtful.clone().or(foreign) {
+        Some((directory, why)) => Err(OpenError::Distrusted { directory, why }),
+        None => Ok(reached),
     }
 }
 

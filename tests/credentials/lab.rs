@@ -1,6 +1,6 @@
 //! The same by a real systemd.
 
-use super::lab_of_units::{INSIDE, Lab, text};
+use super::lab_of_units::{HOST, INSIDE, Lab, TRIXIE, text};
 use super::support::{PARENT, WORKER, wait_until};
 
 impl Lab {
@@ -37,7 +37,17 @@ fn configuration() -> String {
 #[test]
 #[ignore = "needs root: boots a systemd in namespaces"]
 fn a_unit_of_systemd_has_its_credential_or_does_not_start() {
-    let lab = Lab::up(&[("keyhatch.toml", &configuration()), ("value", "the value"), ("token", "a-token\n")]);
+    its_credential_or_no_start(HOST);
+}
+
+#[test]
+#[ignore = "needs root: boots the systemd of another Debian in namespaces"]
+fn a_unit_on_debian_13_has_its_credential_or_does_not_start() {
+    its_credential_or_no_start(TRIXIE);
+}
+
+fn its_credential_or_no_start(root: &str) {
+    let lab = Lab::up(root, &[("keyhatch.toml", &configuration()), ("value", "the value"), ("token", "a-token\n")]);
     // Nothing waits for itself.
     lab.serve();
     // Without a dollar, which systemd-run would read itself.

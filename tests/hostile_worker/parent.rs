@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         sources: SourceInputs::default(),
         origin: Origin { config: "/nowhere".into(), privileged: true },
         listeners: vec![directory.join("keyhatch.sock")],
+        runner: None,
         units: Some(UnitSource { proc: proc::find().unwrap(), certain: peer::has_pidfd() }),
         admin: None,
         manager: None,

@@ -47,6 +47,27 @@ fn a_wrapping_token_is_unwrapped_once() {
 
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
+fn a_wrapping_token_from_elsewhere_is_not_unwrapped() {
+    let (upstream, broker) = serving(&|upstream| {
+        let made = |path: &str| {
+            let unwrap = unwrap(upstream).replace(" }", &format!(", creation-path=\"{path}\" }}"));
+            login(upstream, "/session/login?takes=planted-wrapped-secret", &unwrap)
+        };
+        vec![
+            ("other", at(upstream, "/session/secret?a", &made("auth/approle/role/other/secret-id")), ""),
+            ("real", at(upstream, "/session/secret?b", &made("auth/approle/role/billing/secret-id")), ""),
+        ]
+    });
+    fails(&broker, "/other", 502, "login-refused");
+    logs(&broker, "ALARM: the wrapping token was not made at `creation-path`");
+    assert_eq!(upstream.requests_for("/session/unwrap").len(), 0);
+    good(&broker, "/real");
+    assert_eq!(upstream.requests_for("/session/unwrap").len(), 1);
+    assert!(!broker.log().contains("planted-"), "{}", broker.log());
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
 fn what_logs_in_once_keeps_its_session() {
     let (upstream, broker) = serving(&|upstream| {
         let port = upstream.port("plain");

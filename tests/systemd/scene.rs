@@ -56,8 +56,8 @@ pub(crate) fn request(path: &str) -> Vec<u8> {
 }
 
 impl Scene {
-    pub(crate) fn up() -> Self {
-        let lab = Lab::up(&[("keyhatch.toml", CONFIGURATION), ("value", "the value of a unit")]);
+    pub(crate) fn up(root: &str) -> Self {
+        let lab = Lab::up(root, &[("keyhatch.toml", CONFIGURATION), ("value", "the value of a unit")]);
         let scene = Self { lab };
         copy(&units(), &scene.lab.directory.path().join("systemd"));
         scene.start_upstream();

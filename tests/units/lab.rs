@@ -6,14 +6,19 @@ use std::process::{Command, Output};
 /// Where the directory of the broker is in the guest.
 pub(crate) const INSIDE: &str = "/srv/keyhatch";
 
+/// The system of this machine. Or a suite of Debian with little else than its systemd: the first one who wants it waits for its
+/// packages, and fails where there are none to be had.
+pub(crate) const HOST: &str = "host";
+pub(crate) const TRIXIE: &str = "trixie";
+
 pub(crate) struct Lab {
     name: String,
     pub(crate) directory: tempfile::TempDir,
 }
 
 impl Lab {
-    /// `files` are written into the directory of the broker, as root's alone.
-    pub(crate) fn up(files: &[(&str, &str)]) -> Self {
+    /// `root` is `HOST` or a suite. `files` are written into the directory of the broker, as root's alone.
+    pub(crate) fn up(root: &str, files: &[(&str, &str)]) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let mode = std::fs::Permissions::from_mode;
@@ -23,11 +28,16 @@ impl Lab {
             std::fs::write(&path, text.replace("DIR", INSIDE)).unwrap();
             std::fs::set_permissions(&path, mode(0o600)).unwrap();
         }
-        let lab = Self { name: format!("keyhatch-{}", std::process::id()), directory };
+        let lab = Self { name: format!("keyhatch-{}-{root}", std::process::id()), directory };
         let program = Path::new(env!("CARGO_BIN_EXE_keyhatch")).parent().unwrap();
         let binds =
             [format!("{}:/opt/keyhatch:ro", program.display()), format!("{}:{INSIDE}", lab.directory.path().display())];
-        let up = lab.command().args(["up", "--bind", &binds[0], "--bind", &binds[1]]).output().unwrap();
+        let mut up = lab.command();
+        up.args(["up", "--root", root, "--bind", &binds[0], "--bind", &binds[1]]);
+        if root != HOST {
+            up.args(["--packages", "curl,dbus-user-session,passwd"]);
+        }
+        let up = up.output().unwrap();
         assert!(up.status.success(), "{}", text(&up));
         lab
     }

@@ -90,6 +90,15 @@ pub(crate) async fn answer(
             }
             json(&json!({ "auth": { "client_token": begin(), "lease_duration": lease, "renewable": true } }))
         }
+        // Two that belong together.
+        "/session/pair" => {
+            let sent: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let pair = (sent["a"].as_str().unwrap_or_default(), sent["b"].as_str().unwrap_or_default());
+            if pair != (state.token.as_str(), state.token.as_str()) && pair != ("planted-next-a", "planted-next-b") {
+                return refused(401, "no such pair");
+            }
+            json(&json!({ "auth": { "client_token": begin() } }))
+        }
         "/session/renew" if method == "POST" && is_good(&shown) => {
             json(&json!({ "auth": { "client_token": shown, "lease_duration": lease } }))
         }
@@ -100,6 +109,9 @@ pub(crate) async fn answer(
                 return refused(400, "wrapping token is not valid or does not exist");
             }
             json(&json!({ "data": { "secret_id": "planted-wrapped-secret" } }))
+        }
+        "/session/lookup" if serde_json::from_slice::<Value>(&body).unwrap()["token"] == state.token.as_str() => {
+            json(&json!({ "data": { "creation_path": "auth/approle/role/billing/secret-id", "creation_ttl": 60 } }))
         }
         "/session/secret" if is_good(&shown) => json(&json!({ "value": *state.value.borrow() })),
         "/session/no-json" => whole(200, "text/html", "<html>log in</html>"),

@@ -123,6 +123,8 @@ pub struct Unwrap {
     pub url: Url,
     /// Where in the answer the secret itself is.
     pub pointer: Vec<String>,
+    /// Where it must have been wrapped, which is asked before; and where that is asked.
+    pub creation: Option<(String, Url)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

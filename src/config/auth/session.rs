@@ -234,5 +234,20 @@ fn unwrap_of(node: &Node<'_>, named: &[String], login: Option<&Url>, report: &mu
         }
         found
     });
-    Some(Unwrap { secret: secret?, url: url?, pointer: pointer? })
+    let creation = optional(table.get("creation-path"), |node| node.parsed(report, plain))?;
+    let (secret, url, pointer) = (secret?, url?, pointer?);
+    let creation = match creation {
+        None => None,
+        Some(path) => {
+            let Some(before) = url.target.strip_suffix("/unwrap") else {
+                let node = table.get("creation-path")?;
+                let help = "it is asked for where `url` ends in /lookup in the place of /unwrap";
+                report.error(node.error("`creation-path` needs a `url` that ends in /unwrap").help(help));
+                return None;
+            };
+            let lookup = Url { target: format!("{before}/lookup"), ..url.clone() };
+            Some((path.trim_start_matches('/').to_owned(), lookup))
+        }
+    };
+    Some(Unwrap { secret, url, pointer, creation })
 }

@@ -11,8 +11,13 @@ use crate::secret::{KeyPath, SecretValue};
 use crate::sys::file;
 use zeroize::Zeroizing;
 
-/// A million rows of a ledger, and some.
-const LARGEST_STATE: u64 = 1 << 30;
+/// The longest file of a state: a million rows of a ledger, and some; of a clock, many times what one has.
+fn largest(state: State) -> u64 {
+    match state {
+        State::Clock => 64 << 10,
+        State::Ledger | State::Bundle(_) => 1 << 30,
+    }
+}
 
 /// From so many files on, several threads read their labels.
 const MANY: usize = 512;
@@ -236,7 +241,7 @@ impl<D: AsFd + Sync> Archive<D> {
     }
 
     pub(super) fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
-        let bytes = file::read_at(self.directory.as_fd(), name, LARGEST_STATE).ok()??;
+        let bytes = file::read_at(self.directory.as_fd(), name, largest(state)).ok()??;
         let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64).ok()?;
         if head.label != Label::State(state) {
             return None;

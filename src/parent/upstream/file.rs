@@ -132,7 +132,7 @@ fn read_once(file: &File, found: &Metadata, limit: usize) -> Result<Zeroizing<Ve
 }
 
 /// One line end is the editor's, as with tokens; what stands before it is the value's.
-fn without_line_end(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+pub(super) fn without_line_end(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
         if bytes.last() == Some(&b'\r') {

@@ -4,6 +4,7 @@ mod ahead;
 mod aside;
 mod authorities;
 mod body;
+mod command;
 mod connect;
 mod exchange;
 mod extract;
@@ -25,13 +26,16 @@ mod unescape;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
+use self::command::Commands;
 use self::file::Files;
 use self::http::HttpUpstream;
 use crate::config::{Config, Document, Key, KeyTemplate, Limits, Live};
 use crate::outcome::Failure;
 use crate::parent::cache::Validators;
+use crate::parent::runner::Runner;
 use crate::parent::vault::Vault;
 
 pub use aside::project_aside;
@@ -78,6 +82,7 @@ impl From<Result<Answer, Failure>> for Fetched {
 pub struct Sources {
     http: HttpUpstream,
     files: Files,
+    commands: Commands,
 }
 
 impl Sources {
@@ -107,12 +112,19 @@ impl Sources {
         let documents = keys.iter().map(|key| &key.source.document).chain(&of_templates);
         let documents = documents.filter_map(|document| match document {
             Document::Http(http) => Some(&**http),
-            Document::File(_) => None,
+            Document::File(_) | Document::Command(_) => None,
         });
         Ok(Self {
             http: HttpUpstream::new(limit, documents, inputs.authorities, before.map(|before| &before.http))?,
             files: Files::new(limit, inputs.files),
+            commands: Commands::new(limit, before.and_then(|before| before.commands.runner())),
         })
+    }
+
+    /// With what runs commands.
+    pub(in crate::parent) fn with_runner(mut self, runner: Rc<Runner>) -> Self {
+        self.commands = self.commands.run_by(runner);
+        self
     }
 
     /// Drops the sessions of no document any more, and of tokens that are not in use.
@@ -132,6 +144,7 @@ impl Sources {
         match document {
             Document::Http(document) => self.http.fetch(document, known, vault).await,
             Document::File(document) => self.files.fetch(document).await.into(),
+            Document::Command(document) => self.commands.fetch(document, vault).await.into(),
         }
     }
 }

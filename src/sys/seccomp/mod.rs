@@ -1,11 +1,14 @@
 //! The system calls that a role can still make (seccomp(2)): a list for each role, with a reason for each call.
 //!
-//! What is not on the list ends the process. Filters look at numbers, never at what a pointer points to.
+//! What is not on the list ends the process; of the runner, whose programs may call nearly anything, it is a list of what is
+//! refused. Filters look at numbers, never at what a pointer points to.
 
 mod parent;
+mod runner;
 mod worker;
 
 pub use parent::{ANSWERED as PARENT_ANSWERED, CALLS as PARENT};
+pub use runner::REFUSED as RUNNER_REFUSED;
 pub use worker::CALLS as WORKER;
 
 use std::collections::BTreeMap;
@@ -61,6 +64,11 @@ pub fn allow_only(calls: &[Call]) -> Result<(), seccompiler::Error> {
 /// These calls are answered "no such call": whoever makes them knows another way.
 pub fn answer_absent(calls: &[Call]) -> Result<(), seccompiler::Error> {
     install(calls, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.cast_unsigned()))
+}
+
+/// These calls are not permitted, as an error that whoever makes them may live with.
+pub fn refuse(calls: &[Call]) -> Result<(), seccompiler::Error> {
+    install(calls, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned()))
 }
 
 fn install(calls: &[Call], others: SeccompAction, these: SeccompAction) -> Result<(), seccompiler::Error> {
@@ -121,7 +129,7 @@ mod tests {
     /// The rules of one call are alternatives: a second line would widen the first one unseen.
     #[test]
     fn a_call_stands_once_in_a_list() {
-        for list in [WORKER, PARENT] {
+        for list in [WORKER, PARENT, RUNNER_REFUSED] {
             let numbers: std::collections::BTreeSet<_> = list.iter().map(|call| call.number).collect();
             assert_eq!(numbers.len(), list.len());
         }

@@ -26,6 +26,7 @@ pub(super) struct Call<'u> {
     pub(super) target: Option<String>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Zeroizing<Vec<u8>>,
+    once: bool,
 }
 
 /// A good answer.
@@ -64,7 +65,7 @@ impl Failed {
 
 impl<'u> Call<'u> {
     pub(super) fn new(method: Method, url: &'u Url) -> Self {
-        Self { method, url, target: None, headers: Vec::new(), body: Zeroizing::default() }
+        Self { method, url, target: None, headers: Vec::new(), body: Zeroizing::default(), once: false }
     }
 
     pub(super) fn at(mut self, target: String) -> Self {
@@ -88,7 +89,13 @@ impl<'u> Call<'u> {
         self
     }
 
-    /// Sends it. What has become of one without an answer is not known, so it is never sent twice.
+    /// What has become of it without an answer is not known, and it is good for one use: it is never sent twice.
+    pub(super) fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+
+    /// Sends it, again where a connection that was kept turns out to be gone.
     pub(super) async fn send(mut self, client: &Client, limit: Duration) -> Result<Reply, Failed> {
         match tokio::time::timeout(limit, self.exchange(client)).await {
             Ok(done) => done,
@@ -100,7 +107,7 @@ impl<'u> Call<'u> {
         // Said of nothing, too: some do not take a POST that does not (RFC 9110 section 8.6).
         let length = (self.method != Method::GET).then(|| HeaderValue::from(self.body.len()));
         self.headers.extend(length.map(|length| (header::CONTENT_LENGTH, length)));
-        let mut body = Some(Bytes::from_owner(Wiped(std::mem::take(&mut self.body))));
+        let body = Bytes::from_owner(Wiped(std::mem::take(&mut self.body)));
         let make = || {
             let target = self.target.as_deref().unwrap_or(&self.url.target);
             let mut request = Request::builder()
@@ -108,12 +115,12 @@ impl<'u> Call<'u> {
                 .uri(format!("{}{target}", self.url.origin()))
                 .header(header::ACCEPT_ENCODING, "identity")
                 .header(header::USER_AGENT, concat!("keyhatch/", env!("CARGO_PKG_VERSION")))
-                .body(Full::new(body.take().unwrap_or_default()))
+                .body(Full::new(body.clone()))
                 .map_err(|_| Failure::misconfigured(Reason::InvalidBody))?;
-            request.headers_mut().extend(self.headers.drain(..).map(|(name, value)| (Some(name), value)));
+            request.headers_mut().extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
             Ok((request, ()))
         };
-        let sent = client.request(false, make).await;
+        let sent = client.request(!self.once, make).await;
         let (answer, ()) = sent.map_err(|failure| Failed {
             failure: Failed::unavailable(failure.reason).failure,
             ..Failed::unavailable(failure.reason)

@@ -49,6 +49,15 @@ pub(super) fn write(secret: &[u8], encoding: Encoding, to: &mut Vec<u8>) {
     }
 }
 
+/// `{"token": …}`.
+pub(super) fn json_token(token: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut body = Zeroizing::new(Vec::with_capacity(token.len() * LONGEST + 12));
+    body.extend_from_slice(b"{\"token\":\"");
+    write(token, Encoding::Json, &mut body);
+    body.extend_from_slice(b"\"}");
+    body
+}
+
 /// Fields of a form (`application/x-www-form-urlencoded`).
 pub(super) fn form(fields: &[(&str, &[u8])]) -> Zeroizing<Vec<u8>> {
     let len = fields.iter().map(|(name, value)| name.len() + 2 + value.len() * LONGEST).sum();

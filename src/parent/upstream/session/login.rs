@@ -11,7 +11,7 @@ use super::answer::{Answer, Grant};
 use super::ask::{Call, Failed, Reply};
 use super::slot::Slot;
 use super::{Session, fill};
-use crate::config::{self, Encoding, Lifetime, Login, Unwrap};
+use crate::config::{self, Encoding, Lifetime, Login, Piece, Text, Unwrap};
 use crate::outcome::Reason;
 use crate::parent::token::ApiToken;
 
@@ -48,6 +48,9 @@ pub(super) async fn log_in(slot: &Slot, login: &Login) -> Result<Session, Failed
             call = call.header("content-type", Zeroizing::new(b"application/json".to_vec()))?;
         }
         call = call.body(fill::fill(body, &secrets, *encoding));
+    }
+    if login.once {
+        call = call.once();
     }
     let began = Instant::now();
     let sent = slot.send(call, PATIENCE).await;
@@ -99,30 +102,28 @@ async fn unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap) -> Result<Rc<Api
     }
     let (_, name) = login.secrets.get(unwrap.secret).ok_or(Failed::misconfigured(Reason::TokenMissing))?;
     let token = slot.identity().token(name).ok_or(Failed::unavailable(Reason::TokenMissing))?;
-    let mut call = Call::new(Method::POST, &unwrap.url);
-    for (name, value) in
-        login.headers.iter().filter(|(name, _)| name.starts_with("x-vault-") && name != WRAPPING_HEADER)
-    {
-        call = call.header(name, fill::fill(value, &[], Encoding::Plain))?;
-    }
-    let call = call.header(WRAPPING_HEADER, Zeroizing::new(token.bytes().to_vec()))?;
-    let answer = match slot.send(call, PATIENCE).await {
-        Ok(reply) => Answer::parse(reply.body),
-        Err(failed) => {
-            if failed.is_refused() {
-                slot.opened.set(true);
-                tracing::error!(
-                    origin, token = %name,
-                    "ALARM: the wrapping token cannot be unwrapped. It has expired, or somebody else has unwrapped it and has what was \
-                     in it: find out which. {}", advice(login, Some(unwrap))
-                );
-            }
-            return Err(failed);
+    if let Some((path, lookup)) = &unwrap.creation {
+        let body = fill::json_token(token.bytes());
+        let asked = with_namespace(Call::new(Method::POST, lookup), login)?.body(body);
+        let reply = slot.send(asked, PATIENCE).await.map_err(|failed| not_unwrapped(slot, login, unwrap, failed))?;
+        let found = Answer::parse(reply.body).ok().and_then(|answer| answer.text(&["data", "creation_path"]));
+        if found.is_none_or(|found| found.trim_start_matches('/') != path) {
+            slot.opened.set(true);
+            tracing::error!(
+                origin, token = %name,
+                "ALARM: the wrapping token was not made at `creation-path`: somebody may have put another one in its place. It is not \
+                 unwrapped. {}", advice(login, Some(unwrap))
+            );
+            return Err(Failed::refused(Reason::LoginRefused));
         }
-    };
+    }
+    let call = with_namespace(Call::new(Method::POST, &unwrap.url), login)?;
+    let call = call.header(WRAPPING_HEADER, Zeroizing::new(token.bytes().to_vec()))?;
+    let sent = slot.send(call.once(), PATIENCE).await;
+    let reply = sent.map_err(|failed| not_unwrapped(slot, login, unwrap, failed))?;
     // Whatever it was, it is out now.
     slot.opened.set(true);
-    let found = answer.and_then(|answer| answer.token(&unwrap.pointer, "what is wrapped"));
+    let found = Answer::parse(reply.body).and_then(|answer| answer.token(&unwrap.pointer, "what is wrapped"));
     let secret = found.map_err(|why| {
         tracing::error!(origin, token = %name, "what was wrapped is of no use: {}. {}", why.told(), advice(login, Some(unwrap)));
         Failed::misconfigured(Reason::InvalidBody)
@@ -131,6 +132,34 @@ async fn unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap) -> Result<Rc<Api
     let secret = Rc::new(secret);
     slot.unwrapped.replace(Some(secret.clone()));
     Ok(secret)
+}
+
+/// A wrapping token that is refused is used, or was never ours.
+fn not_unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap, failed: Failed) -> Failed {
+    if failed.is_refused() {
+        slot.opened.set(true);
+        tracing::error!(
+            origin = slot.origin(),
+            "ALARM: the wrapping token cannot be unwrapped. It has expired, or somebody else has unwrapped it and has what was in it: \
+             find out which. {}",
+            advice(login, Some(unwrap))
+        );
+    }
+    failed
+}
+
+/// With those headers that say which part of a server is meant; none of them has a secret.
+fn with_namespace<'u>(mut call: Call<'u>, login: &Login) -> Result<Call<'u>, Failed> {
+    for (name, value) in &login.headers {
+        if name.starts_with("x-vault-") && name != WRAPPING_HEADER && !has_secrets(value) {
+            call = call.header(name, fill::fill(value, &[], Encoding::Plain))?;
+        }
+    }
+    Ok(call)
+}
+
+fn has_secrets(text: &Text) -> bool {
+    text.pieces().iter().any(|piece| matches!(piece, Piece::Parameter(_)))
 }
 
 /// What to do about a credential that is used up.
@@ -152,9 +181,7 @@ pub(super) async fn renew(slot: &Slot, login: &Login, session: &Session) -> Opti
     shown.extend_from_slice(token.bytes());
     let mut call = Call::new(Method::POST, url);
     for (name, value) in &login.headers {
-        let sent = *name != login.header
-            && name != "content-type"
-            && !value.pieces().iter().any(|piece| matches!(piece, config::Piece::Parameter(_)));
+        let sent = *name != login.header && name != "content-type" && !has_secrets(value);
         if sent {
             call = call.header(name, fill::fill(value, &[], Encoding::Plain)).ok()?;
         }

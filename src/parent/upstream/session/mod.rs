@@ -167,3 +167,25 @@ fn needs_session(auth: &Auth) -> bool {
         Auth::None | Auth::Bearer { .. } | Auth::Basic { .. } | Auth::Header { .. } | Auth::Hawk { .. } => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static_assertions::assert_not_impl_any!(Session: std::fmt::Debug, std::fmt::Display, Clone, serde::Serialize);
+    static_assertions::assert_not_impl_any!(Grant: std::fmt::Debug, Clone, serde::Serialize, PartialEq);
+    static_assertions::assert_not_impl_any!(answer::AwsKeys: std::fmt::Debug, Clone, serde::Serialize, PartialEq);
+
+    #[test]
+    fn a_life_is_believed_within_reason_and_two_thirds_of_it_are_used() {
+        let lasts = |told| {
+            let grant = Grant::Token(ApiToken::given(b"t").ok().unwrap());
+            let session = Session::begin(grant, Instant::now(), told);
+            (session.life.as_secs(), (session.due() - session.since).as_secs())
+        };
+        assert_eq!(lasts(None), (3600, 2400));
+        assert_eq!(lasts(Some(900)), (900, 600));
+        assert_eq!(lasts(Some(1)), (10, 6));
+        assert_eq!(lasts(Some(u64::MAX)), (86_400, 57_600));
+    }
+}

@@ -166,6 +166,7 @@ impl Slot {
             Some(session) => self.renew(session).await,
             None => None,
         };
+        let is_renewed = renewed.is_some();
         let done = match renewed {
             Some(done) => done,
             None => self.log_in().await,
@@ -175,7 +176,8 @@ impl Slot {
             Ok(session) => {
                 self.pace.borrow_mut().succeed();
                 let lasts = session.life.as_secs();
-                tracing::info!(origin, tokens, lasts, renewed = before.is_some(), "a session has begun");
+                let what = if is_renewed { "a session is renewed" } else { "a session has begun" };
+                tracing::info!(origin, tokens, lasts, "{what}");
                 self.session.replace(Some(Rc::new(session)));
                 self.keep();
             }
@@ -188,7 +190,12 @@ impl Slot {
                     random: random(),
                 });
                 let outcome = failure.class.name();
-                tracing::error!(origin, tokens, outcome, reason = %why, "no session");
+                match before.filter(|session| !session.is_over()) {
+                    Some(_) => {
+                        tracing::warn!(origin, tokens, outcome, reason = %why, "a session is not renewed, and goes on till its end")
+                    }
+                    None => tracing::error!(origin, tokens, outcome, reason = %why, "no session"),
+                }
                 self.failure.set(Some(failure));
             }
         }
