@@ -53,6 +53,8 @@ pub enum Reason {
     Timeout,
     Reset,
     Status(u16),
+    /// The upstream says by something else than 429 that there were too many requests; the status that it said it with.
+    RateLimited(u16),
     EmptyBody,
     InvalidBody,
     FieldMissing,
@@ -90,7 +92,7 @@ impl Reason {
             Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Reset => "reset",
-            Self::Status(429) => "rate-limited",
+            Self::Status(429) | Self::RateLimited(_) => "rate-limited",
             Self::Status(_) => "status",
             Self::EmptyBody => "empty-body",
             Self::InvalidBody => "invalid-body",
@@ -122,6 +124,7 @@ impl Reason {
                 | Self::Tls
                 | Self::Timeout
                 | Self::Status(429)
+                | Self::RateLimited(_)
                 | Self::LoginFailed
         )
     }
@@ -131,6 +134,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(code) => write!(f, "status {code}"),
+            Self::RateLimited(code) => write!(f, "rate-limited with status {code}"),
             Self::Exit(code) => write!(f, "exit code {code}"),
             Self::Killed(signal) => write!(f, "killed by signal {signal}"),
             other => f.write_str(other.detail()),
@@ -163,7 +167,7 @@ impl Failure {
     /// The HTTP status of the upstream's answer, if it gave one that counts.
     pub fn status(&self) -> Option<u16> {
         match self.reason {
-            Reason::Status(code) => Some(code),
+            Reason::Status(code) | Reason::RateLimited(code) => Some(code),
             _ => None,
         }
     }

@@ -4,6 +4,7 @@
 //! names here. What a file says is shown only masked.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod auth;
 mod clients;
 mod command;
@@ -22,6 +23,7 @@ mod mask;
 mod model;
 mod names;
 mod open;
+mod outcomes;
 mod params;
 mod presets;
 mod projection;
@@ -35,6 +37,7 @@ mod tokens;
 mod url;
 mod values;
 
+pub use answers::{Coding, OutcomeClass, OutcomeRule, Projection, RateLimit, Step, Test};
 pub use auth::*;
 pub use diagnostic::{LoadError, SourceText};
 pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};

@@ -91,13 +91,20 @@ pub(super) const HTTP: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "auth",
+        "outcomes",
+        "rate-limit",
         "ca-file",
         "proxy",
         "allow-plaintext",
     ],
 );
-pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer"]);
+pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer", "extract"]);
+pub(super) const STEP: Names = names("a step of `extract`", &["pointer", "field", "where", "decode", "decode-each"]);
+pub(super) const OUTCOME: Names =
+    names("an entry of `outcomes`", &["status", "header", "pointer", "one-of", "matches", "class"]);
+pub(super) const RATE_LIMIT: Names = names("`rate-limit`", &["remaining", "reset"]);
 pub(super) const COMMAND: Names = names(
     "a `command` source",
     &[
@@ -111,6 +118,7 @@ pub(super) const COMMAND: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "exit-codes",
     ],
 );
@@ -155,7 +163,10 @@ pub(super) const PRESET_SOURCE: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "auth",
+        "outcomes",
+        "rate-limit",
         "ca-file",
         "proxy",
         "allow-plaintext",
@@ -169,6 +180,9 @@ pub(super) const PARAMETER_TYPES: &[&str] =
     &["text", "path", "token", "fields", "choice", "boolean", "origin", "host-label"];
 pub(super) const AUTH_TYPES: &[&str] =
     &["bearer", "basic", "header", "hawk", "aws-sigv4", "oauth2-client-credentials", "google-service-account", "login"];
+pub(super) const CODINGS: &[&str] = &["base64", "json"];
+pub(super) const CLASSES: &[&str] =
+    &["unavailable", "rate-limited", "token-refused", "refused", "gone", "misconfigured"];
 pub(super) const AWS_CREDENTIALS: &[&str] = &["static", "file", "container", "imds"];
 pub(super) const SEND: &[&str] = &["basic", "body"];
 pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
@@ -182,7 +196,7 @@ pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 29] = [
+pub(super) const ALL: [&Names; 32] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -194,6 +208,9 @@ pub(super) const ALL: [&Names; 29] = [
     &PARAMETER,
     &HTTP,
     &FILE,
+    &STEP,
+    &OUTCOME,
+    &RATE_LIMIT,
     &COMMAND,
     &BEARER,
     &BASIC,
@@ -214,10 +231,12 @@ pub(super) const ALL: [&Names; 29] = [
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 14] = [
+const WORDS: [&[&str]; 16] = [
     SOURCE_TYPES,
     PARAMETER_TYPES,
     AUTH_TYPES,
+    CODINGS,
+    CLASSES,
     AWS_CREDENTIALS,
     SEND,
     HAWK_ALGORITHMS,

@@ -23,10 +23,15 @@ pub struct Constraint(Rule);
 enum Rule {
     /// Sorted.
     OneOf(Vec<String>),
-    Matches {
-        pattern: String,
-        whole: Regex,
-    },
+    Matches(Whole),
+}
+
+/// A regular expression that has to match a whole text. Equal to others by its own text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Whole {
+    pattern: String,
+    whole: Regex,
 }
 
 /// As it crosses from role to role.
@@ -78,6 +83,39 @@ impl Constraint {
 
     /// A regular expression that has to match the whole value.
     pub fn matching(pattern: &str) -> Result<Self, ConstraintError> {
+        Whole::new(pattern).map(|whole| Self(Rule::Matches(whole)))
+    }
+
+    /// Whether a parameter may have this value.
+    pub fn admits(&self, value: &str) -> bool {
+        check_value(value).is_ok()
+            && match &self.0 {
+                Rule::OneOf(values) => values.binary_search_by(|known| known.as_str().cmp(value)).is_ok(),
+                Rule::Matches(whole) => whole.is_match(value),
+            }
+    }
+
+    /// All values, if they are listed.
+    pub(super) fn values(&self) -> Option<&[String]> {
+        match &self.0 {
+            Rule::OneOf(values) => Some(values),
+            Rule::Matches(_) => None,
+        }
+    }
+
+    /// The text of the regular expression, if it is one.
+    pub(super) fn pattern(&self) -> Option<&str> {
+        match &self.0 {
+            Rule::OneOf(_) => None,
+            Rule::Matches(whole) => Some(&whole.pattern),
+        }
+    }
+}
+
+impl Whole {
+    /// # Errors
+    /// It is no regular expression, or too large a one.
+    pub fn new(pattern: &str) -> Result<Self, ConstraintError> {
         if pattern.len() > MAX_PATTERN {
             return Err(ConstraintError::TooLong);
         }
@@ -86,32 +124,39 @@ impl Constraint {
         // A comment of the verbose syntax ends with its line.
         let end = if compile(&format!("(?:{pattern})")).is_ok() { "" } else { "\n" };
         let whole = compile(&format!(r"\A(?:{pattern}{end})\z"))?;
-        Ok(Self(Rule::Matches { pattern: pattern.to_owned(), whole }))
+        Ok(Self { pattern: pattern.to_owned(), whole })
     }
 
-    /// Whether a parameter may have this value.
-    pub fn admits(&self, value: &str) -> bool {
-        check_value(value).is_ok()
-            && match &self.0 {
-                Rule::OneOf(values) => values.binary_search_by(|known| known.as_str().cmp(value)).is_ok(),
-                Rule::Matches { whole, .. } => whole.is_match(value.as_bytes()),
-            }
+    pub fn is_match(&self, text: &str) -> bool {
+        self.whole.is_match(text.as_bytes())
     }
+}
 
-    /// All values, if they are listed.
-    pub(super) fn values(&self) -> Option<&[String]> {
-        match &self.0 {
-            Rule::OneOf(values) => Some(values),
-            Rule::Matches { .. } => None,
-        }
+impl PartialEq for Whole {
+    fn eq(&self, other: &Self) -> bool {
+        self.pattern == other.pattern
     }
+}
 
-    /// The text of the regular expression, if it is one.
-    pub(super) fn pattern(&self) -> Option<&str> {
-        match &self.0 {
-            Rule::OneOf(_) => None,
-            Rule::Matches { pattern, .. } => Some(pattern),
-        }
+impl Eq for Whole {}
+
+impl std::hash::Hash for Whole {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.pattern.hash(state);
+    }
+}
+
+impl From<Whole> for String {
+    fn from(whole: Whole) -> Self {
+        whole.pattern
+    }
+}
+
+impl TryFrom<String> for Whole {
+    type Error = ConstraintError;
+
+    fn try_from(pattern: String) -> Result<Self, ConstraintError> {
+        Self::new(&pattern)
     }
 }
 
@@ -132,7 +177,7 @@ impl From<Constraint> for Written {
     fn from(constraint: Constraint) -> Self {
         match constraint.0 {
             Rule::OneOf(values) => Self::OneOf(values),
-            Rule::Matches { pattern, .. } => Self::Matches(pattern),
+            Rule::Matches(whole) => Self::Matches(whole.pattern),
         }
     }
 }

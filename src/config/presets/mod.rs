@@ -169,7 +169,8 @@ impl<'a> Preset<'a> {
         let few = (0..self.alternatives).map(|way| (way, 0, false));
         for (way, word, whole) in all.chain(few) {
             let values: Vec<Option<Value>> = self.parameters.iter().map(|one| sample(one, word, whole)).collect();
-            let filling = Filling { parameters: &self.parameters, values: &values, of_key: &[], used_at: None };
+            let filling =
+                Filling { parameters: &self.parameters, values: &values, of_key: &[], used_at: None, secrets: &[] };
             let mut made = filling.source(&self.source, way);
             allow_plaintext(&mut made, self.source.place().span);
             let made = Spanned::new(self.source.place().span, DeValue::Table(made));
@@ -231,8 +232,9 @@ fn sample(parameter: &Parameter<'_>, word: usize, whole: bool) -> Option<Value> 
         (Kind::Origin, Some(default)) => return Some(Value::of(default)),
         _ => {}
     }
+    let example = parameter.example.as_ref().and_then(|node| node.as_str());
     Some(match parameter.kind {
-        Kind::Text | Kind::Path | Kind::Fields | Kind::HostLabel => Value::of("x"),
+        Kind::Text | Kind::Path | Kind::Fields | Kind::HostLabel => Value::of(example.unwrap_or("x")),
         Kind::Token => Value::of("token"),
         Kind::Choice => Value::of(parameter.words.get(word).or(parameter.words.first())?),
         Kind::Boolean => Value::of("true"),

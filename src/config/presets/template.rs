@@ -52,7 +52,7 @@ impl Place {
     /// Of a setting below one that is at this place.
     pub(super) fn within(self, setting: &str) -> Self {
         match (self, setting) {
-            (Self::Auth, "url" | "token-url") => Self::Url,
+            (Self::Auth, "url" | "token-url" | "renew") => Self::Url,
             // What is posted to log in is JSON, or nothing of a parameter's stands in it.
             (Self::Auth, "body") => Self::Json,
             (place, _) => place,
@@ -142,17 +142,18 @@ pub(super) struct Slot {
 }
 
 /// Where parameters stand, and what is wrong with that.
-pub(super) fn survey(source: &Node<'_>, parameters: &[Parameter<'_>], report: &mut Report<'_>) -> Vec<Slot> {
-    let mut survey = Survey { parameters, slots: Vec::new(), alternative: None };
+pub(super) fn survey<'a>(source: &Node<'a>, parameters: &[Parameter<'a>], report: &mut Report<'_>) -> Vec<Slot> {
+    let mut survey = Survey { parameters, slots: Vec::new(), alternative: None, secrets: Vec::new() };
     let body = body_place(source);
     for entry in source.entries(report) {
         match entry.name {
             "auth" => {
                 for (index, alternative) in alternatives(&entry.node).iter().enumerate() {
                     survey.alternative = Some(index);
+                    survey.secrets = secrets(alternative);
                     survey.node(alternative, Place::Auth, report);
                 }
-                survey.alternative = None;
+                (survey.alternative, survey.secrets) = (None, Vec::new());
             }
             "extract" => {
                 for step in entry.node.as_list().unwrap_or_default().iter().filter(|step| step.is_table()) {
@@ -174,7 +175,7 @@ pub(super) fn survey_origin(
     parameters: &[Parameter<'_>],
     report: &mut Report<'_>,
 ) -> Vec<Slot> {
-    let mut survey = Survey { parameters, slots: Vec::new(), alternative: None };
+    let mut survey = Survey { parameters, slots: Vec::new(), alternative: None, secrets: Vec::new() };
     let judged = survey.url(text).and_then(|()| {
         let labels = |slot: &Slot| slot.place == Place::Url && parameters[slot.parameter].kind == Kind::HostLabel;
         if survey.slots.iter().all(labels) {
@@ -204,10 +205,18 @@ pub(super) fn body_place(source: &Node<'_>) -> Place {
     }
 }
 
+/// The names that a login has its secrets by: what stands in braces for them is the login's.
+pub(super) fn secrets<'a>(auth: &Node<'a>) -> Vec<&'a str> {
+    let table = auth.peek("secrets").and_then(|secrets| secrets.as_table());
+    table.into_iter().flat_map(entries).map(|(name, ..)| name).collect()
+}
+
 struct Survey<'p, 'a> {
     parameters: &'p [Parameter<'a>],
     slots: Vec<Slot>,
     alternative: Option<usize>,
+    /// Of this alternative.
+    secrets: Vec<&'a str>,
 }
 
 impl Survey<'_, '_> {
@@ -229,9 +238,13 @@ impl Survey<'_, '_> {
         }
         let whole = matches!(&pieces(text)[..], [Piece::Literal(""), Piece::Named(_), Piece::Literal("")]);
         for piece in pieces(text) {
-            if let Piece::Named(name) = piece {
-                beside_a_brace(text, name)?;
-                self.slot(name, place, whole)?;
+            match piece {
+                Piece::Named(name) if self.secrets.contains(&name) => self.is_no_parameter(name)?,
+                Piece::Named(name) => {
+                    beside_a_brace(text, name)?;
+                    self.slot(name, place, whole)?;
+                }
+                Piece::Literal(_) => {}
             }
         }
         Ok(())
@@ -291,6 +304,14 @@ impl Survey<'_, '_> {
         Ok(())
     }
 
+    fn is_no_parameter(&self, name: &str) -> Result<(), Bad> {
+        if self.parameters.iter().any(|parameter| parameter.name == name) {
+            return Err(Bad::new(format!("{{{name}}} is a parameter and a secret of this login"))
+                .help("give one of them another name"));
+        }
+        Ok(())
+    }
+
     fn find(&self, name: &str) -> Result<usize, Bad> {
         let names = || self.parameters.iter().map(|parameter| parameter.name);
         if let Some(found) = names().position(|known| known == name) {
@@ -329,7 +350,7 @@ pub(super) fn unused(parameter: &Parameter<'_>) -> Diagnostic {
 }
 
 /// What stands in a table of TOML, in the order of the names.
-pub(super) fn entries<'t, 'a>(
+pub(super) fn entries<'t, 'a: 't>(
     table: &'t DeTable<'a>,
 ) -> impl Iterator<Item = (&'t str, &'t Spanned<std::borrow::Cow<'a, str>>, &'t Spanned<DeValue<'a>>)> {
     let mut all: Vec<_> = table.iter().map(|(key, value)| (key.get_ref().as_ref(), key, value)).collect();

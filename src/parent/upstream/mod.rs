@@ -7,12 +7,14 @@ mod body;
 mod command;
 mod connect;
 mod exchange;
+mod extract;
 mod file;
 mod formats;
 #[cfg(test)]
 mod fuzz;
 mod hawk;
 mod http;
+mod outcomes;
 mod project;
 mod redirect;
 mod request;
@@ -20,6 +22,7 @@ mod response;
 mod select;
 mod session;
 mod sigv4;
+mod unescape;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
