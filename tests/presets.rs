@@ -204,3 +204,20 @@ fn presets_of_the_configuration_are_listed_as_well() {
     let tokens: Vec<String> = keys.iter().map(|key| key.source.document.token_names().remove(0).0).collect();
     assert_eq!(tokens, ["inventory", "other"], "an example of each way to authenticate: {example}");
 }
+
+/// What values of shipped presets are sealed under. A change here loses the last known good of every installation that has
+/// such a key; `UPDATE_EXPECTED=1` writes what is new.
+#[test]
+fn what_examples_are_sealed_under_stays_as_it_is() {
+    let mut now = String::new();
+    for preset in shipped_presets() {
+        for key in config(&preset.example).keys {
+            now.push_str(&format!("{} {}\n", key.path.as_str(), key.source.definition));
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/presets/definitions.txt");
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::write(&path, &now).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), now);
+}

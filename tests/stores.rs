@@ -58,7 +58,7 @@ fn every_answer_of_a_store_is_taken_for_what_it_is() {
     for (name, content) in files {
         broker.write(name, content, 0o400);
     }
-    broker.start();
+    broker.start_with(&["--log-level", "trace"]);
     hold(&broker, &rows);
     let log = broker.log();
     for shown in [TOKEN, "said to a person", "sealed", "planted-session", "unwrapped-secret-id", "not-the-token"] {

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    Auth, AwsCredentials, Coding, CommandDocument, FileDocument, Format, HttpDocument, Method, Projection, Step, TokenName,
-    Url,
+    Auth, AwsCredentials, Coding, CommandDocument, FileDocument, Format, HttpDocument, Method, Projection, Step,
+    TokenName, Url,
 };
 
 /// Sorted by its type: whether `serde_json::Map` keeps order depends on the features of the whole build.

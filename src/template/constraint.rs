@@ -1,6 +1,8 @@
 //! What a parameter may be: one of several words, or what a regular expression matches as a whole.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Mutex;
 
 use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,7 @@ pub const MAX_PATTERN: usize = 1024;
 /// And of what it is compiled to: both roles match by it for whoever asks.
 const MAX_COMPILED: usize = 256 << 10;
 const MAX_NESTING: u32 = 32;
+const MAX_REMEMBERED: usize = 64;
 
 /// What the values of a parameter have to be, beyond what all values have to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -119,17 +122,36 @@ impl Whole {
         if pattern.len() > MAX_PATTERN {
             return Err(ConstraintError::TooLong);
         }
+        if let Some(whole) = known(pattern) {
+            return Ok(Self { pattern: pattern.to_owned(), whole });
+        }
         // By itself first: what is whole only within the brackets around it would mean something else.
         compile(pattern)?;
         // A comment of the verbose syntax ends with its line.
         let end = if compile(&format!("(?:{pattern})")).is_ok() { "" } else { "\n" };
         let whole = compile(&format!(r"\A(?:{pattern}{end})\z"))?;
+        remember(pattern, &whole);
         Ok(Self { pattern: pattern.to_owned(), whole })
     }
 
     pub fn is_match(&self, text: &str) -> bool {
         self.whole.is_match(text.as_bytes())
     }
+}
+
+/// What was compiled already: all keys of one preset have the same, which then share one program.
+static COMPILED: Mutex<BTreeMap<String, Regex>> = Mutex::new(BTreeMap::new());
+
+fn known(pattern: &str) -> Option<Regex> {
+    COMPILED.lock().ok()?.get(pattern).cloned()
+}
+
+fn remember(pattern: &str, whole: &Regex) {
+    let Ok(mut compiled) = COMPILED.lock() else { return };
+    if compiled.len() >= MAX_REMEMBERED {
+        compiled.clear();
+    }
+    compiled.insert(pattern.to_owned(), whole.clone());
 }
 
 impl PartialEq for Whole {

@@ -24,7 +24,7 @@ impl Moto {
         let mut child = start.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { port: line.trim().parse().expect("moto says its port"), child }
+        Self { port: line.trim().parse().unwrap(), child }
     }
 }
 

@@ -153,7 +153,8 @@ impl<'a> Preset<'a> {
         let alternatives = template.get("auth").map_or(1, |auth| template::alternatives(&auth).len());
         let (title, about) = (title.unwrap_or_default(), about.unwrap_or_default());
         let preset = Self { name, title, about, link, parameters, source, slots, alternatives, shipped };
-        if report.errors.len() == before {
+        // A test tries the shipped ones; each start need not.
+        if report.errors.len() == before && (!shipped || cfg!(test)) {
             preset.try_out(report);
         }
         (report.errors.len() == before).then_some(preset)
