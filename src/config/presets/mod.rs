@@ -25,7 +25,7 @@ use expand::Filling;
 use parameter::{Kind, Parameter, Value};
 use template::Slot;
 
-pub use describe::{Description, ParameterDescription, shipped as shipped_presets};
+pub use describe::{Description, OutcomeDescription, ParameterDescription, shipped as shipped_presets};
 pub(super) use shipped::is_word;
 
 /// Settings of every source that is made of a preset; no parameter has such a name.
