@@ -117,7 +117,7 @@ url     = "{base}/v1/teams/{team}/values"
 query   = { name = "{name}", realm = "{realm}" }
 method  = "POST"
 headers = { x-realm = "{realm}", x-stage = "{stage}" }
-json    = { name = "<{name}>", realm = "{realm}", deep = "{deep}", nested = { stage = "{stage}" } }
+json    = { name = "<{name}>", realm = "{realm}", deep = "{deep}", nested = { stage = "{stage}", n = [0x10, "<{name}>"] } }
 auth    = [{ type = "bearer", token = "{token}" }, { type = "basic", user = "{user}", token = "{key}" }]
 field   = "{field}"
 "#;
@@ -143,7 +143,7 @@ fn a_preset_of_the_operators_is_the_source_that_it_says() {
         [("content-type".into(), "application/json".into()), ("x-stage".into(), "live".into())]
     );
     let body = document.body.as_deref().unwrap();
-    assert_eq!(body, r#"{"deep":false,"name":"<a/b?\"c>","nested":{"stage":"live"}}"#);
+    assert_eq!(body, r#"{"deep":false,"name":"<a/b?\"c>","nested":{"n":[16,"<a/b?\"c>"],"stage":"live"}}"#);
     assert_eq!(source.projection, Projection::Whole);
     assert!(source.definition.contains("\"type\":\"http\""), "what an operator can change is bound to what it makes");
 
@@ -157,7 +157,10 @@ fn a_preset_of_the_operators_is_the_source_that_it_says() {
     assert_eq!(document.url.origin(), "https://h:8443");
     assert_eq!(document.url.target, "/api/v1/teams/t/values?name=n&realm=r");
     assert!(document.headers.contains(&("x-realm".into(), "r".into())));
-    assert_eq!(document.body.as_deref(), Some(r#"{"deep":true,"name":"<n>","nested":{"stage":"test"},"realm":"r"}"#));
+    assert_eq!(
+        document.body.as_deref(),
+        Some(r#"{"deep":true,"name":"<n>","nested":{"n":[16,"<n>"],"stage":"test"},"realm":"r"}"#)
+    );
     assert_eq!(given.projection, Projection::Fields(vec!["a".into(), "b".into()]));
     assert_eq!(document.auth.token().unwrap().0, "other");
 }
@@ -172,7 +175,7 @@ fn parameters_of_a_key_stand_in_those_of_a_preset() {
     let Document::Http(document) = &source.document else { panic!("no http") };
     assert_eq!(document.url.target, "/v1/teams/web/a~b%3Ac%40d/values?name=x%2By.v");
     let body = document.body.as_deref().unwrap();
-    assert_eq!(body, r#"{"deep":false,"name":"<x+y.v>","nested":{"stage":"live"}}"#);
+    assert_eq!(body, r#"{"deep":false,"name":"<x+y.v>","nested":{"n":[16,"<x+y.v>"],"stage":"live"}}"#);
     assert_eq!(source.projection, Projection::Fields(vec!["x+y".into()]));
 }
 

@@ -65,3 +65,15 @@ fn every_answer_of_a_store_is_taken_for_what_it_is() {
         assert!(!log.contains(shown), "{shown} is in the log: {log}");
     }
 }
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn what_a_source_says_of_answers_comes_before_their_status() {
+    let directory = tempfile::tempdir().unwrap();
+    let upstream = Process::start(directory.path());
+    let origin = format!("http://127.0.0.1:{}", upstream.port("plain"));
+    let rows = rows(include_str!("stores/http.txt"));
+    let mut broker = Broker::prepared(|_| configure(&rows, &origin, &origin, &[]));
+    broker.start();
+    hold(&broker, &rows);
+}

@@ -45,7 +45,7 @@ pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, 
 pub use live::{Fixed, Live};
 pub use model::*;
 pub use open::Trust;
-pub use presets::{Description, ParameterDescription, shipped_presets};
+pub use presets::{Description, OutcomeDescription, ParameterDescription, shipped_presets};
 pub use resolve::{Resolver, System};
 pub use text::{Encoding, Piece, Text};
 

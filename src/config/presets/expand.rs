@@ -9,7 +9,8 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::super::table::Node;
 use super::super::text::Encoding;
 use super::parameter::{Kind, Parameter, Value};
-use super::template::{Piece, Place, alternatives, body_place, entries, pieces, secrets};
+use super::place::Place;
+use super::template::{Piece, alternatives, body_place, entries, pieces, secrets};
 
 /// What is filled in, and where an error about it would be shown.
 pub(super) struct Filling<'f, 'p> {
@@ -230,10 +231,12 @@ impl<'f> Filling<'f, '_> {
                 format!("[{}]", items.join(","))
             }
             DeValue::Boolean(truth) => truth.to_string(),
-            DeValue::Integer(number) => number.to_string(),
-            DeValue::Float(number) => number.as_str().to_owned(),
+            DeValue::Integer(number) => {
+                i128::from_str_radix(number.as_str(), number.radix()).unwrap_or_default().to_string()
+            }
             DeValue::String(text) => format!("\"{}\"", Place::Json.encode(Kind::Text, text)),
-            DeValue::Datetime(date) => format!("\"{date}\""),
+            // Refused when the preset is read.
+            DeValue::Float(_) | DeValue::Datetime(_) => "null".to_owned(),
         }
     }
 

@@ -6,6 +6,7 @@
 mod describe;
 mod expand;
 mod parameter;
+mod place;
 mod shipped;
 mod template;
 mod using;
@@ -25,7 +26,7 @@ use expand::Filling;
 use parameter::{Kind, Parameter, Value};
 use template::Slot;
 
-pub use describe::{Description, ParameterDescription, shipped as shipped_presets};
+pub use describe::{Description, OutcomeDescription, ParameterDescription, shipped as shipped_presets};
 pub(super) use shipped::is_word;
 
 /// Settings of every source that is made of a preset; no parameter has such a name.
@@ -210,9 +211,22 @@ fn check_own_settings(template: &Table<'_>, report: &mut Report<'_>) {
     if !json.is_table() {
         report.error(json.expected("a table"));
     }
+    check_json(&json, report);
     if let Some(body) = template.get("body") {
         let error = json.error("`json` and `body` exclude each other");
         report.error(error.also(body.place(), "the other one"));
+    }
+}
+
+/// What has one form in JSON.
+fn check_json(node: &Node<'_>, report: &mut Report<'_>) {
+    if node.is_table() {
+        node.entries(report).iter().for_each(|entry| check_json(&entry.node, report));
+    } else if let Some(items) = node.as_list() {
+        items.iter().for_each(|item| check_json(item, report));
+    } else if matches!(node.kind(), "a float" | "a date") {
+        let error = node.error(format!("`{}` is {} in `json`", node.name, node.kind()));
+        report.error(error.help("legal are strings, integers, booleans, lists and tables"));
     }
 }
 
