@@ -53,6 +53,8 @@ pub enum Reason {
     Timeout,
     Reset,
     Status(u16),
+    /// The upstream says by something else than 429 that there were too many requests; the status that it said it with.
+    RateLimited(u16),
     EmptyBody,
     InvalidBody,
     FieldMissing,
@@ -100,7 +102,7 @@ impl Reason {
             Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Reset => "reset",
-            Self::Status(429) => "rate-limited",
+            Self::Status(429) | Self::RateLimited(_) => "rate-limited",
             Self::Status(_) => "status",
             Self::EmptyBody => "empty-body",
             Self::InvalidBody => "invalid-body",
@@ -137,6 +139,7 @@ impl Reason {
                 | Self::Tls
                 | Self::Timeout
                 | Self::Status(429)
+                | Self::RateLimited(_)
                 | Self::LoginFailed
                 | Self::BrokerClosed
                 | Self::InvalidFrame
@@ -148,6 +151,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(code) => write!(f, "status {code}"),
+            Self::RateLimited(code) => write!(f, "rate-limited with status {code}"),
             Self::Exit(code) => write!(f, "exit code {code}"),
             Self::Killed(signal) => write!(f, "killed by signal {signal}"),
             other => f.write_str(other.detail()),
@@ -180,7 +184,7 @@ impl Failure {
     /// The HTTP status of the upstream's answer, if it gave one that counts.
     pub fn status(&self) -> Option<u16> {
         match self.reason {
-            Reason::Status(code) => Some(code),
+            Reason::Status(code) | Reason::RateLimited(code) => Some(code),
             _ => None,
         }
     }

@@ -59,22 +59,21 @@ fn inspect(config: &Config) -> Result<Option<Inspection>, String> {
     Inspection::new(config, keys).map_err(|error| format!("{}: {error}", config.cache.directory.display()))
 }
 
-/// What `check` says of the values that there are.
-pub(super) fn tell_losses(config: &Config) {
+/// What a configuration would make of the values that there are: warnings, and notes.
+pub(super) fn losses(config: &Config) -> (Vec<String>, Vec<String>) {
     let inspection = match inspect(config) {
         Ok(Some(inspection)) => inspection,
-        Ok(None) => return,
-        Err(message) => return tell(&format_args!("note: what is sealed was not looked at: {message}")),
+        Ok(None) => return (Vec::new(), Vec::new()),
+        Err(message) => return (Vec::new(), vec![format!("what is sealed was not looked at: {message}")]),
     };
     let (lost, left) = (inspection.lost(), inspection.left());
-    if !lost.is_empty() {
-        let what = "would be lost, because the definition of its source has changed";
-        tell(&format_args!("warning: the sealed value of {} {what}: {}", counted(lost.len()), named(&lost)));
-    }
-    if !left.is_empty() {
-        let what = "not in the configuration, and forgotten after forget-after";
-        tell(&format_args!("note: there is a sealed value of {} {what}: {}", counted(left.len()), named(&left)));
-    }
+    let told = |keys: &[KeyPath], begin: &str, what: &str| {
+        let text = || format!("{begin} of {} {what}: {}", counted(keys.len()), named(keys));
+        (!keys.is_empty()).then(text).into_iter().collect()
+    };
+    let of_lost = "would be lost, because the definition of its source has changed";
+    let of_left = "not in the configuration, and forgotten after forget-after";
+    (told(&lost, "the sealed value", of_lost), told(&left, "there is a sealed value", of_left))
 }
 
 fn counted(keys: usize) -> String {

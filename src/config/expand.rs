@@ -4,7 +4,9 @@
 
 use super::definition;
 use super::text::{Encoding, Text};
-use super::{CommandDocument, Document, FileDocument, HttpDocument, Location, NamekoDocument, Projection, Source};
+use super::{
+    Coding, CommandDocument, Document, FileDocument, HttpDocument, Location, NamekoDocument, Projection, Source, Step,
+};
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 use crate::template::{self, Found, Template};
@@ -98,6 +100,31 @@ pub(super) enum Selection {
     Whole,
     Fields(Vec<Text>),
     Pointer(Vec<Text>),
+    Steps(Vec<StepText>),
+}
+
+/// A step in which parameters stand.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(super) enum StepText {
+    Pointer(Vec<Text>),
+    Fields(Vec<Text>),
+    Where { member: String, value: Text },
+    Decode(Coding),
+    DecodeEach,
+}
+
+impl StepText {
+    fn expand(&self, values: &[String]) -> Step {
+        match self {
+            Self::Pointer(tokens) => Step::Pointer(pointer(tokens, values)),
+            Self::Fields(fields) => Step::Fields(names(fields, values)),
+            Self::Where { member, value } => {
+                Step::Where { member: member.clone(), value: value.fill(values, Encoding::Plain) }
+            }
+            Self::Decode(coding) => Step::Decode(*coding),
+            Self::DecodeEach => Step::DecodeEach,
+        }
+    }
 }
 
 impl Selection {
@@ -105,11 +132,14 @@ impl Selection {
         match self {
             Self::Whole => Projection::Whole,
             Self::Fields(fields) => Projection::Fields(names(fields, values)),
-            Self::Pointer(tokens) => {
-                Projection::Pointer(tokens.iter().map(|token| token.fill(values, Encoding::Plain)).collect())
-            }
+            Self::Pointer(tokens) => Projection::Pointer(pointer(tokens, values)),
+            Self::Steps(steps) => Projection::Steps(steps.iter().map(|step| step.expand(values)).collect()),
         }
     }
+}
+
+fn pointer(tokens: &[Text], values: &[String]) -> Vec<String> {
+    tokens.iter().map(|token| token.fill(values, Encoding::Plain)).collect()
 }
 
 /// Two parameters may have one value, and no name is listed twice.

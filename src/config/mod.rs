@@ -4,6 +4,7 @@
 //! names here. What a file says is shown only masked.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod auth;
 mod broker;
 mod clients;
@@ -24,6 +25,7 @@ mod model;
 mod nameko;
 mod names;
 mod open;
+mod outcomes;
 mod params;
 mod presets;
 mod projection;
@@ -37,6 +39,7 @@ mod tokens;
 mod url;
 mod values;
 
+pub use answers::{Coding, OutcomeClass, OutcomeRule, Projection, RateLimit, Step, Test};
 pub use auth::*;
 pub use broker::{Broker, NamekoDocument};
 pub use diagnostic::{LoadError, SourceText};
@@ -45,7 +48,7 @@ pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, 
 pub use live::{Fixed, Live};
 pub use model::*;
 pub use open::Trust;
-pub use presets::{Description, ParameterDescription, shipped_presets};
+pub use presets::{Description, OutcomeDescription, ParameterDescription, shipped_presets};
 pub use resolve::{Resolver, System};
 pub use text::{Encoding, Piece, Text};
 

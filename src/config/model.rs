@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Auth, Description, KeyTemplate, NamekoDocument};
+use super::{Auth, Description, KeyTemplate, NamekoDocument, OutcomeRule, Projection, RateLimit};
 use crate::acl::Acl;
 use crate::arguments::{Arguments, Carried};
 use crate::outcome::Class;
@@ -202,6 +202,10 @@ pub struct HttpDocument {
     pub ca_file: Option<PathBuf>,
     /// An HTTP proxy, spoken to with CONNECT (RFC 9110 section 9.3.6).
     pub proxy: Option<Url>,
+    /// Before the classes that statuses have anyway; the first that applies counts.
+    pub outcomes: Vec<OutcomeRule>,
+    /// Headers that say that a quota is spent, beside the usual ones.
+    pub rate_limit: Option<RateLimit>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -262,18 +266,6 @@ pub enum Format {
     Toml,
     /// `NAME=value` lines, as in systemd's `EnvironmentFile=` without its quoting of several lines.
     Env,
-}
-
-/// What of a document is the value.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Projection {
-    Whole,
-    /// The whole document, also when it is `null`: what a call returned.
-    Returned,
-    /// The object with these fields, in this order. Never empty.
-    Fields(Vec<String>),
-    /// The value at this JSON pointer (RFC 6901): its unescaped tokens.
-    Pointer(Vec<String>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

@@ -91,13 +91,20 @@ pub(super) const HTTP: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "auth",
+        "outcomes",
+        "rate-limit",
         "ca-file",
         "proxy",
         "allow-plaintext",
     ],
 );
-pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer"]);
+pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer", "extract"]);
+pub(super) const STEP: Names = names("a step of `extract`", &["pointer", "field", "where", "decode", "decode-each"]);
+pub(super) const OUTCOME: Names =
+    names("an entry of `outcomes`", &["status", "header", "pointer", "one-of", "matches", "class"]);
+pub(super) const RATE_LIMIT: Names = names("`rate-limit`", &["remaining", "reset"]);
 pub(super) const NAMEKO: Names = names(
     "a `nameko` source",
     &["type", "broker", "user", "token", "service", "method", "exchange", "ca-file", "allow-plaintext"],
@@ -115,6 +122,7 @@ pub(super) const COMMAND: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "exit-codes",
     ],
 );
@@ -159,7 +167,10 @@ pub(super) const PRESET_SOURCE: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "auth",
+        "outcomes",
+        "rate-limit",
         "ca-file",
         "proxy",
         "allow-plaintext",
@@ -173,6 +184,9 @@ pub(super) const PARAMETER_TYPES: &[&str] =
     &["text", "path", "token", "fields", "choice", "boolean", "origin", "host-label"];
 pub(super) const AUTH_TYPES: &[&str] =
     &["bearer", "basic", "header", "hawk", "aws-sigv4", "oauth2-client-credentials", "google-service-account", "login"];
+pub(super) const CODINGS: &[&str] = &["base64", "json"];
+pub(super) const CLASSES: &[&str] =
+    &["unavailable", "rate-limited", "token-refused", "refused", "gone", "misconfigured"];
 pub(super) const AWS_CREDENTIALS: &[&str] = &["static", "file", "container", "imds"];
 pub(super) const SEND: &[&str] = &["basic", "body"];
 pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
@@ -186,7 +200,7 @@ pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 30] = [
+pub(super) const ALL: [&Names; 33] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -198,6 +212,9 @@ pub(super) const ALL: [&Names; 30] = [
     &PARAMETER,
     &HTTP,
     &FILE,
+    &STEP,
+    &OUTCOME,
+    &RATE_LIMIT,
     &COMMAND,
     &NAMEKO,
     &BEARER,
@@ -219,10 +236,12 @@ pub(super) const ALL: [&Names; 30] = [
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 14] = [
+const WORDS: [&[&str]; 16] = [
     SOURCE_TYPES,
     PARAMETER_TYPES,
     AUTH_TYPES,
+    CODINGS,
+    CLASSES,
     AWS_CREDENTIALS,
     SEND,
     HAWK_ALGORITHMS,

@@ -8,6 +8,7 @@ mod body;
 mod command;
 mod connect;
 mod exchange;
+mod extract;
 mod file;
 mod formats;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod fuzz;
 mod hawk;
 mod http;
 mod nameko;
+mod outcomes;
 mod project;
 mod redirect;
 mod request;
@@ -22,6 +24,7 @@ mod response;
 mod select;
 mod session;
 mod sigv4;
+mod unescape;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -51,7 +51,8 @@ pub(super) fn end(ids: Option<(u32, u32)>, leader: Pid, children: Option<&File>)
             && began.elapsed() > PATIENCE
         {
             // They multiply faster than they are killed, or cannot be seen.
-            kill_all_of(ids)?;
+            // There is another turn.
+            let _ = kill_all_of(ids);
         }
         pause();
     }

@@ -95,16 +95,17 @@ fn supervise(program: &Program, line: &UnixStream, pipes: Pipes) -> io::Result<R
             PollFd::new(errors.as_fd(), PollFlags::POLLIN),
         ];
         let count = if open { watched.len() } else { 2 };
+        // From here on whatever fails is the end of the run, and not of looking after it.
         match poll(&mut watched[..count], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(_) => break,
         }
         let [stop, child, heard] = watched.map(|fd| fd.any().unwrap_or(false));
         // Only one that was seen: what comes after the look at the child is for the next turn.
         if child {
             let _ = ended.read_signal();
         }
-        if stop || (child && has_ended(leader)?) {
+        if stop || (child && has_ended(leader)) {
             break;
         }
         if heard && open {
@@ -182,14 +183,16 @@ fn become_program(ids: Option<(u32, u32)>, directory: &CStr, given: Option<i32>)
 }
 
 /// Whether the program itself has. What it left and what has come to us is waited for as it ends.
-fn has_ended(leader: Pid) -> io::Result<bool> {
+fn has_ended(leader: Pid) -> bool {
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     loop {
         match waitid(Id::All, peek) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(false),
-            Ok(status) if status.pid() == Some(leader) => return Ok(true),
+            Ok(WaitStatus::StillAlive) => return false,
+            Ok(status) if status.pid() == Some(leader) => return true,
             Ok(status) => drop(status.pid().map(|pid| waitpid(pid, Some(WaitPidFlag::WNOHANG)))),
-            Err(errno) => return Err(errno.into()),
+            Err(Errno::EINTR) => {}
+            // There is a child for as long as the program has not been waited for.
+            Err(_) => return true,
         }
     }
 }

@@ -56,7 +56,8 @@ pub(super) async fn credentials(slot: &Slot, from: &AwsCredentials) -> Result<Se
 }
 
 async fn imds(slot: &Slot, url: &Url, token: &Zeroizing<Vec<u8>>, target: String) -> Result<Reply, Failed> {
-    let call = Call::new(Method::GET, url).at(target).header("x-aws-ec2-metadata-token", token.clone())?;
+    let token = Zeroizing::new(token.trim_ascii_end().to_vec());
+    let call = Call::new(Method::GET, url).at(target).header("x-aws-ec2-metadata-token", token)?;
     slot.send(call, PATIENCE).await
 }
 
