@@ -76,10 +76,20 @@ pub enum Reason {
     ReplyNotAuthentic,
     /// The two clocks differ and the upstream gave no trustworthy time.
     ClockSkew,
-    /// There is no session: where it comes from refused the credentials.
+    /// There is no session: where it comes from refused the credentials. Or a message broker refuses user and password.
     LoginRefused,
     /// There is no session: where it comes from is down, or gave none.
     LoginFailed,
+    /// A message broker returned a call: no queue takes it.
+    NoConsumer,
+    /// A message broker took a call, and no reply came in time.
+    NoReply,
+    /// A message broker closed the channel or the connection, or refused a message.
+    BrokerClosed,
+    /// A message broker refuses what the configuration names: virtual host, exchange, a permission.
+    BrokerRefused,
+    /// What came from a message broker is no frame that may come there.
+    InvalidFrame,
 }
 
 impl Reason {
@@ -111,6 +121,11 @@ impl Reason {
             Self::ClockSkew => "clock-skew",
             Self::LoginRefused => "login-refused",
             Self::LoginFailed => "login-failed",
+            Self::NoConsumer => "no-consumer",
+            Self::NoReply => "no-reply",
+            Self::BrokerClosed => "broker-closed",
+            Self::BrokerRefused => "broker-refused",
+            Self::InvalidFrame => "invalid-frame",
         }
     }
 
@@ -126,6 +141,8 @@ impl Reason {
                 | Self::Status(429)
                 | Self::RateLimited(_)
                 | Self::LoginFailed
+                | Self::BrokerClosed
+                | Self::InvalidFrame
         )
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::args::Cache;
-use super::table::duration;
+use super::table::{call, duration};
 use super::{show, tell, trust};
 use crate::boot;
 use crate::config::{self, Config};
@@ -81,7 +81,7 @@ fn counted(keys: usize) -> String {
 }
 
 fn named(keys: &[KeyPath]) -> String {
-    let mut text = keys.iter().take(NAMED).map(KeyPath::as_str).collect::<Vec<_>>().join(", ");
+    let mut text = keys.iter().take(NAMED).map(|key| call(key.path(), key.arguments())).collect::<Vec<_>>().join(", ");
     if keys.len() > NAMED {
         // Writing to a String does not fail.
         let _ = write!(text, " and {} more", keys.len() - NAMED);
@@ -90,7 +90,8 @@ fn named(keys: &[KeyPath]) -> String {
 }
 
 fn table(files: &[Inspected]) -> String {
-    let key = |file: &Inspected| file.key.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let key =
+        |file: &Inspected| file.key.as_ref().map_or("-".to_owned(), |key| call(key.path(), file.arguments.as_deref()));
     let width = files.iter().map(|file| key(file).len()).max().unwrap_or(0).max("KEY".len());
     let mut text = format!("{:width$}  {:16}  {:>8}  {:>8}  {:40}  NOTE\n", "KEY", "STATE", "AGE", "SIZE", "FILE");
     for file in files {

@@ -6,6 +6,8 @@ use crate::template::Whole;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Projection {
     Whole,
+    /// The whole document, also when it is `null`: what a call returned.
+    Returned,
     /// The object with these fields, in this order. Never empty.
     Fields(Vec<String>),
     /// The value at this JSON pointer (RFC 6901): its unescaped tokens.

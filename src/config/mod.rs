@@ -6,6 +6,7 @@
 
 mod answers;
 mod auth;
+mod broker;
 mod clients;
 mod command;
 mod credentials;
@@ -21,6 +22,7 @@ mod limits;
 mod live;
 mod mask;
 mod model;
+mod nameko;
 mod names;
 mod open;
 mod outcomes;
@@ -39,6 +41,7 @@ mod values;
 
 pub use answers::{Coding, OutcomeClass, OutcomeRule, Projection, RateLimit, Step, Test};
 pub use auth::*;
+pub use broker::{Broker, NamekoDocument};
 pub use diagnostic::{LoadError, SourceText};
 pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};
 pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, explain_template};

@@ -105,6 +105,10 @@ pub(super) const STEP: Names = names("a step of `extract`", &["pointer", "field"
 pub(super) const OUTCOME: Names =
     names("an entry of `outcomes`", &["status", "header", "pointer", "one-of", "matches", "class"]);
 pub(super) const RATE_LIMIT: Names = names("`rate-limit`", &["remaining", "reset"]);
+pub(super) const NAMEKO: Names = names(
+    "a `nameko` source",
+    &["type", "broker", "user", "token", "service", "method", "exchange", "ca-file", "allow-plaintext"],
+);
 pub(super) const COMMAND: Names = names(
     "a `command` source",
     &[
@@ -175,7 +179,7 @@ pub(super) const PRESET_SOURCE: Names = names(
 pub(super) const CLIENT: Names = names("a client", &["user", "group", "unit", "anyone", "keys", "credentials"]);
 
 /// The words that are legal as the value of a setting.
-pub(super) const SOURCE_TYPES: &[&str] = &["http", "file", "command"];
+pub(super) const SOURCE_TYPES: &[&str] = &["http", "file", "command", "nameko"];
 pub(super) const PARAMETER_TYPES: &[&str] =
     &["text", "path", "token", "fields", "choice", "boolean", "origin", "host-label"];
 pub(super) const AUTH_TYPES: &[&str] =
@@ -196,7 +200,7 @@ pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 32] = [
+pub(super) const ALL: [&Names; 33] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -212,6 +216,7 @@ pub(super) const ALL: [&Names; 32] = [
     &OUTCOME,
     &RATE_LIMIT,
     &COMMAND,
+    &NAMEKO,
     &BEARER,
     &BASIC,
     &HEADER,

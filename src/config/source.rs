@@ -8,6 +8,7 @@ use super::diagnostic::Report;
 use super::expand::Kind;
 use super::headers;
 use super::keys::MadeOf;
+use super::nameko;
 use super::outcomes;
 use super::presets::Presets;
 use super::projection::projection;
@@ -42,6 +43,7 @@ pub(super) fn source(
     let kind = match kind.word(report, &types)? {
         "http" => http(&node.table(report, &names::HTTP)?, tokens, scope, report),
         "file" => file(&node.table(report, &names::FILE)?, scope, report),
+        "nameko" => nameko::nameko(&node.table(report, &names::NAMEKO)?, tokens, scope, report),
         "command" => command::command(&node.table(report, &names::COMMAND)?, tokens, scope, report),
         preset => made_of.presets.find(preset)??.source(node, tokens, scope, report),
     };
@@ -54,6 +56,7 @@ pub(super) fn may_hold<'p>(node: &Node<'_>, presets: &'p Presets<'_>) -> Vec<&'p
     match presets.find(kind).flatten() {
         Some(preset) => preset.may_be_asked_for(),
         None if kind == "file" || kind == "command" => MAY_HOLD[2..].to_vec(),
+        None if kind == "nameko" => nameko::MAY_HOLD.to_vec(),
         None => MAY_HOLD.to_vec(),
     }
 }

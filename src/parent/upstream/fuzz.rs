@@ -79,6 +79,7 @@ fn selected(document: &Value, projection: &Projection) -> Option<Value> {
     let there = |value: &Value| if value.is_null() { None } else { Some(value.clone()) };
     match projection {
         Projection::Whole => there(document),
+        Projection::Returned => Some(document.clone()),
         Projection::Pointer(tokens) => {
             let escaped = tokens.iter().map(|token| format!("/{}", token.replace('~', "~0")));
             document.pointer(&escaped.collect::<String>()).and_then(there)

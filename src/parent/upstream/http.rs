@@ -59,6 +59,12 @@ impl fmt::Display for TlsSetupError {
 
 impl std::error::Error for TlsSetupError {}
 
+impl From<connect::TlsFault> for TlsSetupError {
+    fn from(fault: connect::TlsFault) -> Self {
+        Self(fault)
+    }
+}
+
 impl HttpUpstream {
     /// `limit` is the longest document, in bytes. The system's roots are read only if some document needs them. Of `before`
     /// stay the connections of clients that are as they were, and what is known of clocks, and sessions.

@@ -25,7 +25,7 @@ pub(super) fn project(
 ) -> Vec<Result<SecretValue, Failure>> {
     if let Some(text) = body.as_text() {
         let of_text = |projection: &Projection| match projection {
-            Projection::Whole => within(SecretValue::from_text(text), value_size),
+            Projection::Whole | Projection::Returned => within(SecretValue::from_text(text), value_size),
             Projection::Steps(steps) => within(extract(At::Text(text), steps, value_size)?, value_size),
             _ => Err(Failure::unavailable(Reason::InvalidBody)),
         };
@@ -38,6 +38,7 @@ pub(super) fn project(
         let found = found.as_deref().map_err(|failure| *failure)?;
         let value = match selected {
             Selected::Place(place) => copy(present(found[place])?, value_size)?,
+            Selected::Returned(place) => copy(found[place].unwrap_or("null"), value_size)?,
             Selected::Fields(names, places) => fields(found, names, &places, value_size)?,
             Selected::Steps(place, steps) => extract(At::Json(present(found[place])?), steps, value_size)?,
         };
@@ -49,6 +50,8 @@ pub(super) fn project(
 /// What a projection selects, by the numbers of the places.
 enum Selected<'p> {
     Place(usize),
+    /// `null` is a value, too.
+    Returned(usize),
     Fields(&'p [String], Vec<usize>),
     /// These, from that place on.
     Steps(usize, &'p [Step]),
@@ -57,6 +60,7 @@ enum Selected<'p> {
 fn select<'p>(places: &mut Places<'p>, projection: &'p Projection) -> Selected<'p> {
     match projection {
         Projection::Whole => Selected::Place(places.add([])),
+        Projection::Returned => Selected::Returned(places.add([])),
         Projection::Pointer(tokens) => Selected::Place(places.add(tokens.iter().map(String::as_str))),
         Projection::Fields(names) => {
             Selected::Fields(names, names.iter().map(|name| places.add([name.as_str()])).collect())
