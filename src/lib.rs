@@ -6,6 +6,7 @@
 //! parameters by the same [`template`].
 
 pub mod acl;
+pub mod arguments;
 pub mod boot;
 pub mod cli;
 pub mod client;

@@ -53,6 +53,8 @@ pub enum Reason {
     Timeout,
     Reset,
     Status(u16),
+    /// The upstream says by something else than 429 that there were too many requests; the status that it said it with.
+    RateLimited(u16),
     EmptyBody,
     InvalidBody,
     FieldMissing,
@@ -74,10 +76,20 @@ pub enum Reason {
     ReplyNotAuthentic,
     /// The two clocks differ and the upstream gave no trustworthy time.
     ClockSkew,
-    /// There is no session: where it comes from refused the credentials.
+    /// There is no session: where it comes from refused the credentials. Or a message broker refuses user and password.
     LoginRefused,
     /// There is no session: where it comes from is down, or gave none.
     LoginFailed,
+    /// A message broker returned a call: no queue takes it.
+    NoConsumer,
+    /// A message broker took a call, and no reply came in time.
+    NoReply,
+    /// A message broker closed the channel or the connection, or refused a message.
+    BrokerClosed,
+    /// A message broker refuses what the configuration names: virtual host, exchange, a permission.
+    BrokerRefused,
+    /// What came from a message broker is no frame that may come there.
+    InvalidFrame,
 }
 
 impl Reason {
@@ -90,7 +102,7 @@ impl Reason {
             Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Reset => "reset",
-            Self::Status(429) => "rate-limited",
+            Self::Status(429) | Self::RateLimited(_) => "rate-limited",
             Self::Status(_) => "status",
             Self::EmptyBody => "empty-body",
             Self::InvalidBody => "invalid-body",
@@ -109,6 +121,11 @@ impl Reason {
             Self::ClockSkew => "clock-skew",
             Self::LoginRefused => "login-refused",
             Self::LoginFailed => "login-failed",
+            Self::NoConsumer => "no-consumer",
+            Self::NoReply => "no-reply",
+            Self::BrokerClosed => "broker-closed",
+            Self::BrokerRefused => "broker-refused",
+            Self::InvalidFrame => "invalid-frame",
         }
     }
 
@@ -122,7 +139,10 @@ impl Reason {
                 | Self::Tls
                 | Self::Timeout
                 | Self::Status(429)
+                | Self::RateLimited(_)
                 | Self::LoginFailed
+                | Self::BrokerClosed
+                | Self::InvalidFrame
         )
     }
 }
@@ -131,6 +151,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(code) => write!(f, "status {code}"),
+            Self::RateLimited(code) => write!(f, "rate-limited with status {code}"),
             Self::Exit(code) => write!(f, "exit code {code}"),
             Self::Killed(signal) => write!(f, "killed by signal {signal}"),
             other => f.write_str(other.detail()),
@@ -163,7 +184,7 @@ impl Failure {
     /// The HTTP status of the upstream's answer, if it gave one that counts.
     pub fn status(&self) -> Option<u16> {
         match self.reason {
-            Reason::Status(code) => Some(code),
+            Reason::Status(code) | Reason::RateLimited(code) => Some(code),
             _ => None,
         }
     }

@@ -16,9 +16,16 @@ pub const MAX_KEY_LEN: usize = 512;
 /// The path of a key: `/` and segments of `[A-Za-z0-9._~@:+-]`, none empty, `.` or `..`.
 ///
 /// Cheap to clone. Not a secret, but whether a key exists is told only to peers that may read it.
+///
+/// That of a call has a digest of its arguments beside it, which no peer can write and no text shows: each set of arguments
+/// has an entry of its own, and the path alone says who may read it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyPath(Arc<str>);
 
+/// Between a path and the digest of arguments: no path has it.
+const MARK: char = '?';
+/// Hex digits of a SHA-256.
+const DIGEST_LEN: usize = 64;
 /// Between a key and the name of one of its sources: no key has it.
 const PART: char = '#';
 
@@ -92,8 +99,14 @@ impl KeyPath {
         Ok(Self(Arc::from(text)))
     }
 
+    /// All that tells it from others: for a call, with the digest.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Without the digest of a call.
+    pub fn path(&self) -> &str {
+        self.0.split_once(MARK).map_or(&*self.0, |(path, _)| path)
     }
 
     /// One of the sources of a key that is composed of several: `/a#name`. What peers ask for is never such a path, and
@@ -117,19 +130,57 @@ impl KeyPath {
 
     /// The segments, without slashes.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
-        self.0[1..].split('/')
+        self.path()[1..].split('/')
+    }
+
+    /// That of a call: this path, with the SHA-256 of its arguments.
+    pub fn of_call(&self, digest: &[u8; 32]) -> Self {
+        use fmt::Write;
+        let mut text = String::with_capacity(self.path().len() + 1 + DIGEST_LEN);
+        text.push_str(self.path());
+        text.push(MARK);
+        for byte in digest {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        Self(text.into())
+    }
+
+    /// The digest of a call's arguments, as hex digits: for no log and no answer.
+    pub fn arguments(&self) -> Option<&str> {
+        self.0.split_once(MARK).map(|(_, digest)| digest)
+    }
+
+    /// Without arguments.
+    pub fn alone(&self) -> Self {
+        if self.arguments().is_some() { Self(self.path().into()) } else { self.clone() }
+    }
+
+    /// What [`as_str`](Self::as_str) gave: a path, one of its parts, or a call of it.
+    fn parse_any(text: &str) -> Result<Self, KeyPathError> {
+        let Some(at) = text.find([PART, MARK]) else { return Self::parse(text) };
+        let (path, rest) = text.split_at(at);
+        Self::parse(path)?;
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let legal = match rest.split_at(1) {
+            ("#", name) => is_part_name(name),
+            (_, digest) => digest.len() == DIGEST_LEN && digest.bytes().all(hex),
+        };
+        let found = if rest.starts_with(PART) { PART } else { MARK };
+        if legal { Ok(Self(text.into())) } else { Err(KeyPathError::Character { found }) }
     }
 }
 
+/// The path alone: a digest of arguments that can be guessed tells them, and this goes into logs.
 impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.path())
     }
 }
 
 impl fmt::Debug for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.path())
     }
 }
 
@@ -141,20 +192,16 @@ impl std::borrow::Borrow<str> for KeyPath {
 
 impl Serialize for KeyPath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        // What a person may read is the path alone.
+        let text = if serializer.is_human_readable() { self.path() } else { &self.0 };
+        serializer.serialize_str(text)
     }
 }
 
 impl<'de> Deserialize<'de> for KeyPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&str>::deserialize(deserializer)?;
-        let (whole, part) = text.split_once(PART).map_or((text, None), |(whole, part)| (whole, Some(part)));
-        let whole = Self::parse(whole).map_err(serde::de::Error::custom)?;
-        match part {
-            None => Ok(whole),
-            Some(name) if is_part_name(name) => Ok(whole.part(name)),
-            Some(_) => Err(serde::de::Error::custom("this is no part of a key")),
-        }
+        Self::parse_any(text).map_err(serde::de::Error::custom)
     }
 }
 

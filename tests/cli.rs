@@ -143,6 +143,31 @@ fn check_tells_everything_that_serve_would_stumble_over() {
 }
 
 #[test]
+#[ignore = "needs root: the configuration is root's"]
+fn check_tells_a_script_the_same() {
+    let checked = |sections: &str| {
+        let broker = Broker::prepared(|_| sections.to_owned());
+        let output = keyhatch(&["check", "--json", broker.path("keyhatch.toml").to_str().unwrap()]);
+        let told: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+        assert!(stderr(&output).is_empty(), "{output:?}");
+        assert_eq!(told["file"], broker.path("keyhatch.toml").to_str().unwrap());
+        (output.status.code(), told)
+    };
+    let key =
+        "[keys.\"/a\"]\nsource = { type = \"file\", path = \"DIR/token\" }\n[clients.a]\nuser = 0\nkeys = \"/a\"\n";
+    let (code, told) = checked(key);
+    assert_eq!((code, told["good"].as_bool(), told["keys"].as_u64()), (Some(0), Some(true), Some(1)), "{told}");
+    let (code, told) = checked("");
+    assert_eq!((code, told["warnings"].as_array().unwrap().len()), (Some(0), 1), "{told}");
+    let (code, told) = checked(&key.replace("DIR/token", "DIR/no-such-file"));
+    assert_eq!((code, told["good"].as_bool()), (Some(78), Some(false)));
+    assert!(told["errors"][0].as_str().unwrap().contains("no-such-file"), "{told}");
+    let (code, told) = checked("[clients.a]\nuser = 0\nkees = \"/a\"\n[tokens]\nt = \"hunter2-hunter2\"\n");
+    assert!(code == Some(78) && told["errors"].as_array().unwrap().len() >= 2 && told["keys"].is_null(), "{told}");
+    assert!(!told.to_string().contains("hunter2"), "{told}");
+}
+
+#[test]
 #[ignore = "needs root: the configuration is root's, and /proc is mounted anew"]
 fn a_unit_is_explained_and_what_is_in_its_way_is_told() {
     let broker = Broker::prepared(|_| {

@@ -229,7 +229,8 @@ fn what_answers_say_is_what_the_worker_says() {
     let lacking = details.iter().filter(|detail| !described(detail));
     let mut wrong: Vec<String> = lacking.map(|detail| format!("detail={detail} is described nowhere")).collect();
 
-    let worker = ["answer", "service", "wait"].map(|file| read(&format!("src/worker/{file}.rs"))).concat();
+    let files = ["worker/answer", "worker/call", "worker/service", "worker/wait", "arguments/canonical"];
+    let worker = files.map(|file| read(&format!("src/{file}.rs"))).concat();
     let shown = http.text.split("\"detail\":\"").skip(1).map(|rest| rest.split('"').next().unwrap());
     let mut messages = BTreeSet::new();
     for message in shown {

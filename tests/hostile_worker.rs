@@ -2,6 +2,8 @@
 //! first surprise. What an honest worker may meet is no surprise.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "hostile_worker/arguments.rs"]
+mod arguments;
 #[path = "hostile_worker/facts.rs"]
 mod facts;
 mod support;

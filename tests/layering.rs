@@ -20,10 +20,11 @@ const USES: &[(&str, &[&str])] = &[
     ("outcome", &[]),
     ("staleness", &[]),
     ("template", &["secret"]),
+    ("arguments", &[]),
     // One call of the system: how a connection ends.
     ("credential", &["acl::Unit", "sys::peer"]),
     ("acl", &["secret", "config::Location"]),
-    ("config", &["sys", "secret", "acl", "staleness", "template", "credential", "outcome::Class"]),
+    ("config", &["sys", "secret", "acl", "arguments", "staleness", "template", "credential", "outcome::Class"]),
     ("ipc", &["secret", "acl", "outcome", "template", "config::Limits"]),
     ("telemetry", &["ipc::record"]),
     // The start returns what the parent takes, and makes the first seal key: nothing else of the parent.
@@ -47,11 +48,14 @@ const USES: &[(&str, &[&str])] = &[
             "parent::SourceFile",
         ],
     ),
-    ("parent", &["sys", "secret", "acl", "config", "credential", "ipc", "outcome", "staleness", "telemetry"]),
+    (
+        "parent",
+        &["sys", "secret", "acl", "arguments", "config", "credential", "ipc", "outcome", "staleness", "telemetry"],
+    ),
     // The list that it is given is of the configuration's type; nothing else is.
     ("runner", &["sys", "config::Command", "config::TokenPlace", "ipc"]),
     // Neither the parent nor the configuration: what the worker needs of it crosses as `ipc::wire::WorkerConfig`.
-    ("worker", &["sys", "secret", "acl", "config::Limits", "credential", "ipc", "outcome", "template"]),
+    ("worker", &["sys", "secret", "acl", "arguments", "config::Limits", "credential", "ipc", "outcome", "template"]),
     // Also for other programs: what it says is public, and it knows nothing of the broker's inside.
     ("client", &["secret::KeyPath", "secret::KeyPathError"]),
     // The configuration is asked whether it would take what was made, and nothing else is.

@@ -117,7 +117,7 @@ url     = "{base}/v1/teams/{team}/values"
 query   = { name = "{name}", realm = "{realm}" }
 method  = "POST"
 headers = { x-realm = "{realm}", x-stage = "{stage}" }
-json    = { name = "<{name}>", realm = "{realm}", deep = "{deep}", nested = { stage = "{stage}" } }
+json    = { name = "<{name}>", realm = "{realm}", deep = "{deep}", nested = { stage = "{stage}", n = [0x10, "<{name}>"] } }
 auth    = [{ type = "bearer", token = "{token}" }, { type = "basic", user = "{user}", token = "{key}" }]
 field   = "{field}"
 "#;
@@ -143,7 +143,7 @@ fn a_preset_of_the_operators_is_the_source_that_it_says() {
         [("content-type".into(), "application/json".into()), ("x-stage".into(), "live".into())]
     );
     let body = document.body.as_deref().unwrap();
-    assert_eq!(body, r#"{"deep":false,"name":"<a/b?\"c>","nested":{"stage":"live"}}"#);
+    assert_eq!(body, r#"{"deep":false,"name":"<a/b?\"c>","nested":{"n":[16,"<a/b?\"c>"],"stage":"live"}}"#);
     assert_eq!(source.projection, Projection::Whole);
     assert!(source.definition.contains("\"type\":\"http\""), "what an operator can change is bound to what it makes");
 
@@ -157,7 +157,10 @@ fn a_preset_of_the_operators_is_the_source_that_it_says() {
     assert_eq!(document.url.origin(), "https://h:8443");
     assert_eq!(document.url.target, "/api/v1/teams/t/values?name=n&realm=r");
     assert!(document.headers.contains(&("x-realm".into(), "r".into())));
-    assert_eq!(document.body.as_deref(), Some(r#"{"deep":true,"name":"<n>","nested":{"stage":"test"},"realm":"r"}"#));
+    assert_eq!(
+        document.body.as_deref(),
+        Some(r#"{"deep":true,"name":"<n>","nested":{"n":[16,"<n>"],"stage":"test"},"realm":"r"}"#)
+    );
     assert_eq!(given.projection, Projection::Fields(vec!["a".into(), "b".into()]));
     assert_eq!(document.auth.token().unwrap().0, "other");
 }
@@ -172,7 +175,7 @@ fn parameters_of_a_key_stand_in_those_of_a_preset() {
     let Document::Http(document) = &source.document else { panic!("no http") };
     assert_eq!(document.url.target, "/v1/teams/web/a~b%3Ac%40d/values?name=x%2By.v");
     let body = document.body.as_deref().unwrap();
-    assert_eq!(body, r#"{"deep":false,"name":"<x+y.v>","nested":{"stage":"live"}}"#);
+    assert_eq!(body, r#"{"deep":false,"name":"<x+y.v>","nested":{"n":[16,"<x+y.v>"],"stage":"live"}}"#);
     assert_eq!(source.projection, Projection::Fields(vec!["x+y".into()]));
 }
 
@@ -203,4 +206,21 @@ fn presets_of_the_configuration_are_listed_as_well() {
     let keys = config(&format!("{}\n{}", drop_in, example)).keys;
     let tokens: Vec<String> = keys.iter().map(|key| key.source.document.token_names().remove(0).0).collect();
     assert_eq!(tokens, ["inventory", "other"], "an example of each way to authenticate: {example}");
+}
+
+/// What values of shipped presets are sealed under. A change here loses the last known good of every installation that has
+/// such a key; `UPDATE_EXPECTED=1` writes what is new.
+#[test]
+fn what_examples_are_sealed_under_stays_as_it_is() {
+    let mut now = String::new();
+    for preset in shipped_presets() {
+        for key in config(&preset.example).keys {
+            now.push_str(&format!("{} {}\n", key.path.as_str(), key.source.definition));
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/presets/definitions.txt");
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::write(&path, &now).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), now);
 }

@@ -37,9 +37,14 @@ pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
     for (key, place, document) in keys.chain(templates) {
         let named = |message: String| format!("{place}: key `{key}`: {message}");
         let wrong = |message: String| StartError::Configuration(named(message));
+        let ca_file = match document {
+            Document::Http(http) => http.ca_file.as_ref(),
+            Document::Nameko(call) => call.ca_file.as_ref(),
+            Document::File(_) | Document::Command(_) => None,
+        };
         match document {
-            Document::Http(http) => {
-                let Some(path) = &http.ca_file else { continue };
+            Document::Http(_) | Document::Nameko(_) => {
+                let Some(path) = ca_file else { continue };
                 if !inputs.authorities.contains_key(path) {
                     let wrong = |why: String| wrong(format!("ca-file {}: {why}", at(path)));
                     let file = open_authorities(path).map_err(wrong)?;

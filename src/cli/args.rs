@@ -113,6 +113,9 @@ pub(super) enum Command {
         /// The configuration, instead of --config
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
+        /// Print JSON, with errors, warnings and notes as lists of texts
+        #[arg(long)]
+        json: bool,
     },
     /// Tell which client grants a key to a user or process, at which file and line, or why none does
     #[command(after_help = "Example: keyhatch explain --user billing /billing/database-url")]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::args::Cache;
-use super::table::duration;
+use super::table::{call, duration};
 use super::{show, tell, trust};
 use crate::boot;
 use crate::config::{self, Config};
@@ -59,22 +59,21 @@ fn inspect(config: &Config) -> Result<Option<Inspection>, String> {
     Inspection::new(config, keys).map_err(|error| format!("{}: {error}", config.cache.directory.display()))
 }
 
-/// What `check` says of the values that there are.
-pub(super) fn tell_losses(config: &Config) {
+/// What a configuration would make of the values that there are: warnings, and notes.
+pub(super) fn losses(config: &Config) -> (Vec<String>, Vec<String>) {
     let inspection = match inspect(config) {
         Ok(Some(inspection)) => inspection,
-        Ok(None) => return,
-        Err(message) => return tell(&format_args!("note: what is sealed was not looked at: {message}")),
+        Ok(None) => return (Vec::new(), Vec::new()),
+        Err(message) => return (Vec::new(), vec![format!("what is sealed was not looked at: {message}")]),
     };
     let (lost, left) = (inspection.lost(), inspection.left());
-    if !lost.is_empty() {
-        let what = "would be lost, because the definition of its source has changed";
-        tell(&format_args!("warning: the sealed value of {} {what}: {}", counted(lost.len()), named(&lost)));
-    }
-    if !left.is_empty() {
-        let what = "not in the configuration, and forgotten after forget-after";
-        tell(&format_args!("note: there is a sealed value of {} {what}: {}", counted(left.len()), named(&left)));
-    }
+    let told = |keys: &[KeyPath], begin: &str, what: &str| {
+        let text = || format!("{begin} of {} {what}: {}", counted(keys.len()), named(keys));
+        (!keys.is_empty()).then(text).into_iter().collect()
+    };
+    let of_lost = "would be lost, because the definition of its source has changed";
+    let of_left = "not in the configuration, and forgotten after forget-after";
+    (told(&lost, "the sealed value", of_lost), told(&left, "there is a sealed value", of_left))
 }
 
 fn counted(keys: usize) -> String {
@@ -82,7 +81,7 @@ fn counted(keys: usize) -> String {
 }
 
 fn named(keys: &[KeyPath]) -> String {
-    let mut text = keys.iter().take(NAMED).map(KeyPath::as_str).collect::<Vec<_>>().join(", ");
+    let mut text = keys.iter().take(NAMED).map(|key| call(key.path(), key.arguments())).collect::<Vec<_>>().join(", ");
     if keys.len() > NAMED {
         // Writing to a String does not fail.
         let _ = write!(text, " and {} more", keys.len() - NAMED);
@@ -91,7 +90,8 @@ fn named(keys: &[KeyPath]) -> String {
 }
 
 fn table(files: &[Inspected]) -> String {
-    let key = |file: &Inspected| file.key.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let key =
+        |file: &Inspected| file.key.as_ref().map_or("-".to_owned(), |key| call(key.path(), file.arguments.as_deref()));
     let width = files.iter().map(|file| key(file).len()).max().unwrap_or(0).max("KEY".len());
     let mut text = format!("{:width$}  {:16}  {:>8}  {:>8}  {:40}  NOTE\n", "KEY", "STATE", "AGE", "SIZE", "FILE");
     for file in files {

@@ -3,6 +3,7 @@
 
 mod args;
 mod cache;
+mod check;
 mod drill;
 mod exec;
 mod explain;
@@ -68,7 +69,7 @@ pub fn run() -> ExitCode {
         // Its end is that of another program, with codes that are none of ours.
         Command::Exec(asked) => return exec::run(&asked, &global.socket),
         Command::List { json } => status::list(&global.socket, json),
-        Command::Check { file } => check(file.as_deref().unwrap_or(&global.config)),
+        Command::Check { file, json } => check::run(file.as_deref().unwrap_or(&global.config), json),
         Command::Cache { command } => cache::run(&global.config, &command),
         Command::Explain(asked) => explain::run(&global.config, &asked),
         Command::Status(asked) => status::status(&asked),
@@ -169,28 +170,6 @@ fn serve(path: &Path, log: Log, level: tracing::Level, log_requests: bool) -> Ex
 /// Whose the configuration must be.
 fn trust() -> config::Trust {
     if creds::is_root() { config::Trust::Root } else { config::Trust::Caller(creds::own_uid().into()) }
-}
-
-fn check(path: &Path) -> Exit {
-    let config = match config::load(path, trust()) {
-        Ok(config) => config,
-        Err(error) => {
-            tell(&error);
-            return Exit::Configuration;
-        }
-    };
-    config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
-    let (errors, _) = errors(&config, Credentials::Needed);
-    errors.iter().for_each(|error| tell(&format_args!("error: {error}")));
-    if !errors.is_empty() {
-        return Exit::Configuration;
-    }
-    cache::tell_losses(&config);
-    let (templates, clients) = (config.templates.len(), config.acl.clients.len());
-    let keys = config::served(&config.keys).count() + templates;
-    let templates = if templates > 0 { format!(" ({templates} with parameters)") } else { String::new() };
-    tell(&format_args!("{}: good: {keys} keys{templates}, {clients} clients", path.display()));
-    Exit::Ok
 }
 
 /// What is wrong with what a configuration names, and what of that could be opened.

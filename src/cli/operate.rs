@@ -82,8 +82,8 @@ fn worse(exit: Exit, outcome: &str) -> Exit {
     match (outcome, exit) {
         ("answered", exit) | (_, exit @ Exit::Upstream) => exit,
         ("unavailable" | "timeout", _) => Exit::Unavailable,
-        ("drill", Exit::Ok) => Exit::Other,
-        ("drill", exit) => exit,
+        ("drill" | "call", Exit::Ok) => Exit::Other,
+        ("drill" | "call", exit) => exit,
         _ => Exit::Upstream,
     }
 }

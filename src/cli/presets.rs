@@ -82,6 +82,11 @@ fn describe(preset: &Description) -> String {
     if !preset.ways.is_empty() {
         let _ = writeln!(text, "\nA way to authenticate is one of: {}.", preset.ways.join("; "));
     }
+    if !preset.outcomes.is_empty() {
+        let mut table = Table::new(&["ANSWER", "IS"], &[]);
+        preset.outcomes.iter().for_each(|one| table.row([one.answer.clone(), one.class.clone()]));
+        let _ = write!(text, "\n{}", table.text());
+    }
     let _ = write!(text, "\nBeside these: ca-file, proxy, allow-plaintext. Example:\n\n{}", preset.example);
     text
 }

@@ -79,7 +79,9 @@ fn reload(path: &Path, socket: &Path, json: bool) -> Result<Exit, Failed> {
         let message = format!("{}: nothing was changed", path.display());
         return Err(fail(Exit::Configuration, &message));
     }
-    cache::tell_losses(&config);
+    let (losses, notes) = cache::losses(&config);
+    losses.iter().for_each(|loss| tell(&format_args!("warning: {loss}")));
+    notes.iter().for_each(|note| tell(&format_args!("note: {note}")));
     offer(&mut stream, config, opened).map_err(lost)?;
     follow(&mut lines, None, json)
 }

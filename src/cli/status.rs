@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::args::{self, Bad};
-use super::table::{Table, duration, or_dash};
+use super::table::{Table, call, duration, or_dash};
 use super::{operate, show, show_json, tell, visible};
 use crate::client::http::{self, Answer, Failed};
 use crate::exit::Exit;
@@ -31,7 +31,9 @@ struct Listing {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Line {
-    pub(super) key: String,
+    key: String,
+    /// Of a call, for the operator alone.
+    arguments: Option<String>,
     pub(super) state: String,
     /// Seconds.
     pub(super) age: Option<u64>,
@@ -98,6 +100,11 @@ struct Layer {
 }
 
 impl Line {
+    /// The path, and of a call enough of the digest of its arguments to tell it from others.
+    pub(super) fn name(&self) -> String {
+        call(&self.key, self.arguments.as_deref())
+    }
+
     /// How the last fetch ended, and when the next may be made.
     pub(super) fn note(&self) -> String {
         let mut note = self.last_outcome.as_ref().map_or_else(String::new, |Outcome { class, reason, ago }| {
@@ -163,7 +170,7 @@ pub(super) fn list(socket: &Path, json: bool) -> Exit {
     match serde_json::from_str(&body) {
         Ok(Listing { keys }) => {
             let mut table = Table::new(&["KEY", "STATE", "AGE"], &[2]);
-            keys.into_iter().for_each(|line| table.row([line.key, line.state, or_dash(line.age.map(duration))]));
+            keys.into_iter().for_each(|line| table.row([line.name(), line.state, or_dash(line.age.map(duration))]));
             show(table.text().trim_end())
         }
         Err(error) => {
@@ -177,7 +184,7 @@ fn table(status: &Status) -> String {
     let mut keys = Table::new(&["KEY", "STATE", "AGE", "SERVES", "LAST FETCH"], &[2, 3]);
     for line in &status.keys {
         let age = or_dash(line.age.map(duration));
-        keys.row([line.key.clone(), line.state.clone(), age, line.serves.to_string(), line.note()]);
+        keys.row([line.name(), line.state.clone(), age, line.serves.to_string(), line.note()]);
     }
     let mut templates = Table::new(&["PARAMETERS", "ENTRIES", "EVICTION", "FAILING", "SERVES"], &[1, 3, 4]);
     for Template { key, entries, max_entries, eviction, failing, serves } in &status.templates {

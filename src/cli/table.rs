@@ -37,6 +37,11 @@ impl Table {
     }
 }
 
+/// A path, and of a call the beginning of the digest of its arguments.
+pub(super) fn call(path: &str, digest: Option<&str>) -> String {
+    digest.map_or_else(|| path.to_owned(), |digest| format!("{path}?{}", digest.get(..12).unwrap_or(digest)))
+}
+
 /// The two largest units, as in `2h 5m`.
 pub(super) fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

@@ -67,7 +67,7 @@ fn watch(socket: &Path, mut status: Status) -> Result<(), Trouble> {
         if screen.wait(INTERVAL).map_err(Trouble::Terminal)? == Wake::Quit {
             return Ok(());
         }
-        before = status.keys.iter().map(|line| (line.key.clone(), line.serves)).collect();
+        before = status.keys.iter().map(|line| (line.name(), line.serves)).collect();
         let answer = http::ask(socket, "/status", &[]);
         let good = answer.as_ref().is_ok_and(|answer| answer.status == 200);
         // What is wrong is told on the screen that stays.
@@ -103,14 +103,14 @@ fn frame(status: &Status, before: &HashMap<String, u64>, width: usize, height: u
         "stale" => 2,
         _ => 3,
     };
-    let rate = |line: &Line| before.get(&line.key).map(|before| line.serves.saturating_sub(*before));
+    let rate = |line: &Line| before.get(&line.name()).map(|before| line.serves.saturating_sub(*before));
     let mut keys: Vec<&Line> = status.keys.iter().collect();
-    keys.sort_by_key(|line| (rank(line), Reverse(rate(line)), Reverse(line.serves), line.key.clone()));
+    keys.sort_by_key(|line| (rank(line), Reverse(rate(line)), Reverse(line.serves), line.name()));
     let mut table = Table::new(&["KEY", "STATE", "AGE", "SERVES", "PER S", "LAST FETCH"], &[2, 3, 4]);
     let room = height.saturating_sub(lines.len() + 1);
     for line in keys.into_iter().take(room) {
         let (age, rate) = (or_dash(line.age.map(duration)), or_dash(rate(line).map(|rate| rate.to_string())));
-        table.row([line.key.clone(), line.state.clone(), age, line.serves.to_string(), rate, line.note()]);
+        table.row([line.name(), line.state.clone(), age, line.serves.to_string(), rate, line.note()]);
     }
     lines.extend(table.lines());
     lines.iter().map(|line| visible::part(line).chars().take(width).collect()).collect()

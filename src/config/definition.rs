@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::nameko::EXCHANGE;
 use super::{
-    Auth, AwsCredentials, CommandDocument, FileDocument, Format, HttpDocument, Method, Projection, TokenName, Url,
+    Auth, AwsCredentials, Coding, CommandDocument, FileDocument, Format, HttpDocument, Method, NamekoDocument,
+    Projection, Step, TokenName, Url,
 };
 
 /// Sorted by its type: whether `serde_json::Map` keeps order depends on the features of the whole build.
@@ -24,12 +26,24 @@ fn url_text(url: &Url) -> Value {
     json!(format!("{}{}", url.origin(), url.target))
 }
 
-/// Selected by name or by pointer, never both: two fields of which at most one is there.
+/// Selected by name, by pointer or in steps: three fields of which at most one is there.
 fn add_projection(fields: &mut Fields<'_>, projection: &Projection) {
     match projection {
-        Projection::Whole => {}
+        Projection::Whole | Projection::Returned => {}
         Projection::Fields(names) => drop(fields.insert("field", json!(names))),
         Projection::Pointer(tokens) => drop(fields.insert("pointer", json!(tokens))),
+        Projection::Steps(steps) => drop(fields.insert("extract", steps.iter().map(step).collect())),
+    }
+}
+
+fn step(step: &Step) -> Value {
+    match step {
+        Step::Pointer(tokens) => json!({ "pointer": tokens }),
+        Step::Fields(names) => json!({ "field": names }),
+        Step::Where { member, value } => json!({ "where": [member, value] }),
+        Step::Decode(Coding::Base64) => json!({ "decode": "base64" }),
+        Step::Decode(Coding::Json) => json!({ "decode": "json" }),
+        Step::DecodeEach => json!({ "decode-each": "base64" }),
     }
 }
 
@@ -118,6 +132,21 @@ pub(super) fn of_file(document: &FileDocument, projection: &Projection) -> Strin
     let mut fields =
         Fields::from([("type", json!("file")), ("path", json!(path)), ("format", format_name(document.format))]);
     add_projection(&mut fields, projection);
+    text(&fields)
+}
+
+pub(super) fn of_nameko(call: &NamekoDocument) -> String {
+    let mut fields = Fields::from([
+        ("type", json!("nameko")),
+        ("broker", json!(call.broker.origin())),
+        ("account", json!(call.user)),
+        ("token", json!(call.token.0)),
+        ("method", json!(call.routing_key)),
+        ("arguments", json!(call.arguments)),
+    ]);
+    if call.exchange != EXCHANGE {
+        fields.insert("exchange", json!(call.exchange));
+    }
     text(&fields)
 }
 

@@ -216,14 +216,7 @@ impl LoadError {
 
     /// All errors for a person to read, each with the line it is about. Ends without a newline.
     pub fn render(&self, color: bool) -> String {
-        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let shown: Vec<String> = self.files.iter().map(|file| visible(&mask::masked(&file.text))).collect();
-        let mut texts: Vec<String> = self
-            .errors
-            .iter()
-            .take(MAX_SHOWN)
-            .map(|error| error.render(&self.files, &shown, &renderer).trim_end().to_owned())
-            .collect();
+        let mut texts = self.texts(&if color { Renderer::styled() } else { Renderer::plain() });
         match self.errors.len() {
             0 | 1 => {}
             count if count > MAX_SHOWN => {
@@ -232,6 +225,17 @@ impl LoadError {
             count => texts.push(format!("{count} errors in the configuration")),
         }
         texts.join("\n\n")
+    }
+
+    /// The same, each by itself.
+    pub fn each(&self) -> Vec<String> {
+        self.texts(&Renderer::plain())
+    }
+
+    fn texts(&self, renderer: &Renderer) -> Vec<String> {
+        let shown: Vec<String> = self.files.iter().map(|file| visible(&mask::masked(&file.text))).collect();
+        let text = |error: &Diagnostic| error.render(&self.files, &shown, renderer).trim_end().to_owned();
+        self.errors.iter().take(MAX_SHOWN).map(text).collect()
     }
 }
 

@@ -4,7 +4,9 @@
 
 use super::definition;
 use super::text::{Encoding, Text};
-use super::{CommandDocument, Document, FileDocument, HttpDocument, Location, Projection, Source};
+use super::{
+    Coding, CommandDocument, Document, FileDocument, HttpDocument, Location, NamekoDocument, Projection, Source, Step,
+};
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
 use crate::template::{self, Found, Template};
@@ -27,7 +29,12 @@ pub fn expand<'t>(keys: impl Iterator<Item = &'t KeyTemplate> + Clone, path: &Ke
         return None;
     };
     let mut keys = keys;
-    Some((template, keys.nth(template)?.source.expand(&values)))
+    let source = &keys.nth(template)?.source;
+    match path.arguments() {
+        None if source.takes_arguments() => None,
+        None => Some((template, source.expand(&values))),
+        Some(digest) => Some((template, source.of_call(&values, digest)?)),
+    }
 }
 
 /// Which value goes when there is one too many.
@@ -67,6 +74,12 @@ pub(super) enum Kind {
         document: FileDocument,
         projection: Selection,
     },
+    Nameko {
+        /// Without its routing key and arguments.
+        document: Box<NamekoDocument>,
+        service: Text,
+        method: Text,
+    },
     /// The program and its arguments are fixed: what runs was listed at start.
     Command {
         document: Box<CommandDocument>,
@@ -87,6 +100,31 @@ pub(super) enum Selection {
     Whole,
     Fields(Vec<Text>),
     Pointer(Vec<Text>),
+    Steps(Vec<StepText>),
+}
+
+/// A step in which parameters stand.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(super) enum StepText {
+    Pointer(Vec<Text>),
+    Fields(Vec<Text>),
+    Where { member: String, value: Text },
+    Decode(Coding),
+    DecodeEach,
+}
+
+impl StepText {
+    fn expand(&self, values: &[String]) -> Step {
+        match self {
+            Self::Pointer(tokens) => Step::Pointer(pointer(tokens, values)),
+            Self::Fields(fields) => Step::Fields(names(fields, values)),
+            Self::Where { member, value } => {
+                Step::Where { member: member.clone(), value: value.fill(values, Encoding::Plain) }
+            }
+            Self::Decode(coding) => Step::Decode(*coding),
+            Self::DecodeEach => Step::DecodeEach,
+        }
+    }
 }
 
 impl Selection {
@@ -94,11 +132,14 @@ impl Selection {
         match self {
             Self::Whole => Projection::Whole,
             Self::Fields(fields) => Projection::Fields(names(fields, values)),
-            Self::Pointer(tokens) => {
-                Projection::Pointer(tokens.iter().map(|token| token.fill(values, Encoding::Plain)).collect())
-            }
+            Self::Pointer(tokens) => Projection::Pointer(pointer(tokens, values)),
+            Self::Steps(steps) => Projection::Steps(steps.iter().map(|step| step.expand(values)).collect()),
         }
     }
+}
+
+fn pointer(tokens: &[Text], values: &[String]) -> Vec<String> {
+    tokens.iter().map(|token| token.fill(values, Encoding::Plain)).collect()
 }
 
 /// Two parameters may have one value, and no name is listed twice.
@@ -133,6 +174,10 @@ impl SourceTemplate {
                 let definition = definition::of_file(document, &projection);
                 Source { document: Document::File(document.clone()), projection, definition }
             }
+            Kind::Nameko { document, service, method } => {
+                let fill = |text: &Text| text.fill(values, Encoding::Plain);
+                call(document, format!("{}.{}", fill(service), fill(method)), "")
+            }
             Kind::Command { document, projection } => {
                 let projection = projection.expand(values);
                 let definition = definition::of_command(document, &projection);
@@ -141,8 +186,34 @@ impl SourceTemplate {
         }
     }
 
+    /// Whether a request says what its source is called with.
+    pub fn takes_arguments(&self) -> bool {
+        matches!(self.0, Kind::Nameko { .. })
+    }
+
+    /// The source of a call with these values and arguments. `None` for what takes no arguments, and where a value has a dot:
+    /// another service could be named by that.
+    fn of_call(&self, values: &[String], arguments: &str) -> Option<Source> {
+        let Kind::Nameko { document, service, method } = &self.0 else { return None };
+        let fill = |text: &Text| text.fill(values, Encoding::Plain);
+        let (service, method) = (fill(service), fill(method));
+        let legal = is_word(&service) && is_word(&method);
+        legal.then(|| call(document, format!("{service}.{method}"), arguments))
+    }
+
     /// A document of its: where it is, and what is needed to fetch it, is the same for all of them.
     pub fn any_document(&self) -> Document {
         self.expand(&[]).document
     }
+}
+
+/// Whether a text is one word of a routing key, and fits into a frame with another one.
+pub(super) fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 120 && !text.contains(['.', '*', '#'])
+}
+
+fn call(document: &NamekoDocument, routing_key: String, arguments: &str) -> Source {
+    let document = NamekoDocument { routing_key, arguments: arguments.to_owned(), ..document.clone() };
+    let definition = definition::of_nameko(&document);
+    Source { document: Document::Nameko(Box::new(document)), projection: Projection::Returned, definition }
 }

@@ -8,7 +8,7 @@ use super::settings::Partial;
 use super::table::{Entry, Node, Table};
 use super::text::Scope;
 use super::tokens::Tokens;
-use super::{Key, KeyTemplate, SourceTemplate, names, params, source};
+use super::{Key, KeyTemplate, SourceTemplate, nameko, names, params, source};
 use crate::acl::Pattern;
 use crate::secret::{KeyPath, KeyPathError, MAX_PART_LEN, is_part_name};
 use crate::staleness::{OnMissing, Settings};
@@ -38,6 +38,10 @@ impl Keys {
         if entry.name.contains(['{', '}']) {
             return self.add_template(entry, defaults, made_of, report);
         }
+        if nameko::is_meant(entry) {
+            // Each set of arguments has a value of its own.
+            return self.add_template(entry, defaults, made_of, report);
+        }
         let path = self.path(entry, report);
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
         let own = Partial::read(&table, report);
@@ -64,7 +68,11 @@ impl Keys {
         let Some(table) = entry.node.table(report, &names::KEY) else { return };
         let own = Partial::read(&table, report);
         let merged = own.over(defaults);
-        let settings = settings(&own, &merged, &table, report);
+        let mut settings = settings(&own, &merged, &table, report);
+        if nameko::is_meant(entry) {
+            nameko::check_settings(&table, report);
+            settings.refresh = None;
+        }
         // Without its parameters nothing more can be said of it.
         let Some(shape) = shape else { return };
         let parameters = shape.parameters().to_vec();
@@ -162,6 +170,8 @@ impl Keys {
 
     pub(super) fn finish(mut self) -> (Vec<Key>, Vec<KeyTemplate>) {
         self.keys.sort_by(|a, b| a.path.cmp(&b.path));
+        // What is one path goes before what is many, as a key without parameters does.
+        self.templates.sort_by_key(|(template, _)| !template.template.parameters().is_empty());
         (self.keys, self.templates.into_iter().map(|(template, _)| template).collect())
     }
 }
@@ -224,6 +234,14 @@ fn parts<'a>(several: &Node<'a>, made_of: MadeOf<'_>, report: &mut Report<'_>) -
             continue;
         }
         if let Some(source) = source::source(&one.node, made_of, &Scope::new(&[]), report) {
+            if source.takes_arguments() {
+                report.error(
+                    one.node.error("a call is not one of several sources").help(
+                        "its arguments come with each request, and the others have none: give it a key of its own",
+                    ),
+                );
+                continue;
+            }
             parts.push((one.name, source));
         }
     }

@@ -100,7 +100,7 @@ impl Config {
     pub fn commands(&self) -> Vec<Command> {
         let command = |document| match document {
             Document::Command(document) => Some(document.command),
-            Document::Http(_) | Document::File(_) => None,
+            _ => None,
         };
         let of_keys = self.keys.iter().filter_map(|key| command(key.source.document.clone()));
         let of_templates = self.templates.iter().filter_map(|key| command(key.source.any_document()));
@@ -121,7 +121,7 @@ fn token_files<'k>(keys: &'k [Key], templates: &'k [KeyTemplate]) -> BTreeSet<To
     let documents = keys.iter().map(|key| &key.source.document).chain(&of_templates);
     let file = |document: &Document| match document {
         Document::Http(http) => http.auth.files().cloned(),
-        Document::File(_) | Document::Command(_) => None,
+        Document::File(_) | Document::Command(_) | Document::Nameko(_) => None,
     };
     documents.filter_map(file).collect()
 }
@@ -134,7 +134,11 @@ impl Live {
 }
 
 fn ports(document: &Document) -> Vec<u16> {
-    let Document::Http(http) = document else { return Vec::new() };
+    let http = match document {
+        Document::Http(http) => http,
+        Document::Nameko(call) => return vec![call.broker.port],
+        Document::File(_) | Document::Command(_) => return Vec::new(),
+    };
     let by_proxy = |url: &Url| http.proxy.as_ref().unwrap_or(url).port;
     let endpoint = http.auth.endpoint();
     let endpoint = endpoint.map(|url| if http.auth.is_metadata() { url.port } else { by_proxy(url) });

@@ -4,7 +4,9 @@
 //! names here. What a file says is shown only masked.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod auth;
+mod broker;
 mod clients;
 mod command;
 mod credentials;
@@ -20,8 +22,10 @@ mod limits;
 mod live;
 mod mask;
 mod model;
+mod nameko;
 mod names;
 mod open;
+mod outcomes;
 mod params;
 mod presets;
 mod projection;
@@ -35,14 +39,16 @@ mod tokens;
 mod url;
 mod values;
 
+pub use answers::{Coding, OutcomeClass, OutcomeRule, Projection, RateLimit, Step, Test};
 pub use auth::*;
+pub use broker::{Broker, NamekoDocument};
 pub use diagnostic::{LoadError, SourceText};
 pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};
 pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, explain_template};
 pub use live::{Fixed, Live};
 pub use model::*;
 pub use open::Trust;
-pub use presets::{Description, ParameterDescription, shipped_presets};
+pub use presets::{Description, OutcomeDescription, ParameterDescription, shipped_presets};
 pub use resolve::{Resolver, System};
 pub use text::{Encoding, Piece, Text};
 

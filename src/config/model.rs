@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Auth, Description, KeyTemplate};
+use super::{Auth, Description, KeyTemplate, NamekoDocument, OutcomeRule, Projection, RateLimit};
 use crate::acl::Acl;
+use crate::arguments::{Arguments, Carried};
 use crate::outcome::Class;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
@@ -184,6 +186,7 @@ pub struct Source {
 pub enum Document {
     Http(Box<HttpDocument>),
     File(FileDocument),
+    Nameko(Box<NamekoDocument>),
     Command(Box<CommandDocument>),
 }
 
@@ -199,6 +202,10 @@ pub struct HttpDocument {
     pub ca_file: Option<PathBuf>,
     /// An HTTP proxy, spoken to with CONNECT (RFC 9110 section 9.3.6).
     pub proxy: Option<Url>,
+    /// Before the classes that statuses have anyway; the first that applies counts.
+    pub outcomes: Vec<OutcomeRule>,
+    /// Headers that say that a quota is spent, beside the usual ones.
+    pub rate_limit: Option<RateLimit>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -261,16 +268,6 @@ pub enum Format {
     Env,
 }
 
-/// What of a document is the value.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Projection {
-    Whole,
-    /// The object with these fields, in this order. Never empty.
-    Fields(Vec<String>),
-    /// The value at this JSON pointer (RFC 6901): its unescaped tokens.
-    Pointer(Vec<String>),
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Method {
     Get,
@@ -303,11 +300,21 @@ pub struct Needed {
 }
 
 impl Document {
+    /// The same with the arguments that it is called with, if it is a call.
+    pub fn carrying(&self, arguments: Arc<Arguments>) -> Self {
+        let mut document = self.clone();
+        if let Self::Nameko(call) = &mut document {
+            call.carried = Carried::new(arguments);
+        }
+        document
+    }
+
     /// All tokens that fetching needs. One that goes to several origins is there for each of them.
     pub fn tokens(&self) -> Vec<Needed> {
         match self {
             Self::Http(http) => http.tokens(),
             Self::File(_) => Vec::new(),
+            Self::Nameko(call) => vec![Needed { token: call.token.clone(), origin: call.broker.origin() }],
             Self::Command(document) => {
                 let needed = |token: &TokenName| Needed { token: token.clone(), origin: self.origin() };
                 document.token.iter().map(needed).collect()
@@ -332,6 +339,7 @@ impl Document {
         match self {
             Self::Http(http) => http.url.origin(),
             Self::File(file) => format!("file://{}", file.path.display()),
+            Self::Nameko(call) => call.broker.origin(),
             Self::Command(document) => format!("command://{}", document.command.program.display()),
         }
     }

@@ -91,13 +91,24 @@ pub(super) const HTTP: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "auth",
+        "outcomes",
+        "rate-limit",
         "ca-file",
         "proxy",
         "allow-plaintext",
     ],
 );
-pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer"]);
+pub(super) const FILE: Names = names("a `file` source", &["type", "path", "format", "field", "pointer", "extract"]);
+pub(super) const STEP: Names = names("a step of `extract`", &["pointer", "field", "where", "decode", "decode-each"]);
+pub(super) const OUTCOME: Names =
+    names("an entry of `outcomes`", &["status", "header", "pointer", "one-of", "matches", "class"]);
+pub(super) const RATE_LIMIT: Names = names("`rate-limit`", &["remaining", "reset"]);
+pub(super) const NAMEKO: Names = names(
+    "a `nameko` source",
+    &["type", "broker", "user", "token", "service", "method", "exchange", "ca-file", "allow-plaintext"],
+);
 pub(super) const COMMAND: Names = names(
     "a `command` source",
     &[
@@ -111,6 +122,7 @@ pub(super) const COMMAND: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "exit-codes",
     ],
 );
@@ -155,7 +167,10 @@ pub(super) const PRESET_SOURCE: Names = names(
         "format",
         "field",
         "pointer",
+        "extract",
         "auth",
+        "outcomes",
+        "rate-limit",
         "ca-file",
         "proxy",
         "allow-plaintext",
@@ -164,11 +179,14 @@ pub(super) const PRESET_SOURCE: Names = names(
 pub(super) const CLIENT: Names = names("a client", &["user", "group", "unit", "anyone", "keys", "credentials"]);
 
 /// The words that are legal as the value of a setting.
-pub(super) const SOURCE_TYPES: &[&str] = &["http", "file", "command"];
+pub(super) const SOURCE_TYPES: &[&str] = &["http", "file", "command", "nameko"];
 pub(super) const PARAMETER_TYPES: &[&str] =
     &["text", "path", "token", "fields", "choice", "boolean", "origin", "host-label"];
 pub(super) const AUTH_TYPES: &[&str] =
     &["bearer", "basic", "header", "hawk", "aws-sigv4", "oauth2-client-credentials", "google-service-account", "login"];
+pub(super) const CODINGS: &[&str] = &["base64", "json"];
+pub(super) const CLASSES: &[&str] =
+    &["unavailable", "rate-limited", "token-refused", "refused", "gone", "misconfigured"];
 pub(super) const AWS_CREDENTIALS: &[&str] = &["static", "file", "container", "imds"];
 pub(super) const SEND: &[&str] = &["basic", "body"];
 pub(super) const HAWK_ALGORITHMS: &[&str] = &["sha256", "sha1"];
@@ -182,7 +200,7 @@ pub(super) const EVICTIONS: &[&str] = &["lru", "lfu"];
 pub(super) const ON_MISSING: &[&str] = &["fail", "wait"];
 
 /// Every place that has settings, with their names.
-pub(super) const ALL: [&Names; 29] = [
+pub(super) const ALL: [&Names; 33] = [
     &TOP,
     &DROP_IN,
     &SERVER,
@@ -194,7 +212,11 @@ pub(super) const ALL: [&Names; 29] = [
     &PARAMETER,
     &HTTP,
     &FILE,
+    &STEP,
+    &OUTCOME,
+    &RATE_LIMIT,
     &COMMAND,
+    &NAMEKO,
     &BEARER,
     &BASIC,
     &HEADER,
@@ -214,10 +236,12 @@ pub(super) const ALL: [&Names; 29] = [
     &CLIENT,
 ];
 
-const WORDS: [&[&str]; 14] = [
+const WORDS: [&[&str]; 16] = [
     SOURCE_TYPES,
     PARAMETER_TYPES,
     AUTH_TYPES,
+    CODINGS,
+    CLASSES,
     AWS_CREDENTIALS,
     SEND,
     HAWK_ALGORITHMS,

@@ -8,6 +8,8 @@ use super::diagnostic::Report;
 use super::expand::Kind;
 use super::headers;
 use super::keys::MadeOf;
+use super::nameko;
+use super::outcomes;
 use super::presets::Presets;
 use super::projection::projection;
 use super::table::{Bad, Node, Table};
@@ -15,8 +17,8 @@ use super::text::{Encoding, Scope, Text};
 use super::tokens::Tokens;
 use super::{Auth, FileDocument, Format, HttpDocument, Method, SourceTemplate, Url, mask, names, url, values};
 
-/// The settings of `http` in which parameters of a key may stand; of a file, the last two.
-const MAY_HOLD: [&str; 4] = ["url", "body", "field", "pointer"];
+/// The settings of `http` in which parameters of a key may stand; of a file or a command, the last three.
+const MAY_HOLD: [&str; 5] = ["url", "body", "field", "pointer", "extract"];
 
 /// Reads a source; `None` when something is wrong with it, which is then in the report. That of a key without
 /// parameters is a template with nothing to fill in.
@@ -41,6 +43,7 @@ pub(super) fn source(
     let kind = match kind.word(report, &types)? {
         "http" => http(&node.table(report, &names::HTTP)?, tokens, scope, report),
         "file" => file(&node.table(report, &names::FILE)?, scope, report),
+        "nameko" => nameko::nameko(&node.table(report, &names::NAMEKO)?, tokens, scope, report),
         "command" => command::command(&node.table(report, &names::COMMAND)?, tokens, scope, report),
         preset => made_of.presets.find(preset)??.source(node, tokens, scope, report),
     };
@@ -52,7 +55,8 @@ pub(super) fn may_hold<'p>(node: &Node<'_>, presets: &'p Presets<'_>) -> Vec<&'p
     let kind = node.peek("type").and_then(|kind| kind.as_str()).unwrap_or_default();
     match presets.find(kind).flatten() {
         Some(preset) => preset.may_be_asked_for(),
-        None if kind == "file" => MAY_HOLD[2..].to_vec(),
+        None if kind == "file" || kind == "command" => MAY_HOLD[2..].to_vec(),
+        None if kind == "nameko" => nameko::MAY_HOLD.to_vec(),
         None => MAY_HOLD.to_vec(),
     }
 }
@@ -78,6 +82,8 @@ fn http(table: &Table<'_>, tokens: &Tokens, scope: &Scope<'_>, report: &mut Repo
     let projection = projection(table, format, scope, report);
     let ca_file = table.get("ca-file").and_then(|node| ca_file(&node, url.as_ref(), report));
     let proxy = table.get("proxy").and_then(|node| proxy(&node, report));
+    let outcomes = table.get("outcomes").map(|node| outcomes::rules(&node, report)).unwrap_or_default();
+    let rate_limit = table.get("rate-limit").and_then(|node| outcomes::rate_limit(&node, report));
     if let (Some(node), Some(url)) = (&url_node, &url) {
         let elsewhere = auth.plain_endpoint().is_some();
         let allowed = plaintext(table, node, url, (auth.is_secret(), elsewhere), report);
@@ -89,7 +95,8 @@ fn http(table: &Table<'_>, tokens: &Tokens, scope: &Scope<'_>, report: &mut Repo
     if report.errors.len() > before {
         return None;
     }
-    let document = HttpDocument { url, method, headers, body: None, format, auth, ca_file, proxy };
+    let document =
+        HttpDocument { url, method, headers, body: None, format, auth, ca_file, proxy, outcomes, rate_limit };
     Some(Kind::Http { document: Box::new(document), target, body, projection, named: None })
 }
 
@@ -145,7 +152,10 @@ pub(super) fn encoding_of_body(name: &str, body: &Text, headers: &[(String, Stri
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
     match media_type.to_ascii_lowercase().as_str() {
         "application/x-www-form-urlencoded" => Ok(Encoding::Percent),
-        json if json == "application/json" || json.ends_with("+json") => {
+        json if json == "application/json"
+            || json.ends_with("+json")
+            || json.starts_with("application/x-amz-json-") =>
+        {
             // No JSON has a bare `x`: what parses with one in each place has all its parameters in strings.
             let all: Vec<String> = body.literals().map(|_| "x".to_owned()).collect();
             let parsed: Result<serde::de::IgnoredAny, _> = serde_json::from_str(&body.fill(&all, Encoding::Plain));

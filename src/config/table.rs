@@ -125,6 +125,15 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// A string, an integer or a list of them, for a person.
+    pub(super) fn listed(&self) -> String {
+        match (self.as_list(), self.as_str(), self.as_integer()) {
+            (Some(items), ..) => items.iter().map(Node::listed).collect::<Vec<_>>().join(", "),
+            (None, Some(text), _) => text.to_owned(),
+            (None, None, number) => number.unwrap_or_default().to_string(),
+        }
+    }
+
     pub(super) fn string(&self, report: &mut Report<'_>) -> Option<&'a str> {
         let text = self.as_str();
         if text.is_none() {

@@ -32,7 +32,8 @@ pub(super) fn parse_with(name: &str, text: &str, scope: &Scope<'_>) -> Result<(U
     let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
     // A password with a slash ends the authority early; it must be refused as what it is.
-    let misplaced = target.contains('@') && authority.contains(':') && host_and_port(name, authority, https).is_err();
+    let misplaced =
+        target.contains('@') && authority.contains(':') && host_and_port(name, authority, default_port(https)).is_err();
     if authority.contains('@') || misplaced {
         return Err(Bad::new(format!("`{name}` holds user info (`user:password@`)")).help(
             "a secret never stands in the configuration: put the password into a file, name it in [tokens], and use auth = { type = \"basic\", user = \"…\", token = \"…\" }",
@@ -45,7 +46,7 @@ pub(super) fn parse_with(name: &str, text: &str, scope: &Scope<'_>) -> Result<(U
         return Err(Bad::new(format!("`{name}` has a brace in its host or port"))
             .help("a parameter may stand in path and query, never in scheme, host or port: whoever asks would choose who is shown the token"));
     }
-    let (host, port) = host_and_port(name, authority, https)?;
+    let (host, port) = host_and_port(name, authority, default_port(https))?;
     if scope.names().is_empty() && target.contains(['{', '}']) {
         return Err(Bad::new(format!("`{name}` has a brace"))
             .help("a parameter has to stand in the key as well, such as [keys.\"/a/{name}\"]; write a literal brace as %7B or %7D"));
@@ -61,7 +62,12 @@ pub(super) fn parse_with(name: &str, text: &str, scope: &Scope<'_>) -> Result<(U
     Ok((Url { https, host, port, target }, template))
 }
 
-fn host_and_port(name: &str, authority: &str, https: bool) -> Result<(String, u16), Bad> {
+fn default_port(https: bool) -> u16 {
+    if https { 443 } else { 80 }
+}
+
+/// The host in lower case, and the port if one is written, else `default`.
+pub(super) fn host_and_port(name: &str, authority: &str, default: u16) -> Result<(String, u16), Bad> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let Some((address, port)) = rest.split_once(']') else {
@@ -77,7 +83,6 @@ fn host_and_port(name: &str, authority: &str, https: bool) -> Result<(String, u1
             (reg_name(name, &authority[..end])?, &authority[end..])
         }
     };
-    let default = if https { 443 } else { 80 };
     let port = match port.strip_prefix(':') {
         None if port.is_empty() => default,
         Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => digits

@@ -34,7 +34,22 @@ fn seeds() -> Vec<Vec<u8>> {
     let to_parent = [
         ToParent::Hello { protocol: PROTOCOL, version: "0.1.0".into() },
         ToParent::Ready { layers: vec![layer.clone(), layer] },
-        ToParent::Fetch(FetchRequest { id, request, key: key("/a/b"), revalidate: true }),
+        ToParent::Fetch(FetchRequest { id, request, key: key("/a/b"), revalidate: true, arguments: None }),
+        ToParent::Fetch(FetchRequest {
+            id,
+            request,
+            key: key("/a/b"),
+            revalidate: false,
+            arguments: Some(SentArguments::Inline(WireBytes(b"{\"args\":[],\"kwargs\":{}}".to_vec()))),
+        }),
+        ToParent::Arguments { id, part: WireBytes(b"{\"args\":[".to_vec()) },
+        ToParent::Fetch(FetchRequest {
+            id,
+            request,
+            key: key("/a/b"),
+            revalidate: false,
+            arguments: Some(SentArguments::Before),
+        }),
         ToParent::Survey { id, request },
         ToParent::Used { uses: vec![(key("/x/1"), 3), (key("/x/2"), u32::MAX)] },
         ToParent::Attest { id },
@@ -64,6 +79,10 @@ fn seeds() -> Vec<Vec<u8>> {
         ToWorker::Reply { id, reply: value(Body::Memfd { len: 1 << 20 }) },
         ToWorker::Reply { id, reply: Reply::Failure(failure) },
         ToWorker::Reply { id, reply: Reply::Denied },
+        ToWorker::Reply {
+            id,
+            reply: Reply::Raised { exception: WireBytes(b"{\"exc_type\":\"E\"}".to_vec()), verdict: verdict(None) },
+        },
         ToWorker::Reply { id, reply: Reply::OverBudget { retry_after: second } },
         ToWorker::SurveyReply { id, len: 12 },
         ToWorker::SurveyRefused { id, retry_after: Some(second) },
@@ -94,7 +113,7 @@ fn seeds() -> Vec<Vec<u8>> {
         generation: 1,
         limits: Limits::default(),
         keys: vec![WorkerKey { path: key("/a"), patience: second }],
-        templates: vec![WorkerTemplate { template, patience: second }],
+        templates: vec![WorkerTemplate { template, patience: second, takes_arguments: true }],
         acl: Acl {
             clients: vec![
                 client("one", Who::Ids { users: Some(users), groups: None, units: Some(units) }, "/a/*b*/**"),

@@ -33,6 +33,8 @@ pub enum ToParent {
     Ready { layers: Vec<Layer> },
     /// With exactly one fd: the peer's own socket.
     Fetch(FetchRequest),
+    /// A part of the arguments of the [`Fetch`](Self::Fetch) with this number, which follows the last part.
+    Arguments { id: u64, part: WireBytes },
     /// With exactly one fd: the peer's own socket. Asks for the states of the keys that the peer may read.
     Survey { id: u64, request: RequestId },
     /// With exactly one fd: the peer's own socket. Asks for the unit that the peer is in.
@@ -74,6 +76,16 @@ pub struct FetchRequest {
     pub key: KeyPath,
     /// `Cache-Control: no-cache`: ask the upstream even if the value is fresh.
     pub revalidate: bool,
+    /// Of a call. The key has no digest of them: the parent makes it.
+    pub arguments: Option<SentArguments>,
+}
+
+/// JSON that the parent reads anew.
+#[derive(Serialize, Deserialize)]
+pub enum SentArguments {
+    Inline(WireBytes),
+    /// In the parts before this.
+    Before,
 }
 
 /// Stands in the log and in error answers: 16 hex digits.
@@ -156,12 +168,19 @@ pub struct WorkerKey {
 pub struct WorkerTemplate {
     pub template: Template,
     pub patience: Duration,
+    /// A request says what its source is called with.
+    pub takes_arguments: bool,
 }
 
 #[derive(Serialize, Deserialize)]
 pub enum Reply {
     Value(ValueReply),
     Failure(FailureReply),
+    /// The service was called and raised this: a JSON object, at most [`MAX_INLINE`] bytes.
+    Raised {
+        exception: WireBytes,
+        verdict: Verdict,
+    },
     /// The parent's own judgement: this peer may not read this key.
     Denied,
     /// The peer is over `fetches-per-user` and there is nothing legal to serve.

@@ -28,8 +28,11 @@ impl Share<'_> {
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let patience = |of: &Settings| of.timeout.max(of.failover_timeout) + Duration::from_secs(2);
         let key = |key: &Key| WorkerKey { path: key.path.whole(), patience: patience(&key.settings) };
-        let template =
-            |key: &KeyTemplate| WorkerTemplate { template: key.template.clone(), patience: patience(&key.settings) };
+        let template = |key: &KeyTemplate| WorkerTemplate {
+            template: key.template.clone(),
+            patience: patience(&key.settings),
+            takes_arguments: key.source.takes_arguments(),
+        };
         let worker = WorkerConfig {
             generation: self.generation,
             limits: self.limits.clone(),

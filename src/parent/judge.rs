@@ -10,11 +10,11 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 
-use super::engine::Engine;
+use super::engine::{Engine, worse_state};
 use super::serve::ParentError;
 use super::units::Units;
 use crate::acl::{Acl, Peer, Unit};
-use crate::ipc::wire::{Attestation, Survey};
+use crate::ipc::wire::{Attestation, KeyState, Survey};
 use crate::secret::KeyPath;
 use crate::sys::peer::{self, is_shortage};
 
@@ -97,6 +97,19 @@ struct Turn {
     _permit: Option<OwnedSemaphorePermit>,
     uid: u32,
     among: Rc<Turns>,
+}
+
+/// Each path once, whatever it was called with: the arguments of others are nobody's business.
+fn paths(sorted: Vec<KeyState>) -> Vec<KeyState> {
+    let mut paths: Vec<KeyState> = Vec::with_capacity(sorted.len());
+    for mut state in sorted {
+        state.key = state.key.alone();
+        match paths.pop() {
+            Some(before) if before.key == state.key => paths.push(worse_state(before, state)),
+            before => paths.extend(before.into_iter().chain([state])),
+        }
+    }
+    paths
 }
 
 impl Judge {
@@ -195,7 +208,7 @@ impl Judge {
         }
         keys.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         let drill = keys.iter().any(|one| engine.is_drilled(&one.key));
-        Survey { keys, drill }
+        Survey { keys: paths(keys), drill }
     }
 
     async fn readable(&self, peer: &Peer) -> Rc<[bool]> {

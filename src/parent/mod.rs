@@ -5,6 +5,7 @@
 
 mod admin;
 pub mod cache;
+mod calls;
 mod clock;
 mod credentials;
 mod engine;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admin;
 use super::cache::{KeyRing, Store};
+use super::calls::Calls;
 use super::credentials::Credentials;
 use super::engine::{Asker, Engine};
 use super::greeting;
@@ -185,7 +186,8 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         let in_flight = InFlight::new(most);
         let of_broker = (engine.clone(), outbox.clone(), judges.clone());
         let credentials = Credentials::new(of_broker, units.clone(), most);
-        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight, notifier, credentials };
+        let calls = Calls::new(&inputs.config.limits);
+        let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight, notifier, credentials, calls };
         if let Some(start) = inputs.start {
             start.finished();
         }
@@ -213,6 +215,7 @@ struct Broker {
     in_flight: Rc<InFlight>,
     notifier: Rc<Notifier>,
     credentials: Rc<Credentials>,
+    calls: Calls,
 }
 
 impl Broker {
@@ -235,9 +238,11 @@ impl Broker {
             };
             match received {
                 Some((ToParent::Fetch(request), Passed::One(peer))) => self.fetch(request, peer)?,
+                Some((ToParent::Arguments { id, part }, Passed::Nothing)) => self.calls.add(id, part)?,
                 Some((ToParent::Survey { id, .. }, Passed::One(peer))) => self.survey(id, peer)?,
                 Some((ToParent::Fetch(FetchRequest { id, .. }), Passed::Lost)) => {
                     tracing::error!("out of file descriptors: a request is refused");
+                    self.calls.forget(id);
                     self.outbox.reply(id, Reply::Busy, self.in_flight.open(id)?);
                 }
                 Some((ToParent::Survey { id, .. }, Passed::Lost)) => {
@@ -282,10 +287,15 @@ impl Broker {
     fn fetch(&self, request: FetchRequest, socket: OwnedFd) -> Result<(), ParentError> {
         let attested = self.judges.now().attest(socket)?;
         let open = self.in_flight.open(request.id)?;
-        let FetchRequest { id, request, key, revalidate } = request;
+        let FetchRequest { id, request, key, revalidate, arguments } = request;
         if key.part_name().is_some() {
             return Err(ParentError::Protocol("a part of a key is asked for"));
         }
+        if key.arguments().is_some() {
+            return Err(ParentError::Protocol("a key with a digest of the worker's own making"));
+        }
+        // Whatever becomes of the request, its parts are gone.
+        let sent = self.calls.take(id, arguments)?;
         let Some(attested) = attested else {
             tracing::error!("out of file descriptors: a request is refused");
             self.outbox.reply(id, Reply::Busy, open);
@@ -300,7 +310,18 @@ impl Broker {
         };
         // For the report of a drill alone.
         let client = engine.has_drill().then(|| client.to_owned());
-        let asker = Asker { uid: attested.peer.uid, pid: attested.peer.pid, request };
+        let arguments = match sent.map(|sent| self.calls.read(sent, attested.peer.uid)).transpose()? {
+            None => None,
+            Some(Some(arguments)) => Some(arguments),
+            Some(None) => {
+                tracing::error!("too many arguments of calls are in memory: a request is refused");
+                outbox.reply(id, Reply::Busy, open);
+                return Ok(());
+            }
+        };
+        // The entry is told by what was read here.
+        let entry = arguments.as_ref().map_or_else(|| key.clone(), |arguments| key.of_call(&arguments.digest()));
+        let asker = Asker { uid: attested.peer.uid, pid: attested.peer.pid, request, arguments };
         tokio::task::spawn_local(async move {
             let mut reloads = engine.reloads();
             let reply = loop {
@@ -312,7 +333,7 @@ impl Broker {
                     biased;
                     // Whatever it waits for: it is judged again, and begins anew.
                     _ = reloads.changed() => {}
-                    reply = engine.ask(&key, asker, revalidate) => {
+                    reply = engine.ask(&entry, asker.clone(), revalidate) => {
                         // It may have waited for long.
                         break if judges.now().granted_by(&attested, &key).is_some() { reply } else { Reply::Denied };
                     }

@@ -128,7 +128,7 @@ impl Vault {
         self.0.get(name).map(|known| &*known.token)
     }
 
-    /// The token itself, to be held for as long as a session is.
+    /// The token itself, to be held for as long as a session is, or to be known again.
     pub(in crate::parent) fn shared(&self, name: &TokenName) -> Option<Rc<ApiToken>> {
         self.0.get(name).map(|known| known.token.clone())
     }

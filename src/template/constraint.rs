@@ -1,6 +1,8 @@
 //! What a parameter may be: one of several words, or what a regular expression matches as a whole.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Mutex;
 
 use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,7 @@ pub const MAX_PATTERN: usize = 1024;
 /// And of what it is compiled to: both roles match by it for whoever asks.
 const MAX_COMPILED: usize = 256 << 10;
 const MAX_NESTING: u32 = 32;
+const MAX_REMEMBERED: usize = 64;
 
 /// What the values of a parameter have to be, beyond what all values have to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,10 +26,15 @@ pub struct Constraint(Rule);
 enum Rule {
     /// Sorted.
     OneOf(Vec<String>),
-    Matches {
-        pattern: String,
-        whole: Regex,
-    },
+    Matches(Whole),
+}
+
+/// A regular expression that has to match a whole text. Equal to others by its own text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Whole {
+    pattern: String,
+    whole: Regex,
 }
 
 /// As it crosses from role to role.
@@ -78,15 +86,7 @@ impl Constraint {
 
     /// A regular expression that has to match the whole value.
     pub fn matching(pattern: &str) -> Result<Self, ConstraintError> {
-        if pattern.len() > MAX_PATTERN {
-            return Err(ConstraintError::TooLong);
-        }
-        // By itself first: what is whole only within the brackets around it would mean something else.
-        compile(pattern)?;
-        // A comment of the verbose syntax ends with its line.
-        let end = if compile(&format!("(?:{pattern})")).is_ok() { "" } else { "\n" };
-        let whole = compile(&format!(r"\A(?:{pattern}{end})\z"))?;
-        Ok(Self(Rule::Matches { pattern: pattern.to_owned(), whole }))
+        Whole::new(pattern).map(|whole| Self(Rule::Matches(whole)))
     }
 
     /// Whether a parameter may have this value.
@@ -94,7 +94,7 @@ impl Constraint {
         check_value(value).is_ok()
             && match &self.0 {
                 Rule::OneOf(values) => values.binary_search_by(|known| known.as_str().cmp(value)).is_ok(),
-                Rule::Matches { whole, .. } => whole.is_match(value.as_bytes()),
+                Rule::Matches(whole) => whole.is_match(value),
             }
     }
 
@@ -102,7 +102,7 @@ impl Constraint {
     pub(super) fn values(&self) -> Option<&[String]> {
         match &self.0 {
             Rule::OneOf(values) => Some(values),
-            Rule::Matches { .. } => None,
+            Rule::Matches(_) => None,
         }
     }
 
@@ -110,8 +110,75 @@ impl Constraint {
     pub(super) fn pattern(&self) -> Option<&str> {
         match &self.0 {
             Rule::OneOf(_) => None,
-            Rule::Matches { pattern, .. } => Some(pattern),
+            Rule::Matches(whole) => Some(&whole.pattern),
         }
+    }
+}
+
+impl Whole {
+    /// # Errors
+    /// It is no regular expression, or too large a one.
+    pub fn new(pattern: &str) -> Result<Self, ConstraintError> {
+        if pattern.len() > MAX_PATTERN {
+            return Err(ConstraintError::TooLong);
+        }
+        if let Some(whole) = known(pattern) {
+            return Ok(Self { pattern: pattern.to_owned(), whole });
+        }
+        // By itself first: what is whole only within the brackets around it would mean something else.
+        compile(pattern)?;
+        // A comment of the verbose syntax ends with its line.
+        let end = if compile(&format!("(?:{pattern})")).is_ok() { "" } else { "\n" };
+        let whole = compile(&format!(r"\A(?:{pattern}{end})\z"))?;
+        remember(pattern, &whole);
+        Ok(Self { pattern: pattern.to_owned(), whole })
+    }
+
+    pub fn is_match(&self, text: &str) -> bool {
+        self.whole.is_match(text.as_bytes())
+    }
+}
+
+/// What was compiled already: all keys of one preset have the same, which then share one program.
+static COMPILED: Mutex<BTreeMap<String, Regex>> = Mutex::new(BTreeMap::new());
+
+fn known(pattern: &str) -> Option<Regex> {
+    COMPILED.lock().ok()?.get(pattern).cloned()
+}
+
+fn remember(pattern: &str, whole: &Regex) {
+    let Ok(mut compiled) = COMPILED.lock() else { return };
+    if compiled.len() >= MAX_REMEMBERED {
+        compiled.clear();
+    }
+    compiled.insert(pattern.to_owned(), whole.clone());
+}
+
+impl PartialEq for Whole {
+    fn eq(&self, other: &Self) -> bool {
+        self.pattern == other.pattern
+    }
+}
+
+impl Eq for Whole {}
+
+impl std::hash::Hash for Whole {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.pattern.hash(state);
+    }
+}
+
+impl From<Whole> for String {
+    fn from(whole: Whole) -> Self {
+        whole.pattern
+    }
+}
+
+impl TryFrom<String> for Whole {
+    type Error = ConstraintError;
+
+    fn try_from(pattern: String) -> Result<Self, ConstraintError> {
+        Self::new(&pattern)
     }
 }
 
@@ -132,7 +199,7 @@ impl From<Constraint> for Written {
     fn from(constraint: Constraint) -> Self {
         match constraint.0 {
             Rule::OneOf(values) => Self::OneOf(values),
-            Rule::Matches { pattern, .. } => Self::Matches(pattern),
+            Rule::Matches(whole) => Self::Matches(whole.pattern),
         }
     }
 }

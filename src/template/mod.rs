@@ -9,7 +9,7 @@ mod fuzz;
 mod overlap;
 mod shape;
 
-pub use constraint::{Constraint, ConstraintError, MAX_PATTERN, check_value};
+pub use constraint::{Constraint, ConstraintError, MAX_PATTERN, Whole, check_value};
 pub use overlap::Overlap;
 pub use shape::{Shape, ShapeError, is_parameter_name};
 

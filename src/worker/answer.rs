@@ -9,6 +9,7 @@ use hyper::{Response, StatusCode};
 
 use crate::ipc::wire::{BootInstant, Forward, Lease, RequestId, Tag, Verdict};
 use crate::outcome::Class;
+use crate::secret::WireBytes;
 
 pub(super) type Answer = Response<Bytes>;
 
@@ -179,11 +180,22 @@ pub(super) struct Problem {
     pub(super) detail: String,
     pub(super) retry_after: Option<Duration>,
     pub(super) verdict: Option<Verdict>,
+    /// What a service raised, as JSON.
+    pub(super) exception: Option<WireBytes>,
+    /// POST is served there, too.
+    pub(super) takes_arguments: bool,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: &str) -> Self {
-        Self { status, code, detail: detail.to_owned(), retry_after: None, verdict: None }
+        let detail = detail.to_owned();
+        Self { status, code, detail, retry_after: None, verdict: None, exception: None, takes_arguments: false }
+    }
+
+    /// For what a service raised: the peer gets it as it is.
+    pub(super) fn raised(exception: WireBytes, verdict: Verdict) -> Self {
+        let problem = Self::new(StatusCode::BAD_GATEWAY, "exception", "the service raised an exception");
+        Self { exception: Some(exception), verdict: Some(verdict), ..problem }
     }
 
     /// For a failure with nothing legal to serve.
@@ -236,13 +248,16 @@ impl Problem {
     }
 
     fn body(&self, request: RequestId) -> String {
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "title": self.title(),
             "status": self.status.as_u16(),
             "detail": self.detail,
             "code": self.code,
             "request-id": request.to_string(),
         });
+        if let Some(exception) = &self.exception {
+            body["exception"] = serde_json::from_slice(&exception.0).unwrap_or_default();
+        }
         body.to_string()
     }
 
@@ -264,7 +279,8 @@ impl Problem {
             headers.insert(CACHE_STATUS, cache_status(verdict, None));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            let allowed = if self.takes_arguments { "GET, HEAD, POST" } else { "GET, HEAD" };
+            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
         if self.status == StatusCode::PAYLOAD_TOO_LARGE {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -6,7 +6,7 @@ use hyper::StatusCode;
 
 use super::answer::Problem;
 use super::held::{Held, Slot};
-use super::link::Replied;
+use super::link::{Replied, Wanted};
 use super::service::{Current, Exchange, denied, not_answering, over_budget, short_of_memory};
 use crate::ipc::wire::{BootInstant, Reply, Verdict};
 use crate::sys::clock;
@@ -57,7 +57,9 @@ impl Exchange<'_> {
         if slot.is_expanded() {
             link.tell_uses(current.slots.expanded.take_uses()).await;
         }
-        let reply = link.fetch(&slot.path, self.id, revalidate, peer, slot.patience, largest).await;
+        let arguments = self.arguments.get();
+        let wanted = Wanted { key: &slot.path, request: self.id, revalidate, arguments };
+        let reply = link.fetch(&wanted, peer, slot.patience, largest).await;
         reply.ok_or_else(not_answering)
     }
 
@@ -90,6 +92,7 @@ impl Exchange<'_> {
                 problem.verdict = Some(failure.verdict);
                 Err(problem)
             }
+            Reply::Raised { exception, verdict } => Err(Problem::raised(exception, verdict)),
             Reply::Busy => Err(not_answering()),
             Reply::Denied => Err(denied()),
             Reply::OverBudget { retry_after } => Err(over_budget(retry_after)),

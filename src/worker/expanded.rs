@@ -25,6 +25,8 @@ pub(super) struct Expanded {
 /// What a path is that has no slot.
 pub(super) enum Expansion {
     Path(Slot),
+    /// With arguments it would be one.
+    Call,
     /// It would be one, but for the constraint of a parameter.
     Outside,
     Nothing,
@@ -48,6 +50,11 @@ impl Expanded {
         match template::find(self.templates.iter().map(|one| &one.template), path) {
             Found::Inside { template, .. } => {
                 let Some(found) = self.templates.get(template) else { return Expansion::Nothing };
+                match (found.takes_arguments, path.arguments()) {
+                    (true, None) => return Expansion::Call,
+                    (false, Some(_)) => return Expansion::Nothing,
+                    (true, Some(_)) | (false, None) => {}
+                }
                 let number = self.next.replace(self.next.get().checked_add(1).unwrap_or(EXPANDED));
                 Expansion::Path(Slot::new(number, path.clone(), found.patience))
             }
@@ -105,7 +112,7 @@ mod tests {
     fn slots() -> Slots {
         let constraint = Constraint::matching("[a-z0-9]+").unwrap();
         let template = Template::new(Shape::parse("/x/{n}").unwrap(), vec![constraint]).unwrap();
-        Slots::new(&[], vec![WorkerTemplate { template, patience: Duration::ZERO }], 1000)
+        Slots::new(&[], vec![WorkerTemplate { template, patience: Duration::ZERO, takes_arguments: false }], 1000)
     }
 
     fn path(slots: &Slots, path: &str) -> Rc<Slot> {

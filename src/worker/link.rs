@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -15,9 +16,12 @@ use super::service::Shared;
 use super::standing::{Facts, Standing};
 use super::tally::Tally;
 use super::watch::Watch;
+use crate::arguments::Arguments;
 use crate::ipc::channel::{Passed, WorkerEnd};
-use crate::ipc::wire::{Body, FetchRequest, Recall, Reply, RequestId, Survey, ToParent, ToWorker, decode_payload};
-use crate::secret::KeyPath;
+use crate::ipc::wire::{
+    Body, FetchRequest, MAX_INLINE, Recall, Reply, RequestId, SentArguments, Survey, ToParent, ToWorker, decode_payload,
+};
+use crate::secret::{KeyPath, WireBytes};
 use crate::sys::memfd;
 
 /// What the parent said.
@@ -44,6 +48,16 @@ pub(super) struct Replied {
     /// Of the configuration that it was said under.
     pub(super) generation: u64,
     payload: Passed,
+}
+
+/// A value that the parent is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'w> {
+    pub(super) key: &'w KeyPath,
+    pub(super) request: RequestId,
+    pub(super) revalidate: bool,
+    /// Of a call.
+    pub(super) arguments: Option<&'w Arc<Arguments>>,
 }
 
 /// A request that the parent has not answered. It stays when whoever asked has gone: the parent has it all the same, and
@@ -84,21 +98,32 @@ impl Link {
     /// The parent's reply, with its body in place; `None` when there is none within `patience`.
     pub(super) async fn fetch(
         &self,
-        key: &KeyPath,
-        request: RequestId,
-        revalidate: bool,
+        wanted: &Wanted<'_>,
         peer: PeerSocket,
         patience: Duration,
         largest: u64,
     ) -> Option<Replied> {
-        let ask = |id| ToParent::Fetch(FetchRequest { id, request, key: key.clone(), revalidate });
-        let Said::Replied(mut replied) = self.ask(ask, peer, patience).await? else { return None };
+        let Wanted { key, request, revalidate, arguments } = *wanted;
+        let ask =
+            |id, arguments| ToParent::Fetch(FetchRequest { id, request, key: key.alone(), revalidate, arguments });
+        let said = match arguments {
+            Some(long) if long.json().len() > MAX_INLINE => {
+                let ask = |id| ask(id, Some(SentArguments::Before));
+                self.ask_in_parts(ask, long.clone(), peer, patience).await
+            }
+            short => {
+                let inline =
+                    |short: &Arc<Arguments>| SentArguments::Inline(WireBytes(short.json().as_bytes().to_vec()));
+                self.ask(|id| ask(id, short.map(inline)), peer, patience).await
+            }
+        };
+        let Said::Replied(mut replied) = said? else { return None };
         if let Reply::Value(value) = &mut replied.reply
             && let Body::Memfd { len } = value.body
         {
             let Passed::One(payload) = std::mem::replace(&mut replied.payload, Passed::Nothing) else { return None };
             let mut bytes = memfd::read_sealed(payload, len, largest).ok()?;
-            value.body = Body::Inline(crate::secret::WireBytes(std::mem::take(&mut *bytes)));
+            value.body = Body::Inline(WireBytes(std::mem::take(&mut *bytes)));
         }
         Some(replied)
     }
@@ -170,6 +195,36 @@ impl Link {
             said.await.ok()
         };
         timeout(patience, asked).await.ok().flatten()
+    }
+
+    /// The same with arguments that fill several frames. They and the request are sent whole, whether or not somebody still
+    /// waits: the parent is left with no half of them.
+    async fn ask_in_parts(
+        &self,
+        ask: impl FnOnce(u64) -> ToParent,
+        arguments: Arc<Arguments>,
+        peer: PeerSocket,
+        patience: Duration,
+    ) -> Option<Said> {
+        if self.waiting.borrow().len() >= self.most {
+            return None;
+        }
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let (say, said) = oneshot::channel();
+        self.waiting.borrow_mut().insert(id, Waiting { say, _counted: peer.permit });
+        let (channel, request) = (self.channel.clone(), ask(id));
+        tokio::task::spawn_local(async move {
+            for part in arguments.json().as_bytes().chunks(MAX_INLINE) {
+                let part = ToParent::Arguments { id, part: WireBytes(part.to_vec()) };
+                // A parent that is gone ends this process soon.
+                if channel.send(&part, None).await.is_err() {
+                    return;
+                }
+            }
+            let _ = channel.send(&request, Some(peer.fd.as_fd())).await;
+        });
+        timeout(patience, said).await.ok()?.ok()
     }
 
     fn hand_out(&self, id: u64, said: Said) -> Result<(), WorkerError> {

@@ -114,7 +114,7 @@ impl Log {
         let uid = told.connection.uid();
         let line = {
             let mut window = self.window.borrow_mut();
-            let what = What { uid, key: told.key.cloned(), verdict: told.verdict, status: told.status };
+            let what = What { uid, key: told.key.map(KeyPath::alone), verdict: told.verdict, status: told.status };
             let known = window.counts.get(&what).copied();
             let wanted = self.each || first || (told.event != Event::Answer && known.is_none());
             let line = wanted && (self.each || window.take_room(told.event, uid));
@@ -134,7 +134,7 @@ impl Log {
             self.write(&Record {
                 uid: Some(uid),
                 pid: Some(told.connection.pid()),
-                key: told.key.map(|key| key.as_str().to_owned()),
+                key: told.key.map(|key| key.path().to_owned()),
                 decision: Some(match (told.client, told.event) {
                     (Some(client), _) => format!("granted by {client}"),
                     (None, Event::Denied) => "denied".to_owned(),
@@ -161,7 +161,7 @@ impl Log {
         let mut window = std::mem::take(&mut *self.window.borrow_mut());
         slots.for_each(|slot| {
             for (uid, verdict, status, count) in slot.hits.counts.take() {
-                let what = What { uid, key: Some(slot.path.clone()), verdict, status };
+                let what = What { uid, key: Some(slot.path.alone()), verdict, status };
                 *window.counts.entry(what).or_default() += count;
             }
         });
@@ -176,7 +176,7 @@ impl Log {
             }
             self.write(&Record {
                 uid: Some(what.uid),
-                key: what.key.map(|key| key.as_str().to_owned()),
+                key: what.key.map(|key| key.path().to_owned()),
                 verdict: Some(what.verdict.to_owned()),
                 status: Some(what.status),
                 count: Some(count),

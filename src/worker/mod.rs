@@ -8,6 +8,7 @@ mod alive;
 mod answer;
 mod ask;
 mod body;
+mod call;
 mod connection;
 mod credentials;
 mod expanded;
@@ -232,7 +233,7 @@ async fn converse(stream: UnixStream, connection: Connection, shared: Rc<Shared>
     let service = hyper::service::service_fn(|request| {
         let (shared, connection, conversation) = (&shared, &connection, &conversation);
         async move {
-            let answer = service::serve(shared, connection, conversation, &request).await;
+            let answer = service::serve(shared, connection, conversation, request).await;
             Ok::<_, std::convert::Infallible>(answer.map(|bytes| AnswerBody::new(bytes, conversation.clone())))
         }
     });
@@ -270,7 +271,7 @@ async fn converse(stream: UnixStream, connection: Connection, shared: Rc<Shared>
         }
     };
     let unparsed = match end {
-        End::Late if conversation.phase().0 == Phase::Head => Some(StatusCode::REQUEST_TIMEOUT),
+        End::Late if matches!(conversation.phase().0, Phase::Head | Phase::Body) => Some(StatusCode::REQUEST_TIMEOUT),
         // There are bytes that hyper has no answer to, such as HTTP/2.
         End::Served(true) => conversation.unparsed().or(Some(StatusCode::BAD_REQUEST)),
         _ => None,
@@ -294,7 +295,7 @@ enum End {
 fn deadline(conversation: &Conversation, limits: &Limits) -> i64 {
     let (phase, since) = conversation.phase();
     let longest = match phase {
-        Phase::Head => limits.header_timeout,
+        Phase::Head | Phase::Body => limits.header_timeout,
         // A peer that does not read its answer is idle, too.
         Phase::Idle | Phase::Answered => limits.idle_timeout,
         // The fetch has deadlines of its own.

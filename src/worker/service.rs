@@ -1,7 +1,8 @@
 //! One request: judged, then answered from memory while the lease lasts, else by the parent.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 
 use super::alive::Alive;
 use super::answer::{self, Answer, Problem};
+use super::call::Room;
 use super::connection::{Connection, Connections};
 use super::credentials::Credentials;
 use super::expanded::Expansion;
@@ -23,6 +25,7 @@ use super::stream::{Conversation, Phase};
 use super::tally::Tally;
 use super::turns::Turns;
 use super::watch::Watch;
+use crate::arguments::Arguments;
 use crate::ipc::record::Event;
 use crate::ipc::wire::{BootInstant, Forward, RequestId, Served, Verdict, WorkerConfig};
 use crate::secret::KeyPath;
@@ -36,6 +39,7 @@ pub(super) struct Shared {
     pub(super) alive: Alive,
     pub(super) log: Log,
     pub(super) tally: Tally,
+    pub(super) room: Room,
     pub(super) link: Rc<Link>,
     pub(super) credentials: Rc<Credentials>,
     /// Becomes true when connections are to end after the request in hand.
@@ -67,6 +71,7 @@ impl Shared {
             alive: Alive::new(config.limits.memory),
             log: Log::new(config.log_requests),
             tally: Tally::default(),
+            room: Room::default(),
             link,
             credentials,
             ending: watch::Sender::new(false),
@@ -112,10 +117,13 @@ impl Shared {
 pub(super) struct Exchange<'a> {
     pub(super) shared: &'a Shared,
     /// As it was when the request came.
-    current: &'a Rc<Current>,
+    pub(super) current: &'a Rc<Current>,
     pub(super) connection: &'a Connection,
     pub(super) conversation: &'a Conversation,
-    pub(super) request: &'a Request<Incoming>,
+    pub(super) request: &'a Request<()>,
+    pub(super) body: RefCell<Incoming>,
+    /// Of a call, once they are read.
+    pub(super) arguments: OnceCell<Arc<Arguments>>,
     pub(super) id: RequestId,
     started: BootInstant,
 }
@@ -125,14 +133,17 @@ pub(super) async fn serve(
     shared: &Shared,
     connection: &Connection,
     conversation: &Conversation,
-    request: &Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Answer {
     conversation.seat.turn().await;
     let started = BootInstant(clock::boot_nanos());
     conversation.enter_at(Phase::Exchange, started.0);
     let current = shared.current();
     let id = shared.next_request();
-    let exchange = Exchange { shared, current: &current, connection, conversation, request, id, started };
+    let (head, body) = request.into_parts();
+    let (request, body, arguments) = (&Request::from_parts(head, ()), RefCell::new(body), OnceCell::new());
+    let exchange =
+        Exchange { shared, current: &current, connection, conversation, request, body, arguments, id, started };
     let mut granted = None;
     match exchange.answer(&mut granted).await {
         Ok(answer) => answer,
@@ -160,7 +171,16 @@ impl<'a> Exchange<'a> {
         let target = match if plain { self.current.slots.known(uri.path()) } else { None } {
             Some(slot) => Ok(slot),
             None => match request::target(uri).ok_or_else(malformed)? {
-                Target::Key(key) => Ok(self.named(self.current, &key)?),
+                Target::Key(key) => {
+                    if let Some(client) = self.may_call(&key) {
+                        *granted = Some(client);
+                        let slot = self.call(&key).await?;
+                        return self.value(&slot, granted.as_deref()).await;
+                    }
+                    request::query(uri).map_or(Ok(()), |_| Err(malformed()))?;
+                    Ok(self.named(self.current, &key)?)
+                }
+                _ if request::query(uri).is_some() => return Err(malformed()),
                 own => Err(own),
             },
         };
@@ -170,7 +190,7 @@ impl<'a> Exchange<'a> {
         if !matches!(*self.request.method(), Method::GET | Method::HEAD) {
             return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "malformed", "only GET and HEAD are served here"));
         }
-        if !self.request.body().is_end_stream() {
+        if self.has_body() {
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "malformed", "a request has no body here"));
         }
         match target {
@@ -195,8 +215,13 @@ impl<'a> Exchange<'a> {
                     "a parameter in this path is outside its constraint",
                 ))
             }
-            Expansion::Nothing => Err(denied()),
+            // Whether it is one is told to those who may call it, and they have.
+            Expansion::Call | Expansion::Nothing => Err(denied()),
         }
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        !self.body.borrow().is_end_stream()
     }
 
     async fn own(&self, target: &Target) -> Result<Answer, Problem> {

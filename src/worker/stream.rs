@@ -25,6 +25,8 @@ pub(super) enum Phase {
     Idle,
     /// Some bytes of a request have come.
     Head,
+    /// The head of a request is with us, and its body is coming.
+    Body,
     /// A request is with us.
     Exchange,
     /// hyper has the whole answer, and writes it.

@@ -196,5 +196,6 @@ pub(crate) fn fetch(id: u64, key: &str) -> Vec<u8> {
     let (whole, part) = key.split_once('#').map_or((key, None), |(whole, part)| (whole, Some(part)));
     let whole = KeyPath::parse(whole).unwrap();
     let key = part.map_or(whole.clone(), |part| whole.part(part));
-    wire::encode(&ToParent::Fetch(FetchRequest { id, request: RequestId(id), key, revalidate: false })).unwrap()
+    wire::encode(&ToParent::Fetch(FetchRequest { id, request: RequestId(id), key, revalidate: false, arguments: None }))
+        .unwrap()
 }

@@ -44,6 +44,16 @@ pub(crate) fn of(preset: &Description) -> String {
     }
     writeln!(page, "\nBeside these, `ca-file`, `proxy` and `allow-plaintext`, as for [`http`](../configuration.md#type--http). The request is:").unwrap();
     writeln!(page, "\n    {}", preset.request).unwrap();
+    let link = "[what others are](../upstreams.md#outcomes)";
+    if preset.outcomes.is_empty() {
+        writeln!(page, "\nIts answers are taken for {link}.").unwrap();
+        return page;
+    }
+    writeln!(page, "\nThese answers are taken for something else than {link}; the first that holds counts.").unwrap();
+    writeln!(page, "\n| answer | taken for |\n|---|---|").unwrap();
+    for one in &preset.outcomes {
+        writeln!(page, "| `{}` | {} |", one.answer.replace('|', "\\|"), one.class).unwrap();
+    }
     page
 }
 

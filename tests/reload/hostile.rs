@@ -219,7 +219,7 @@ fn a_broker_that_was_taken_over_says_nothing_that_a_terminal_obeys() {
     );
     let greeting = format!(
         "HTTP/1.1 101 x\r\n\r\n{{\"version\":\"{}\",\"config\":\"/{evil}\",\"fixed\":{{\"settings\":[[\"{evil}\",\"{evil}\"]],\
-         \"units\":true,\"ports\":[]}}}}\n",
+         \"units\":true,\"ports\":[],\"commands\":[]}}}}\n",
         version()
     );
     let with_body = |body: &str| {
@@ -269,7 +269,7 @@ fn fixed(config: &std::path::Path) -> serde_json::Value {
     let trust = keyhatch::config::Trust::Caller(me().into());
     match keyhatch::config::load(config, trust) {
         Ok(config) => serde_json::to_value(keyhatch::config::Fixed::of(&config, config.acl.has_units())).unwrap(),
-        Err(_) => serde_json::json!({ "settings": [], "units": true, "ports": [] }),
+        Err(_) => serde_json::json!({ "settings": [], "units": true, "ports": [], "commands": [] }),
     }
 }
 

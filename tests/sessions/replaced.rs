@@ -7,7 +7,7 @@ use crate::support::serving::{at, good, serving};
 use crate::support::{Broker, GRANTED, TOKEN, memory_holds, wait_until};
 use crate::{login, logins};
 
-fn reload(broker: &Broker) -> Output {
+pub(crate) fn reload(broker: &Broker) -> Output {
     // A token that is missing is an error of a reload.
     broker.write("absent", "there", 0o400);
     reload_as_it_is(broker)

@@ -3,6 +3,7 @@
 
 pub mod parameters;
 pub mod process;
+pub mod service_account;
 pub mod serving;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::answer::{Answer, json, no_answer, set, status, streamed, whole};
 use crate::state::{Connection, State};
-use crate::{hawk, proxy, session, sigv4};
+use crate::{hawk, proxy, session, sigv4, stores};
 
 /// `{"value":"gzip"}`, compressed.
 const GZIP: &[u8] = &[
@@ -35,6 +35,9 @@ pub(crate) async fn answer(state: &Rc<State>, connection: &Rc<Connection>, reque
         return json(&state.control(&what, String::from_utf8(body.to_vec()).unwrap()));
     }
     let wanted = state.take(connection, &request);
+    if let Some(target) = wanted.strip_prefix("/stores/") {
+        return stores::answer(state, target, request).await;
+    }
     let (path, query) = wanted.split_once('?').unwrap_or((&wanted, ""));
     let query: HashMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
     let mut answer = behave(state, connection, path, &query, request).await;

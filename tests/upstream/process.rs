@@ -10,6 +10,7 @@ mod proxy;
 mod session;
 mod sigv4;
 mod state;
+mod stores;
 mod tls;
 
 use std::collections::HashMap;

@@ -22,7 +22,7 @@ pub(crate) struct Sessions {
     /// Those that are good, each with the grant that it came of.
     pub(crate) good: Vec<String>,
     /// Wrapping tokens that were unwrapped.
-    unwrapped: Vec<String>,
+    pub(crate) unwrapped: Vec<String>,
     /// Of the service account, in DER.
     pub(crate) public_key: Vec<u8>,
     /// By how many seconds the clock of signatures is ahead.
@@ -30,7 +30,7 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    fn begin(&mut self) -> String {
+    pub(crate) fn begin(&mut self) -> String {
         self.given += 1;
         let token = format!("planted-session-{}", self.given);
         self.good.push(token.clone());
@@ -168,7 +168,7 @@ pub(crate) async fn answer(
                 ),
             ),
         },
-        "/latest/api/token" if method == "PUT" && !ttl.is_empty() => whole(200, "text/plain", "planted-imds-token"),
+        "/latest/api/token" if method == "PUT" && !ttl.is_empty() => whole(200, "text/plain", "planted-imds-token\n"),
         _ if path.starts_with("/latest/") && metadata != "planted-imds-token" => status(401),
         "/latest/meta-data/iam/security-credentials/" => whole(200, "text/plain", "the-role"),
         "/latest/meta-data/iam/security-credentials/the-role" => keys(state, query),
@@ -189,7 +189,7 @@ fn keys(state: &State, _: &HashMap<&str, &str>) -> Answer {
     }))
 }
 
-fn form(body: &[u8]) -> HashMap<String, String> {
+pub(crate) fn form(body: &[u8]) -> HashMap<String, String> {
     let decode = |text: &str| {
         let mut bytes = Vec::new();
         let mut rest = text.as_bytes();
@@ -241,7 +241,7 @@ fn assertion(state: &State, body: &[u8]) -> Result<(), String> {
     }
     let audience = claims["aud"].as_str().unwrap();
     if claims["iss"] != "broker@project.iam.example"
-        || claims["scope"] != "a b"
+        || !["a b", "https://www.googleapis.com/auth/cloud-platform"].iter().any(|scope| claims["scope"] == *scope)
         || !audience.ends_with("/session/google")
     {
         return Err("claims".into());

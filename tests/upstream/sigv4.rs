@@ -8,6 +8,7 @@ use aws_lc_rs::{digest, hmac};
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use serde_json::json;
 
 use crate::answer::{Answer, json, whole};
@@ -22,10 +23,24 @@ fn refused(state: &State, kind: &str) -> Answer {
     dated(state, whole(400, "application/x-amz-json-1.1", json!({ "__type": kind, "message": "no" }).to_string()))
 }
 
-/// `id`, `session`: what is expected beside the secret, which is the token.
 pub(crate) async fn answer(state: &Rc<State>, query: &HashMap<&str, &str>, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
+    match check(state, query, ("eu-west-1", "secretsmanager"), &head, &body) {
+        Ok(()) => dated(state, json(&json!({ "value": *state.value.borrow(), "Name": "x" }))),
+        Err(refused) => *refused,
+    }
+}
+
+/// Of `query`, `id` and `session` are what is expected beside the secret, which is the token.
+pub(crate) fn check(
+    state: &State,
+    query: &HashMap<&str, &str>,
+    of: (&str, &str),
+    head: &Parts,
+    body: &[u8],
+) -> Result<(), Box<Answer>> {
+    let refused = |kind: &str| Err(Box::new(refused(state, kind)));
     let header = |name: &str| {
         let values = head.headers.get_all(name).iter();
         let values: Vec<String> =
@@ -33,7 +48,7 @@ pub(crate) async fn answer(state: &Rc<State>, query: &HashMap<&str, &str>, reque
         values.join(",")
     };
     let Some(shown) = head.headers.get("authorization").map(|value| value.to_str().unwrap()) else {
-        return refused(state, "MissingAuthenticationTokenException");
+        return refused("MissingAuthenticationTokenException");
     };
     let fields: HashMap<&str, &str> = shown
         .strip_prefix("AWS4-HMAC-SHA256 ")
@@ -71,7 +86,7 @@ pub(crate) async fn answer(state: &Rc<State>, query: &HashMap<&str, &str>, reque
         &pairs.join("&"),
         &lines,
         fields["SignedHeaders"],
-        &hex(digest::digest(&digest::SHA256, &body)),
+        &hex(digest::digest(&digest::SHA256, body)),
     ]
     .join("\n");
     let scope = format!("{day}/{region}/{service}/aws4_request");
@@ -90,7 +105,7 @@ pub(crate) async fn answer(state: &Rc<State>, query: &HashMap<&str, &str>, reque
         Some(&"given") => {
             if !sessions.good.contains(&session) {
                 drop(sessions);
-                return refused(state, "ExpiredTokenException");
+                return refused("ExpiredTokenException");
             }
             true
         }
@@ -100,7 +115,7 @@ pub(crate) async fn answer(state: &Rc<State>, query: &HashMap<&str, &str>, reque
     let ahead = sessions.ahead;
     drop(sessions);
     if !known {
-        return refused(state, "UnrecognizedClientException");
+        return refused("UnrecognizedClientException");
     }
     let now = SystemTime::now().checked_add(Duration::from_secs(86_400)).unwrap();
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().checked_add_signed(ahead).unwrap() - 86_400;
@@ -108,10 +123,10 @@ pub(crate) async fn answer(state: &Rc<State>, query: &HashMap<&str, &str>, reque
         format!("{}-{}-{}T{}:{}:{}Z", &date[..4], &date[4..6], &date[6..8], &date[9..11], &date[11..13], &date[13..15]);
     let signed = humantime::parse_rfc3339(&parsed).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     if signed.abs_diff(now) > 300 || day != &date[..8] {
-        return refused(state, "RequestTimeTooSkewed");
+        return refused("RequestTimeTooSkewed");
     }
-    if (region, service) != ("eu-west-1", "secretsmanager") || signature != fields["Signature"] {
-        return refused(state, "SignatureDoesNotMatch");
+    if (region, service) != of || signature != fields["Signature"] {
+        return refused("SignatureDoesNotMatch");
     }
-    dated(state, json(&json!({ "value": *state.value.borrow(), "Name": "x" })))
+    Ok(())
 }

@@ -102,6 +102,14 @@ impl State {
         self.aliases.borrow().get(path).cloned().unwrap_or_else(|| target.to_owned())
     }
 
+    /// Whether this wrapping token was shown before; from now on it was.
+    pub(crate) fn was_unwrapped(&self, token: &str) -> bool {
+        let unwrapped = &mut self.sessions.borrow_mut().unwrapped;
+        let again = unwrapped.iter().any(|known| known == token);
+        unwrapped.push(token.to_owned());
+        again
+    }
+
     /// A control request: tells what was asked, or changes how it behaves.
     pub(crate) fn control(&self, what: &str, body: String) -> Value {
         match what.split_once('/').unwrap_or((what, "")) {

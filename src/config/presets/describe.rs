@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::super::table::Node;
 use super::parameter::Parameter;
 use super::template::entries;
 use super::{Preset, shipped as files};
@@ -24,6 +25,8 @@ pub struct Description {
     pub parameters: Vec<ParameterDescription>,
     /// What authenticates: the parameters of each way, of which a key takes one. Empty where there is no choice.
     pub ways: Vec<String>,
+    /// What answers are taken for, where their status does not say it.
+    pub outcomes: Vec<OutcomeDescription>,
     /// A configuration with a key for each way to authenticate.
     pub example: String,
 }
@@ -42,6 +45,14 @@ pub struct ParameterDescription {
     pub example: String,
     /// A parameter of a key may stand in it.
     pub takes_parameters_of_keys: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OutcomeDescription {
+    /// Such as `403, /error/code is Disabled`.
+    pub answer: String,
+    pub class: String,
 }
 
 /// Those that keyhatch ships, by their names.
@@ -71,8 +82,23 @@ pub(super) fn describe(preset: &Preset<'_>) -> Description {
         shipped: preset.shipped,
         parameters: parameters.collect(),
         ways: if preset.alternatives > 1 { ways.collect() } else { Vec::new() },
+        outcomes: outcomes(preset),
         example: example(preset),
     }
+}
+
+fn outcomes(preset: &Preset<'_>) -> Vec<OutcomeDescription> {
+    let text = |rule: &Node<'_>, name: &str| rule.peek(name).map(|node| node.listed());
+    let rules = preset.source.peek("outcomes").and_then(|rules| rules.as_list()).unwrap_or_default();
+    let describe = |rule: &Node<'_>| {
+        let place = text(rule, "pointer").or_else(|| text(rule, "header"));
+        let test = text(rule, "one-of").map(|words| format!("is {words}"));
+        let test = test.or_else(|| text(rule, "matches").map(|pattern| format!("matches {pattern}")));
+        let place = place.map(|place| format!("{place} {}", test.unwrap_or_else(|| "is there".to_owned())));
+        let answer = text(rule, "status").into_iter().chain(place).collect::<Vec<_>>().join(", ");
+        OutcomeDescription { answer, class: text(rule, "class").unwrap_or_default() }
+    };
+    rules.iter().map(describe).collect()
 }
 
 fn request(preset: &Preset<'_>) -> String {

@@ -9,7 +9,8 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::super::table::Node;
 use super::super::text::Encoding;
 use super::parameter::{Kind, Parameter, Value};
-use super::template::{Piece, Place, alternatives, body_place, entries, pieces};
+use super::place::Place;
+use super::template::{Piece, alternatives, body_place, entries, pieces, secrets};
 
 /// What is filled in, and where an error about it would be shown.
 pub(super) struct Filling<'f, 'p> {
@@ -19,7 +20,9 @@ pub(super) struct Filling<'f, 'p> {
     /// The parameters of the key, which stand in values.
     pub(super) of_key: &'f [String],
     /// Where the key names the preset; `None` when the template itself is judged.
-    pub(super) used_at: Option<Range<usize>>,
+    pub(super) used_at: Option<&'f Range<usize>>,
+    /// Names in braces that are a login's own.
+    pub(super) secrets: &'f [&'f str],
 }
 
 type Item<'a> = Spanned<DeValue<'a>>;
@@ -36,7 +39,7 @@ impl<'f> Filling<'f, '_> {
                 "url" => self.url(value, table.get("query")),
                 "auth" => template.peek("auth").and_then(|auth| {
                     let chosen = alternatives(&auth).into_iter().nth(alternative)?;
-                    self.item(chosen.value(), Place::Auth)
+                    Filling { secrets: &secrets(&chosen), ..*self }.item(chosen.value(), Place::Auth)
                 }),
                 "extract" => self.steps(value),
                 _ => self.item(value, Place::of(name, body)),
@@ -54,7 +57,7 @@ impl<'f> Filling<'f, '_> {
     }
 
     fn at(&self, span: &Range<usize>) -> Range<usize> {
-        self.used_at.clone().unwrap_or_else(|| span.clone())
+        self.used_at.unwrap_or(span).clone()
     }
 
     fn key<'a>(&self, key: &Spanned<Cow<'a, str>>) -> Spanned<Cow<'a, str>> {
@@ -109,7 +112,9 @@ impl<'f> Filling<'f, '_> {
 
     fn text<'a>(&self, text: &str, place: Place, template: &Item<'a>) -> Option<Item<'a>> {
         let pieces = pieces(text);
-        if let [Piece::Literal(""), Piece::Named(name), Piece::Literal("")] = pieces[..] {
+        if let [Piece::Literal(""), Piece::Named(name), Piece::Literal("")] = pieces[..]
+            && !self.secrets.contains(&name)
+        {
             let (parameter, value) = self.find(name)?;
             if value.list && parameter.kind == Kind::Fields {
                 let mut list = DeArray::new();
@@ -125,6 +130,7 @@ impl<'f> Filling<'f, '_> {
         for piece in pieces {
             match piece {
                 Piece::Literal(literal) => filled.push_str(literal),
+                Piece::Named(name) if self.secrets.contains(&name) => filled.push_str(&format!("{{{name}}}")),
                 Piece::Named(name) => {
                     let (parameter, value) = self.find(name)?;
                     filled.push_str(&self.written(parameter.kind, value, place));
@@ -135,29 +141,37 @@ impl<'f> Filling<'f, '_> {
         Some(self.string(filled, given, template))
     }
 
-    /// A URL, and the first value in it.
+    /// A URL, and the first value in it. A segment that is nothing but a parameter that is not given is left out.
     fn url_text(&self, text: &str) -> Option<(String, Option<&'f Value>)> {
         let mut filled = String::new();
         let mut given = None;
-        for piece in pieces(text) {
-            match piece {
-                Piece::Literal(literal) => filled.push_str(literal),
-                Piece::Named(name) => {
-                    let (parameter, value) = self.find(name)?;
-                    let place = match parameter.kind {
-                        Kind::Origin => Place::Url,
-                        _ if filled.contains('?') => Place::Query,
-                        _ => Place::Path,
-                    };
-                    let written = self.written(parameter.kind, value, place);
-                    // The default of an origin may name parts of its host.
-                    match parameter.kind {
-                        Kind::Origin if value.span.is_none() => filled.push_str(&self.url_text(&written)?.0),
-                        _ => filled.push_str(&written),
-                    }
-                    given = given.or(value.span.as_ref().map(|_| value));
+        let pieces = pieces(text);
+        for (index, piece) in pieces.iter().enumerate() {
+            let name = match piece {
+                Piece::Literal(literal) => {
+                    filled.push_str(literal);
+                    continue;
                 }
+                Piece::Named(name) => *name,
+            };
+            let Some((parameter, value)) = self.find(name) else {
+                let whole = matches!(pieces.get(index + 1), Some(Piece::Literal(next)) if next.is_empty() || next.starts_with(['/', '?']));
+                let rest = filled.strip_suffix('/').filter(|_| whole)?;
+                filled = rest.to_owned();
+                continue;
+            };
+            let place = match parameter.kind {
+                Kind::Origin => Place::Url,
+                _ if filled.contains('?') => Place::Query,
+                _ => Place::Path,
+            };
+            let written = self.written(parameter.kind, value, place);
+            // The default of an origin may name parts of its host.
+            match parameter.kind {
+                Kind::Origin if value.span.is_none() => filled.push_str(&self.url_text(&written)?.0),
+                _ => filled.push_str(&written),
             }
+            given = given.or(value.span.as_ref().map(|_| value));
         }
         Some((filled, given))
     }
@@ -217,10 +231,12 @@ impl<'f> Filling<'f, '_> {
                 format!("[{}]", items.join(","))
             }
             DeValue::Boolean(truth) => truth.to_string(),
-            DeValue::Integer(number) => number.to_string(),
-            DeValue::Float(number) => number.as_str().to_owned(),
+            DeValue::Integer(number) => {
+                i128::from_str_radix(number.as_str(), number.radix()).unwrap_or_default().to_string()
+            }
             DeValue::String(text) => format!("\"{}\"", Place::Json.encode(Kind::Text, text)),
-            DeValue::Datetime(date) => format!("\"{date}\""),
+            // Refused when the preset is read.
+            DeValue::Float(_) | DeValue::Datetime(_) => "null".to_owned(),
         }
     }
 

@@ -195,7 +195,7 @@ impl<'a> Parameter<'a> {
     }
 
     fn text(&self, name: &str, text: &str, scope: &Scope<'_>) -> Result<Text, Bad> {
-        if mask::is_secret(text) {
+        if mask::is_secret(text) && !is_key_id(text) {
             return Err(Bad::new(format!("`{name}` seems to hold a secret"))
                 .help("a secret never stands in the configuration: put it into a file and name it in [tokens]"));
         }
@@ -244,6 +244,12 @@ fn words<'a>(table: &Table<'a>, kind: Kind, report: &mut Report<'_>) -> Vec<&'a 
         }
         (_, None) => Vec::new(),
     }
+}
+
+/// The id of an access key of AWS is none, though a key often stands beside it.
+fn is_key_id(text: &str) -> bool {
+    let legal = text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+    text.len() == 20 && legal && ["AKIA", "ASIA"].iter().any(|prefix| text.starts_with(prefix))
 }
 
 /// `a-z 0-9 -`: ranges and characters, spaces between them.

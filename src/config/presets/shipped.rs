@@ -12,7 +12,21 @@ use super::super::table::Table;
 use super::Preset;
 
 /// By their names, which are those of the files.
-const FILES: [(&str, &str); 1] = [("heroku", include_str!("heroku.toml"))];
+const FILES: [(&str, &str); 13] = [
+    ("1password-connect", include_str!("1password-connect.toml")),
+    ("aws-secrets-manager", include_str!("aws-secrets-manager.toml")),
+    ("aws-ssm-parameter", include_str!("aws-ssm-parameter.toml")),
+    ("azure-key-vault", include_str!("azure-key-vault.toml")),
+    ("consul-kv", include_str!("consul-kv.toml")),
+    ("doppler", include_str!("doppler.toml")),
+    ("gitlab-variable", include_str!("gitlab-variable.toml")),
+    ("google-secret-manager", include_str!("google-secret-manager.toml")),
+    ("heroku", include_str!("heroku.toml")),
+    ("infisical", include_str!("infisical.toml")),
+    ("kubernetes-secret", include_str!("kubernetes-secret.toml")),
+    ("vault", include_str!("vault.toml")),
+    ("vault-kv1", include_str!("vault-kv1.toml")),
+];
 
 static PARSED: LazyLock<Vec<(&str, Spanned<DeTable<'static>>)>> =
     LazyLock::new(|| FILES.iter().map(|(name, text)| (*name, DeTable::parse_recoverable(text).0)).collect());

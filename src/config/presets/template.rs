@@ -8,99 +8,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::super::diagnostic::{Diagnostic, Report, quoted, similar};
 use super::super::table::{Bad, Node};
-use super::super::text::Encoding;
 use super::parameter::{Kind, Parameter};
+use super::place::Place;
 use crate::template::is_parameter_name;
-
-/// What a text of a template is a part of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// A whole URL, which has places of its own.
-    Url,
-    Path,
-    Query,
-    Header,
-    Json,
-    Form,
-    Pointer,
-    /// A name of a field, or all of them.
-    Field,
-    /// What a member of an element is compared with.
-    Member,
-    /// What says who asks, and the names of tokens.
-    Auth,
-    /// No parameter may stand here.
-    Fixed,
-}
-
-impl Place {
-    /// Of a setting of the source.
-    pub(super) fn of(setting: &str, body: Self) -> Self {
-        match setting {
-            "url" => Self::Url,
-            "query" => Self::Query,
-            "headers" => Self::Header,
-            "body" => body,
-            "json" => Self::Json,
-            "field" => Self::Field,
-            "pointer" => Self::Pointer,
-            "auth" => Self::Auth,
-            _ => Self::Fixed,
-        }
-    }
-
-    /// Of a setting below one that is at this place.
-    pub(super) fn within(self, setting: &str) -> Self {
-        match (self, setting) {
-            (Self::Auth, "url" | "token-url") => Self::Url,
-            // What is posted to log in is JSON, or nothing of a parameter's stands in it.
-            (Self::Auth, "body") => Self::Json,
-            (place, _) => place,
-        }
-    }
-
-    /// Of a setting of one step of `extract`.
-    pub(super) fn of_step(setting: &str) -> Self {
-        match setting {
-            "pointer" => Self::Pointer,
-            "field" => Self::Field,
-            "where" => Self::Member,
-            _ => Self::Fixed,
-        }
-    }
-
-    /// Whether a value that somebody asks for may stand here: what it selects is data.
-    pub(super) fn may_be_asked_for(self) -> bool {
-        matches!(self, Self::Path | Self::Query | Self::Json | Self::Form | Self::Pointer | Self::Field | Self::Member)
-    }
-
-    /// Whether it only selects from the answer.
-    pub(super) fn is_of_projection(self) -> bool {
-        matches!(self, Self::Pointer | Self::Field | Self::Member)
-    }
-
-    /// Writes what a person gave so that it means itself here.
-    pub(super) fn encode(self, kind: Kind, text: &str) -> String {
-        let mut written = String::new();
-        match self {
-            Self::Path if kind == Kind::Path => {
-                for (index, segment) in text.split('/').enumerate() {
-                    if index > 0 {
-                        written.push('/');
-                    }
-                    Encoding::Percent.write(segment, &mut written);
-                }
-            }
-            Self::Path | Self::Query | Self::Form => Encoding::Percent.write(text, &mut written),
-            Self::Json => Encoding::Json.write(text, &mut written),
-            Self::Pointer => written = text.replace('~', "~0").replace('/', "~1"),
-            Self::Url | Self::Header | Self::Field | Self::Member | Self::Auth | Self::Fixed => {
-                text.clone_into(&mut written)
-            }
-        }
-        written
-    }
-}
 
 pub(super) enum Piece<'t> {
     Literal(&'t str),
@@ -142,17 +52,18 @@ pub(super) struct Slot {
 }
 
 /// Where parameters stand, and what is wrong with that.
-pub(super) fn survey(source: &Node<'_>, parameters: &[Parameter<'_>], report: &mut Report<'_>) -> Vec<Slot> {
-    let mut survey = Survey { parameters, slots: Vec::new(), alternative: None };
+pub(super) fn survey<'a>(source: &Node<'a>, parameters: &[Parameter<'a>], report: &mut Report<'_>) -> Vec<Slot> {
+    let mut survey = Survey { parameters, slots: Vec::new(), alternative: None, secrets: Vec::new() };
     let body = body_place(source);
     for entry in source.entries(report) {
         match entry.name {
             "auth" => {
                 for (index, alternative) in alternatives(&entry.node).iter().enumerate() {
                     survey.alternative = Some(index);
+                    survey.secrets = secrets(alternative);
                     survey.node(alternative, Place::Auth, report);
                 }
-                survey.alternative = None;
+                (survey.alternative, survey.secrets) = (None, Vec::new());
             }
             "extract" => {
                 for step in entry.node.as_list().unwrap_or_default().iter().filter(|step| step.is_table()) {
@@ -174,7 +85,7 @@ pub(super) fn survey_origin(
     parameters: &[Parameter<'_>],
     report: &mut Report<'_>,
 ) -> Vec<Slot> {
-    let mut survey = Survey { parameters, slots: Vec::new(), alternative: None };
+    let mut survey = Survey { parameters, slots: Vec::new(), alternative: None, secrets: Vec::new() };
     let judged = survey.url(text).and_then(|()| {
         let labels = |slot: &Slot| slot.place == Place::Url && parameters[slot.parameter].kind == Kind::HostLabel;
         if survey.slots.iter().all(labels) {
@@ -204,16 +115,29 @@ pub(super) fn body_place(source: &Node<'_>) -> Place {
     }
 }
 
+/// The names that a login has its secrets by: what stands in braces for them is the login's.
+pub(super) fn secrets<'a>(auth: &Node<'a>) -> Vec<&'a str> {
+    let table = auth.peek("secrets").and_then(|secrets| secrets.as_table());
+    table.into_iter().flat_map(entries).map(|(name, ..)| name).collect()
+}
+
 struct Survey<'p, 'a> {
     parameters: &'p [Parameter<'a>],
     slots: Vec<Slot>,
     alternative: Option<usize>,
+    /// Of this alternative.
+    secrets: Vec<&'a str>,
 }
 
 impl Survey<'_, '_> {
     fn node(&mut self, node: &Node<'_>, place: Place, report: &mut Report<'_>) {
         if node.is_table() {
             for entry in node.entries(report) {
+                if let Some(name) = first_name(entry.name).filter(|name| !self.secrets.contains(name)) {
+                    let title = format!("a parameter cannot stand in a name: {{{name}}}");
+                    report
+                        .error(Diagnostic::at(entry.place.clone(), title).help("it may stand in what the name is for"));
+                }
                 self.node(&entry.node, place.within(entry.name), report);
             }
         } else if let Some(items) = node.as_list() {
@@ -229,9 +153,13 @@ impl Survey<'_, '_> {
         }
         let whole = matches!(&pieces(text)[..], [Piece::Literal(""), Piece::Named(_), Piece::Literal("")]);
         for piece in pieces(text) {
-            if let Piece::Named(name) = piece {
-                beside_a_brace(text, name)?;
-                self.slot(name, place, whole)?;
+            match piece {
+                Piece::Named(name) if self.secrets.contains(&name) => self.is_no_parameter(name)?,
+                Piece::Named(name) => {
+                    beside_a_brace(text, name)?;
+                    self.slot(name, place, whole)?;
+                }
+                Piece::Literal(_) => {}
             }
         }
         Ok(())
@@ -242,8 +170,9 @@ impl Survey<'_, '_> {
         let (mut seen, mut query) = (String::new(), false);
         // What stands behind an origin would be the end of its host or port.
         let mut behind_origin = None;
-        for piece in pieces(text) {
-            match piece {
+        let pieces = pieces(text);
+        for (index, piece) in pieces.iter().enumerate() {
+            match *piece {
                 Piece::Literal("") => {}
                 Piece::Literal(literal) => {
                     if let Some(origin) = behind_origin.take().filter(|_| !literal.starts_with(['/', '?'])) {
@@ -264,6 +193,12 @@ impl Survey<'_, '_> {
                     let in_host = rest.is_some_and(|rest| !rest.contains(['/', '?']));
                     if behind_origin.is_some() {
                         return Err(in_authority(name, kind));
+                    }
+                    let ends = |next: &str| next.is_empty() || next.starts_with(['/', '?']);
+                    let whole = matches!(pieces.get(index + 1), Some(Piece::Literal(next)) if ends(next));
+                    if self.parameters[parameter].optional && (query || !whole || !seen.ends_with('/')) {
+                        return Err(Bad::new(format!("{{{name}}} is optional and stands within a URL"))
+                            .help("what can be left out is a whole segment of a path, or stands in `query`"));
                     }
                     match (kind, in_host) {
                         (Kind::Origin, _) if seen.is_empty() => {
@@ -301,6 +236,14 @@ impl Survey<'_, '_> {
             _ => {}
         }
         self.slots.push(Slot { parameter, place, alternative: self.alternative });
+        Ok(())
+    }
+
+    fn is_no_parameter(&self, name: &str) -> Result<(), Bad> {
+        if self.parameters.iter().any(|parameter| parameter.name == name) {
+            return Err(Bad::new(format!("{{{name}}} is a parameter and a secret of this login"))
+                .help("give one of them another name"));
+        }
         Ok(())
     }
 
@@ -342,7 +285,7 @@ pub(super) fn unused(parameter: &Parameter<'_>) -> Diagnostic {
 }
 
 /// What stands in a table of TOML, in the order of the names.
-pub(super) fn entries<'t, 'a>(
+pub(super) fn entries<'t, 'a: 't>(
     table: &'t DeTable<'a>,
 ) -> impl Iterator<Item = (&'t str, &'t Spanned<std::borrow::Cow<'a, str>>, &'t Spanned<DeValue<'a>>)> {
     let mut all: Vec<_> = table.iter().map(|(key, value)| (key.get_ref().as_ref(), key, value)).collect();
@@ -363,20 +306,5 @@ mod tests {
         assert_eq!(names("{a}/b/{c-d}?{e}"), ["a", "c-d", "e"]);
         assert_eq!(names("{\"x\": \"{a}\", \"y\": {}}"), ["a"]);
         assert!(names("{ a } {} { {1} }").is_empty());
-    }
-
-    #[test]
-    fn a_value_stays_in_its_place() {
-        let wild = "a/b?c#d\"e~f%g";
-        for (place, kind, expected) in [
-            (Place::Path, Kind::Text, "a%2Fb%3Fc%23d%22e~f%25g"),
-            (Place::Path, Kind::Path, "a/b%3Fc%23d%22e~f%25g"),
-            (Place::Query, Kind::Path, "a%2Fb%3Fc%23d%22e~f%25g"),
-            (Place::Json, Kind::Text, "a/b?c#d\\\"e~f%g"),
-            (Place::Pointer, Kind::Text, "a~1b?c#d\"e~0f%g"),
-            (Place::Member, Kind::Text, wild),
-        ] {
-            assert_eq!(place.encode(kind, wild), expected, "{place:?} {kind:?}");
-        }
     }
 }

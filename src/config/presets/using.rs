@@ -39,8 +39,13 @@ impl Preset<'_> {
             return None;
         }
         let at = node.peek("type").map_or(node.place().span, |node| node.place().span);
-        let filling =
-            Filling { parameters: &self.parameters, values: &values, of_key: scope.names(), used_at: Some(at) };
+        let filling = Filling {
+            parameters: &self.parameters,
+            values: &values,
+            of_key: scope.names(),
+            used_at: Some(&at),
+            secrets: &[],
+        };
         let mut made = filling.source(&self.source, alternative?);
         for setting in ["ca-file", "proxy", "allow-plaintext"] {
             if let Some((key, value)) = node.as_table().and_then(|table| table.get_key_value(setting)) {

@@ -52,6 +52,9 @@ impl fmt::Display for Standing {
 pub struct Inspected {
     pub file: String,
     pub key: Option<KeyPath>,
+    /// Of a call: SHA-256 of its arguments, as hex digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<String>,
     pub state: Standing,
     /// Seconds since the upstream gave the value, or since it was given up.
     pub age: Option<u64>,
@@ -118,6 +121,7 @@ impl Inspection {
         let blank = Inspected {
             file: sealed.name.clone(),
             key: None,
+            arguments: None,
             state: Standing::State,
             age: None,
             size: None,
@@ -131,7 +135,8 @@ impl Inspection {
             Some(_) => None,
             None => Some(self.ledger.forgotten_in(key, forget_after, self.now) / 1000),
         };
-        let blank = Inspected { key: Some(key.clone()), forgotten_in, ..blank };
+        let blank =
+            Inspected { key: Some(key.clone()), arguments: key.arguments().map(str::to_owned), forgotten_in, ..blank };
         match &sealed.label {
             Label::Value(label) => {
                 let older = newest.get(key).is_some_and(|newest| *newest > label.fetched_at);
@@ -183,6 +188,7 @@ impl Inspection {
 fn of_problem(name: &str, key: Option<KeyPath>, problem: &Problem) -> Inspected {
     Inspected {
         file: name.to_owned(),
+        arguments: key.as_ref().and_then(KeyPath::arguments).map(str::to_owned),
         key,
         state: if problem.is_foreign() { Standing::Foreign } else { Standing::Damaged },
         age: None,

@@ -127,7 +127,7 @@ impl Search<'_> {
             let refused = |served, why: String| {
                 Err(Refused { client: Some(client.clone()), key: Some(key.clone()), served, why })
             };
-            let asker = Asker { uid: 0, pid: self.pid, request: self.request };
+            let asker = Asker { uid: 0, pid: self.pid, request: self.request, arguments: None };
             let reply = tokio::select! {
                 biased;
                 _ = watches.reloads.changed() => continue,
@@ -135,7 +135,7 @@ impl Search<'_> {
                 _ = watches.phase.wait_for(|phase| *phase == Phase::Ended) => {
                     return refused(Served::Unavailable, "the broker ends".into());
                 }
-                reply = engine.ask(&key, asker, false) => reply,
+                reply = engine.ask(&key, asker.clone(), false) => reply,
             };
             if engine.has_drill() {
                 engine.note_drilled(0, &client, &key, &reply);
@@ -153,6 +153,8 @@ impl Search<'_> {
                         waits.then_some(failure.retry_after),
                     )
                 }
+                // Nobody calls for a credential: it has no arguments.
+                Reply::Raised { .. } => return refused(Served::Refused, "the service raised an exception".into()),
                 Reply::OverBudget { retry_after } => {
                     let patient = waits || began.elapsed() < PATIENCE;
                     (Served::OverBudget, "over the budget of fetches".into(), patient.then_some(retry_after))

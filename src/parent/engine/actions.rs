@@ -38,7 +38,7 @@ pub(in crate::parent) enum Unselectable {
 #[serde(rename_all = "kebab-case")]
 pub(in crate::parent) struct Refreshed {
     pub(in crate::parent) key: KeyPath,
-    /// `answered`, a class of failure, `timeout` while the call goes on, `drill` when none was made.
+    /// `answered`, a class of failure, `timeout` while the call goes on, `drill` or `call` when none was made.
     pub(in crate::parent) outcome: &'static str,
     pub(in crate::parent) reason: Option<String>,
     /// The value is another one than before.
@@ -75,8 +75,22 @@ impl Engine {
         if let Some(parts) = self.parts_of(&key) {
             return Ok(parts.to_vec());
         }
-        let is_path = || expand(self.expanded.borrow().iter().map(|table| &table.key), &key).is_some();
-        if self.entries.borrow().contains_key(&key) || is_path() { Ok(vec![key]) } else { Err(Unselectable::Unknown) }
+        let is_path = |key| expand(self.expanded.borrow().iter().map(|table| &table.key), key).is_some();
+        if self.entries.borrow().contains_key(&key) || is_path(&key) {
+            return Ok(vec![key]);
+        }
+        // Whatever it is called with.
+        if is_path(&key.of_call(&[0; 32])) { Ok(self.calls_of(&key)) } else { Err(Unselectable::Unknown) }
+    }
+
+    /// The calls of a path that have a value, whatever their arguments.
+    fn calls_of(&self, path: &KeyPath) -> Vec<KeyPath> {
+        let entries = self.entries.borrow();
+        let is_call = |key: &KeyPath| key.arguments().is_some() && key.path() == path.as_str();
+        let listed = entries.iter().filter(|(key, entry)| entry.is_listed() && is_call(key));
+        let mut calls: Vec<KeyPath> = listed.map(|(key, _)| key.clone()).collect();
+        calls.sort_unstable();
+        calls
     }
 
     /// Fetches a key now, whatever back-off says, or joins the fetch under way; waits for its end.
@@ -90,6 +104,10 @@ impl Engine {
             age: self.entries.borrow().get(&key).and_then(|entry| entry.age(self.clock.now())).map(|age| age.as_secs()),
             millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
+        if key.arguments().is_some() {
+            // Who asks brings the arguments: here is only a digest of them.
+            return told("call", Some("a call is made when somebody asks".into()));
+        }
         let Ok(in_hand) = self.enter(&key, 0) else {
             return told(
                 "misconfigured",

@@ -46,7 +46,7 @@ impl Engine {
         asker: Asker,
         revalidate: bool,
     ) -> Reply {
-        let asked = parts.iter().map(|part| self.ask_one(part, asker, revalidate));
+        let asked = parts.iter().map(|part| self.ask_one(part, asker.clone(), revalidate));
         let mut values = Vec::with_capacity(parts.len());
         let mut failure: Option<FailureReply> = None;
         for (part, reply) in parts.iter().zip(all(asked).await) {
@@ -103,14 +103,15 @@ impl Engine {
     pub(super) fn state_of_composed(&self, key: &KeyPath) -> Option<KeyState> {
         let parts = self.parts_of(key)?;
         let states = parts.iter().filter_map(|part| self.state_of(part));
-        let whole = states.reduce(|one, other| KeyState {
-            key: key.clone(),
-            state: if rank(one.state) >= rank(other.state) { one.state } else { other.state },
-            // Without one of its parts it has no value.
-            age: one.age.zip(other.age).map(|(one, other)| one.max(other)),
-        })?;
+        let whole = states.reduce(worse_state)?;
         Some(KeyState { key: key.clone(), ..whole })
     }
+}
+
+/// The worst state of both, and the oldest age: without one of its parts there is no value.
+pub(in crate::parent) fn worse_state(one: KeyState, other: KeyState) -> KeyState {
+    let age = one.age.zip(other.age).map(|(one, other)| one.max(other));
+    KeyState { age, state: if rank(one.state) >= rank(other.state) { one.state } else { other.state }, ..one }
 }
 
 fn rank(state: State) -> u8 {

@@ -123,6 +123,8 @@ impl Counters {
         let name = match answer {
             Ok(Answer::Answered { .. }) => "answered",
             Ok(Answer::NotModified) => "not-modified",
+            Ok(Answer::Raised(_)) => "exception",
+            Ok(Answer::Reached) => "reached",
             Err(failure) => failure.class.name(),
         };
         if let Some(counts) = self.fetches.borrow_mut().get_mut(&document.origin()) {

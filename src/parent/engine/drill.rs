@@ -165,7 +165,7 @@ impl Report {
                 let status = if failure.class == Class::Unavailable { 503 } else { 502 };
                 *row.failures.entry(status).or_default() += 1;
             }
-            Reply::Denied | Reply::OverBudget { .. } | Reply::Busy => {}
+            Reply::Denied | Reply::OverBudget { .. } | Reply::Busy | Reply::Raised { .. } => {}
         }
     }
 

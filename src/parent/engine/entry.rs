@@ -240,6 +240,12 @@ impl Entry {
         changed
     }
 
+    /// The service raised an exception: what it gave before stays, and so do refusals.
+    pub(super) fn raise(&mut self, now: Instant) {
+        (self.failure, self.negative_until, self.status, self.ended) = (None, None, None, Some(now));
+        self.pace.succeed();
+    }
+
     /// As if it had never been fetched.
     pub(super) fn purge(&mut self, now: Instant) {
         (self.held, self.failure, self.status, self.ended) = (None, None, None, None);

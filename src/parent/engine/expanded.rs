@@ -203,6 +203,10 @@ impl Engine {
     fn begin(&self, key: &KeyPath, uid: u32) -> Result<Rc<()>, Reply> {
         let expanded = expand(self.expanded.borrow().iter().map(|table| &table.key), key);
         let (template, source) = expanded.ok_or(Reply::Denied)?;
+        // A key without parameters comes first, and takes no arguments.
+        if key.arguments().is_some() && self.is_fixed(&key.alone()) {
+            return Err(Reply::Denied);
+        }
         if !self.make_room(template, uid) {
             tracing::warn!(uid, %key, "too many paths of its key are being fetched for the first time");
             return Err(Reply::OverBudget { retry_after: TRY_AGAIN });
@@ -215,6 +219,11 @@ impl Engine {
             held
         });
         begun.ok_or(Reply::Denied)
+    }
+
+    fn is_fixed(&self, key: &KeyPath) -> bool {
+        let is = |entry: &Entry| matches!(entry.standing, Standing::Fixed);
+        self.entries.borrow().get(key).is_some_and(is) || self.parts_of(key).is_some()
     }
 
     /// Room for one more path without a value: that of the oldest failure, rather of the user with the most.

@@ -1,5 +1,6 @@
 //! Fetches: one for each document at a time, shared by all who ask, paced by back-off, and stored however late they land.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,14 +10,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::documents::{DocumentId, DocumentState};
 use super::entry::{Entry, GivenUp, Held};
-use super::{Asker, Engine, Origin};
-use crate::config::{Document, Projection};
+use super::{Asker, Engine, Origin, fetched};
+use crate::config::Projection;
 use crate::ipc::wire::Recall;
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::{Definition, Validators};
 use crate::parent::outbox::Recalling;
 use crate::parent::pace::{Circumstances, Pace, random};
-use crate::parent::upstream::{Answer, Fetched, project_aside};
+use crate::parent::upstream::{Answer, Exception, Fetched, project_aside};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::clock::boot_nanos;
 
@@ -27,6 +28,8 @@ const WANTED_FOR: Duration = Duration::from_secs(60);
 pub(super) struct Flight {
     pub(super) started: Instant,
     pub(super) landed: watch::Receiver<bool>,
+    /// What the service raised, once it has landed.
+    pub(super) raised: Rc<OnceCell<Exception>>,
 }
 
 /// A value that the upstream vouches for now.
@@ -51,6 +54,14 @@ impl Landed {
     pub(super) fn is_of(&self, key: &KeyPath, entry: &Entry) -> bool {
         self.definitions.get(key) == Some(&entry.definition) && entry.purged.is_none_or(|at| at < self.began)
     }
+}
+
+/// How one attempt ended.
+enum Flown {
+    /// It is to begin anew.
+    Overtaken,
+    /// Perhaps with what the service raised.
+    Landed(Option<Exception>),
 }
 
 /// How a call ended, for back-off.
@@ -92,13 +103,16 @@ impl Engine {
             return Some((flight.clone(), true));
         }
         let (land, landed) = watch::channel(false);
-        let flight = Flight { started: Instant::now(), landed };
+        let flight = Flight { started: Instant::now(), landed, raised: Rc::default() };
         state.flight = Some(flight.clone());
         state.last_started = Some(flight.started);
         self.origins.borrow_mut().entry(state.origin.clone()).or_default().begin();
-        let (engine, key) = (self.clone(), key.cloned());
+        let (engine, key, raised) = (self.clone(), key.cloned(), flight.raised.clone());
         tokio::task::spawn_local(async move {
-            engine.fly(id, key, asker).await;
+            if let Some(exception) = engine.fly(id, key, asker).await {
+                // It is the only one who says so.
+                let _ = raised.set(exception);
+            }
             engine.land(id);
             // Nobody may be waiting any more.
             let _ = land.send(true);
@@ -117,18 +131,25 @@ impl Engine {
         self.keep_refreshed(id, false);
     }
 
-    async fn fly(self: &Rc<Self>, id: DocumentId, key: Option<KeyPath>, asker: Option<Asker>) {
-        // What an old token was given says nothing once another one is in its place.
-        while !self.fly_once(id, key.as_ref(), asker).await {}
+    /// Gives what the service raised, if it did.
+    async fn fly(self: &Rc<Self>, id: DocumentId, key: Option<KeyPath>, asker: Option<Asker>) -> Option<Exception> {
+        loop {
+            // What an old token was given says nothing once another one is in its place.
+            if let Flown::Landed(raised) = self.fly_once(id, key.as_ref(), asker.as_ref()).await {
+                return raised;
+            }
+        }
     }
 
-    /// `false` when it is to begin anew.
-    async fn fly_once(self: &Rc<Self>, id: DocumentId, key: Option<&KeyPath>, asker: Option<Asker>) -> bool {
+    async fn fly_once(self: &Rc<Self>, id: DocumentId, key: Option<&KeyPath>, asker: Option<&Asker>) -> Flown {
         let (document, keys, known, limit, late_after) = {
             let documents = self.documents.borrow();
-            let Some(state) = documents.get(id) else { return true };
+            let Some(state) = documents.get(id) else { return Flown::Landed(None) };
             let (known, late_after) = (self.known(state, key), self.late_after(state));
-            (state.document.clone(), state.keys.clone(), known, state.fetch_timeout, late_after)
+            let arguments = asker.and_then(|asker| asker.arguments.clone());
+            let carrying = |arguments| Rc::new(state.document.carrying(arguments));
+            let document = arguments.map_or_else(|| state.document.clone(), carrying);
+            (document, state.keys.clone(), known, state.fetch_timeout, late_after)
         };
         let started = Instant::now();
         let mut late = false;
@@ -143,13 +164,13 @@ impl Engine {
                 }
             }
         };
-        let unanswered = |_| (Err(Failure::unavailable(Reason::Timeout)).into(), Vec::new());
+        let unanswered = |_| (Err(self.sources.borrow().unanswered(&document)).into(), Vec::new());
         let (Fetched { answer, quota_spent }, used) = fetched.unwrap_or_else(unanswered);
         if self.is_overtaken(&used) {
-            return false;
+            return Flown::Overtaken;
         }
         let answer = answer.map_err(|failure| self.classify(id, failure));
-        log_fetch(&document, &keys, asker, started, &answer);
+        fetched::tell(&document, &keys, asker, started, &answer);
         self.counters.count_fetch(&document, &answer);
         let ended = Ended { began: started, late, failure: answer.as_ref().err().copied(), quota_spent };
         self.settle(id, ended);
@@ -157,6 +178,10 @@ impl Engine {
         let keys = self.documents.borrow().get(id).map(|state| state.keys.clone()).unwrap_or_default();
         let landed = self.landed(&keys, started);
         let answered = answer.is_ok();
+        let raised = if let Ok(Answer::Raised(exception)) = &answer { Some(exception.clone()) } else { None };
+        if raised.is_some() {
+            self.note_raised(&keys, &landed);
+        }
         let (mut values, mut refusals) = (Vec::new(), Vec::new());
         for (key, value) in self.values_of(&keys, answer, &known).await {
             match value {
@@ -173,7 +198,20 @@ impl Engine {
         if answered {
             self.restore_withheld(&document.token_names()).await;
         }
-        true
+        Flown::Landed(raised)
+    }
+
+    /// The service is there and gave no value: nothing that was known of its keys counts less, and no failure of theirs lasts.
+    fn note_raised(&self, keys: &[KeyPath], landed: &Landed) {
+        let mut entries = self.entries.borrow_mut();
+        for key in keys {
+            let Some(entry) = entries.get_mut(key).filter(|entry| landed.is_of(key, entry)) else { continue };
+            entry.raise(Instant::now());
+            // The next one is to ask the service, too.
+            if entry.leased_stale {
+                self.recall(key, entry);
+            }
+        }
     }
 
     pub(super) fn landed(&self, keys: &[KeyPath], began: Instant) -> Landed {
@@ -207,6 +245,8 @@ impl Engine {
         };
         let (body, fresh) = match answer {
             Err(failure) => return of_entries(&|_| true).into_iter().map(|key| (key, Err(failure))).collect(),
+            // It says nothing of any value.
+            Ok(Answer::Raised(_) | Answer::Reached) => return Vec::new(),
             Ok(Answer::NotModified) => {
                 let fresh = || Fresh { value: None, status: Some(304), validators: known.clone() };
                 // Only what the upstream was told that there is.
@@ -343,33 +383,6 @@ impl Engine {
         }
         entry.leased_until = 0;
     }
-}
-
-/// One line for each call, with whoever made it begin: nobody, when it refreshes ahead.
-fn log_fetch(
-    document: &Document,
-    keys: &[KeyPath],
-    asker: Option<Asker>,
-    started: Instant,
-    answer: &Result<Answer, Failure>,
-) {
-    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
-    let request = asker.map(|asker| tracing::field::display(asker.request));
-    let key = keys.first().map(tracing::field::display);
-    let more_keys = (keys.len() > 1).then(|| keys.len() - 1);
-    let origin = document.origin();
-    let (outcome, status) = match answer {
-        Ok(Answer::Answered { status, .. }) => ("answered", *status),
-        Ok(Answer::NotModified) => ("not-modified", Some(304)),
-        Err(failure) => {
-            let (outcome, reason) = (failure.class.name(), tracing::field::display(failure.reason));
-            let status = failure.status();
-            tracing::warn!(origin, key, more_keys, uid, pid, request, millis, outcome, reason, status, "fetch");
-            return;
-        }
-    };
-    tracing::info!(origin, key, more_keys, uid, pid, request, millis, outcome, status, "fetch");
 }
 
 /// Back-off of all origins, each with its token.

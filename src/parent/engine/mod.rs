@@ -12,6 +12,7 @@ mod documents;
 mod drill;
 mod entry;
 mod expanded;
+mod fetched;
 mod flight;
 mod memory;
 mod metrics;
@@ -42,6 +43,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::actions::{PurgeError, Refreshed, Unselectable};
 use self::budget::Budget;
+pub(super) use self::composed::worse_state;
 use self::composed::{Compositions, compositions};
 use self::counters::{Counters, Names};
 use self::documents::{DocumentId, Documents, Origin};
@@ -59,10 +61,11 @@ use super::outbox::Recalling;
 use super::repeats::Repeats;
 use super::upstream::Sources;
 use super::vault::Vault;
-use crate::config::Config;
+use crate::arguments::Arguments;
+use crate::config::{Config, Document};
 use crate::ipc::wire::{Detail, Forward, Reply, RequestId, Verdict};
 use crate::outcome::{Failure, Reason};
-use crate::secret::KeyPath;
+use crate::secret::{KeyPath, WireBytes};
 use crate::staleness::{Decision, View, decide};
 use crate::sys::clock::BootId;
 
@@ -197,7 +200,7 @@ impl Engine {
                 Ok(in_hand) => in_hand,
                 Err(refused) => return refused,
             };
-            let reply = self.try_to_ask(key, asker, revalidate).await;
+            let reply = self.try_to_ask(key, &asker, revalidate).await;
             drop(in_hand);
             if let Some(reply) = reply {
                 return reply;
@@ -208,7 +211,7 @@ impl Engine {
 
     /// `None` when there is neither a value nor a reason why not: a fetch that the upstream was asked to shorten, for the
     /// sake of other keys, says nothing of one without a value.
-    async fn try_to_ask(self: &Rc<Self>, key: &KeyPath, asker: Asker, revalidate: bool) -> Option<Reply> {
+    async fn try_to_ask(self: &Rc<Self>, key: &KeyPath, asker: &Asker, revalidate: bool) -> Option<Reply> {
         self.recollect(key).await;
         if let Some(reply) = self.ask_drilled(key, revalidate).await {
             return Some(reply);
@@ -222,7 +225,7 @@ impl Engine {
         {
             let usable = self.entries.borrow().get(key).is_some_and(|entry| entry.is_usable(self.clock.now()));
             if self.repeats.is_first(asker.uid, key, "over its budget of fetches") {
-                let Asker { uid, pid, request } = asker;
+                let Asker { uid, pid, request, .. } = asker;
                 tracing::warn!(uid, pid, %key, %request, "over its budget of fetches");
             }
             let stale = usable.then(|| self.value(key, hit(Some(Detail::OverBudget))));
@@ -237,12 +240,12 @@ impl Engine {
             }
             Decision::Fail => return Some(self.failure(key, None, hit(Some(Detail::BreakerOpen)))),
             Decision::StaleAndRefresh => {
-                self.join(considered.document, Some(key), Some(asker));
+                self.join(considered.document, Some(key), Some(asker.clone()));
                 return Some(self.value(key, hit(Some(Detail::Revalidating))));
             }
             Decision::Wait { up_to } => up_to,
         };
-        let (mut flight, collapsed) = self.join(considered.document, Some(key), Some(asker))?;
+        let (mut flight, collapsed) = self.join(considered.document, Some(key), Some(asker.clone()))?;
         let forward = match (considered.revalidate, considered.had_value) {
             (true, _) => Forward::Request,
             (false, true) => Forward::Stale,
@@ -253,9 +256,14 @@ impl Engine {
         // Others may have needed the room meanwhile.
         self.recollect(key).await;
         if landed.is_err() {
-            let late = Failure::unavailable(Reason::Timeout);
+            let document = self.documents.borrow().get(considered.document).map(|state| state.document.clone());
+            let unanswered = |document: Rc<Document>| self.sources.borrow().unanswered(&document);
+            let late = document.map_or(Failure::unavailable(Reason::Timeout), unanswered);
             let verdict = Verdict { detail: Some(Detail::FailoverTimeout), ..verdict };
             return Some(self.fall_back(key, late, verdict));
+        }
+        if let Some(exception) = flight.raised.get() {
+            return Some(Reply::Raised { exception: WireBytes(exception.to_vec()), verdict });
         }
         let ended = self.entries.borrow().get(key).map(|entry| (entry.failure, entry.status, entry.is_blank()));
         let (failure, fwd_status, blank) = ended?;
@@ -293,11 +301,13 @@ impl Engine {
 }
 
 /// Who a fetch is for, as the parent has judged it; for the log and the budget.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Asker {
     pub(super) uid: u32,
     pub(super) pid: i32,
     pub(super) request: RequestId,
+    /// Of a call: what its key has the digest of.
+    pub(super) arguments: Option<Arc<Arguments>>,
 }
 
 /// What is to be done for one request, and on what grounds.

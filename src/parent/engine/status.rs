@@ -135,7 +135,7 @@ impl Engine {
             })
         });
         let due = self.next_attempt(entry, document).filter(|due| *due > Instant::now());
-        json!({
+        let mut line = json!({
             "key": key,
             "state": entry.state(self.clock.now()),
             "age": entry.age(self.clock.now()).map(|age| age.as_secs()),
@@ -146,7 +146,11 @@ impl Engine {
             "token": document.and_then(|state| documents::told(&state.origin.1)),
             "fetching": document.is_some_and(|state| state.flight.is_some()),
             "drill": document.is_some_and(|state| self.is_covered(key, &state.document)),
-        })
+        });
+        if let Some(digest) = key.arguments() {
+            line["arguments"] = json!(digest);
+        }
+        line
     }
 
     fn status_of_templates(&self) -> Vec<Value> {

@@ -24,6 +24,7 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tower_service::Service;
@@ -77,21 +78,8 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 /// A client that trusts these roots alone and goes through this proxy, if any.
 pub(super) fn client(roots: RootCertStore, proxy: Option<Uri>) -> Result<Client, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let begun = Arc::<AtomicUsize>::default();
-    let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    tcp.set_nodelay(true);
-    let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(Route { tcp, proxy, begun: begun.clone() });
+    let connector = connector(roots, proxy, begun.clone())?;
     let inner = legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
@@ -99,6 +87,52 @@ pub(super) fn client(roots: RootCertStore, proxy: Option<Uri>) -> Result<Client,
         .http1_max_buf_size(TURN)
         .build(connector);
     Ok(Client { inner, begun })
+}
+
+/// TLS cannot be set up.
+pub(super) type TlsFault = rustls::Error;
+
+/// Connections for something else than HTTP, made and judged in the same way.
+pub(super) struct Connector(HttpsConnector<Route>);
+
+impl Connector {
+    /// They trust these roots alone.
+    pub(super) fn new(roots: RootCertStore) -> Result<Self, TlsFault> {
+        connector(roots, None, Arc::default()).map(Self)
+    }
+
+    /// `host` is written as in a URL. The caller bounds the time.
+    pub(super) async fn connect(
+        &self,
+        tls: bool,
+        host: &str,
+        port: u16,
+    ) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, Failure> {
+        let scheme = if tls { "https" } else { "http" };
+        let uri: Result<Uri, _> = format!("{scheme}://{host}:{port}/").parse();
+        let uri = uri.map_err(|_| Failure::unavailable(Reason::ConnectFailed))?;
+        let connecting = self.0.clone().call(uri).await;
+        let failed = |error: BoxError| causes(&*error).find_map(reason).unwrap_or(Reason::ConnectFailed);
+        connecting.map(TokioIo::new).map_err(|error| Failure::unavailable(failed(error)))
+    }
+}
+
+fn connector(
+    roots: RootCertStore,
+    proxy: Option<Uri>,
+    begun: Arc<AtomicUsize>,
+) -> Result<HttpsConnector<Route>, TlsFault> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_nodelay(true);
+    let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+    Ok(builder.wrap_connector(Route { tcp, proxy, begun }))
 }
 
 /// The system's resolver, with an error that can be told from others.

@@ -79,6 +79,7 @@ fn selected(document: &Value, projection: &Projection) -> Option<Value> {
     let there = |value: &Value| if value.is_null() { None } else { Some(value.clone()) };
     match projection {
         Projection::Whole => there(document),
+        Projection::Returned => Some(document.clone()),
         Projection::Pointer(tokens) => {
             let escaped = tokens.iter().map(|token| format!("/{}", token.replace('~', "~0")));
             document.pointer(&escaped.collect::<String>()).and_then(there)
@@ -87,6 +88,8 @@ fn selected(document: &Value, projection: &Projection) -> Option<Value> {
             let pairs = names.iter().map(|name| Some((name.clone(), there(document.as_object()?.get(name)?)?)));
             Some(Value::Object(pairs.collect::<Option<_>>()?))
         }
+        // They have a target of their own.
+        Projection::Steps(_) => None,
     }
 }
 
@@ -326,12 +329,12 @@ fn head() {
             }
         }
         let (hour, now) = (Duration::from_secs(3600), UNIX_EPOCH + Duration::from_secs(1_700_000_000));
-        let quota = quota_spent(&headers, now);
+        let quota = quota_spent(&headers, None, now);
         assert!(quota.is_none_or(|quota| (Duration::from_secs(1)..=hour).contains(&quota)));
         let known = validators(&headers);
         let texts = [&known.etag, &known.last_modified];
         assert!(texts.into_iter().flatten().all(|text| text.len() <= 1024 && HeaderValue::from_str(text).is_ok()));
-        let meant = [false, true].map(|conditional| meaning(status, &headers, conditional, now));
+        let meant = [false, true].map(|conditional| meaning(status, &headers, conditional, quota, now));
         for meant in &meant {
             match meant {
                 Ok(_) => assert!([200, 203, 304].contains(&status.as_u16())),

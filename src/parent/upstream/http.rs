@@ -17,6 +17,7 @@ use super::authorities::Authorities;
 use super::body::{self, DocumentBody};
 use super::connect::{self, Client};
 use super::exchange::Exchange;
+use super::outcomes;
 use super::redirect::{self, Redirect};
 use super::request::{self, Hop};
 use super::response::{self, Meaning};
@@ -57,6 +58,12 @@ impl fmt::Display for TlsSetupError {
 }
 
 impl std::error::Error for TlsSetupError {}
+
+impl From<connect::TlsFault> for TlsSetupError {
+    fn from(fault: connect::TlsFault) -> Self {
+        Self(fault)
+    }
+}
 
 impl HttpUpstream {
     /// `limit` is the longest document, in bytes. The system's roots are read only if some document needs them. Of `before`
@@ -140,7 +147,8 @@ impl HttpUpstream {
                 "the upstream answered"
             );
             let now = SystemTime::now();
-            *quota_spent = response::quota_spent(headers, now).max(*quota_spent);
+            let quota = response::quota_spent(headers, document.rate_limit.as_ref(), now);
+            *quota_spent = quota.max(*quota_spent);
             if let Some(next) = redirected(document, &hop, status, headers)? {
                 redirects += 1;
                 if redirects > MAX_REDIRECTS {
@@ -149,21 +157,46 @@ impl HttpUpstream {
                 hop = next;
                 continue;
             }
-            match response::meaning(status, headers, !known.is_empty(), now)? {
+            let meaning = match response::meaning(status, headers, !known.is_empty(), quota, now) {
+                Ok(meaning) => meaning,
+                Err(failure) => return Err(self.judged(document, exchange, failure).await),
+            };
+            match meaning {
                 Meaning::NotModified => return Ok(Answer::NotModified),
                 Meaning::Good => {
                     // What was redirected to may be another document the next time; and only GET is conditional.
                     let lasting = redirects == 0 && document.method == Method::Get;
                     let validators = if lasting { response::validators(headers) } else { Validators::default() };
-                    let body = self.body(exchange, vault, document).await?;
+                    let body = self.good_body(exchange, vault, document).await?;
                     return Ok(Answer::Answered { body, validators, status: Some(status.as_u16()) });
                 }
             }
         }
     }
 
+    /// The failure that an answer is, by the rules of its source where one holds.
+    async fn judged(&self, document: &HttpDocument, exchange: Exchange, failure: Failure) -> Failure {
+        let (head, body) = exchange.response.into_parts();
+        let status = head.status.as_u16();
+        let rules: Vec<_> = outcomes::of_head(&document.outcomes, status, &head.headers, false).collect();
+        let body = match rules.iter().any(|rule| rule.pointer.is_some()) {
+            // What does not come, or is too long, is not looked at: the status has a class without it.
+            true => body::collect(body, body::announced(&head.headers), outcomes::MAX_BODY).await.ok(),
+            false => None,
+        };
+        match outcomes::judge(rules.into_iter(), body.as_deref().map(Vec::as_slice)) {
+            Some(class) => outcomes::failure(class, status, Some(failure)),
+            None => failure,
+        }
+    }
+
     /// The body of a good answer, whole and within the limit.
-    async fn body(&self, exchange: Exchange, vault: &Vault, document: &HttpDocument) -> Result<DocumentBody, Failure> {
+    async fn good_body(
+        &self,
+        exchange: Exchange,
+        vault: &Vault,
+        document: &HttpDocument,
+    ) -> Result<DocumentBody, Failure> {
         let (head, body) = exchange.response.into_parts();
         let bytes = body::collect(body, body::announced(&head.headers), self.limit).await?;
         if let (Some(hash), Some(credentials)) = (exchange.vouched, request::hawk(&document.auth, vault)?) {
@@ -171,7 +204,13 @@ impl HttpUpstream {
             let verified = credentials.verify_payload(&hash, content_type.unwrap_or_default(), &bytes);
             verified.map_err(|_| Failure::unavailable(Reason::ReplyNotAuthentic))?;
         }
-        parse_aside(bytes, document.format).await
+        let body = parse_aside(bytes, document.format).await?;
+        let status = head.status.as_u16();
+        let rules = outcomes::of_head(&document.outcomes, status, &head.headers, true);
+        match outcomes::judge(rules, Some(body.bytes()).filter(|_| body.as_text().is_none())) {
+            Some(class) => Err(outcomes::failure(class, status, None)),
+            None => Ok(body),
+        }
     }
 }
 

@@ -1,18 +1,22 @@
 //! Where documents come from. Borrows a token for one call and keeps nothing of it.
 
 mod ahead;
+mod amqp;
 mod aside;
 mod authorities;
 mod body;
 mod command;
 mod connect;
 mod exchange;
+mod extract;
 mod file;
 mod formats;
 #[cfg(test)]
 mod fuzz;
 mod hawk;
 mod http;
+mod nameko;
+mod outcomes;
 mod project;
 mod redirect;
 mod request;
@@ -20,17 +24,22 @@ mod response;
 mod select;
 mod session;
 mod sigv4;
+mod unescape;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
+
+use zeroize::Zeroizing;
 
 use self::command::Commands;
 use self::file::Files;
 use self::http::HttpUpstream;
+use self::nameko::NamekoUpstream;
 use crate::config::{Config, Document, Key, KeyTemplate, Limits, Live};
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Reason};
 use crate::parent::cache::Validators;
 use crate::parent::runner::Runner;
 use crate::parent::vault::Vault;
@@ -60,7 +69,14 @@ pub enum Answer {
     },
     /// 304: what these validators came with is what there is.
     NotModified,
+    /// The service was called and raised an exception: its description as JSON, for who asked.
+    Raised(Exception),
+    /// The broker takes the token; nothing was called.
+    Reached,
 }
+
+/// What a service says of an exception: a JSON object.
+pub type Exception = Arc<Zeroizing<Vec<u8>>>;
 
 /// How a fetch ended.
 pub struct Fetched {
@@ -79,6 +95,7 @@ impl From<Result<Answer, Failure>> for Fetched {
 pub struct Sources {
     http: HttpUpstream,
     files: Files,
+    nameko: NamekoUpstream,
     commands: Commands,
 }
 
@@ -107,11 +124,17 @@ impl Sources {
         let limit = usize::try_from(limits.document_size).unwrap_or(usize::MAX);
         let of_templates: Vec<Document> = templates.iter().map(|key| key.source.any_document()).collect();
         let documents = keys.iter().map(|key| &key.source.document).chain(&of_templates);
+        let calls = documents.clone().filter_map(|document| match document {
+            Document::Nameko(call) => Some(&**call),
+            _ => None,
+        });
         let documents = documents.filter_map(|document| match document {
             Document::Http(http) => Some(&**http),
-            Document::File(_) | Document::Command(_) => None,
+            _ => None,
         });
+        let authorities = inputs.authorities.clone();
         Ok(Self {
+            nameko: NamekoUpstream::new(limit, calls, authorities, before.map(|before| &before.nameko))?,
             http: HttpUpstream::new(limit, documents, inputs.authorities, before.map(|before| &before.http))?,
             files: Files::new(limit, inputs.files),
             commands: Commands::new(limit, before.and_then(|before| before.commands.runner())),
@@ -141,7 +164,14 @@ impl Sources {
         match document {
             Document::Http(document) => self.http.fetch(document, known, vault).await,
             Document::File(document) => self.files.fetch(document).await.into(),
+            Document::Nameko(document) => self.nameko.fetch(document, vault).await.into(),
             Document::Command(document) => self.commands.fetch(document, vault).await.into(),
         }
+    }
+
+    /// What it is that a fetch of this document has not ended in time.
+    pub fn unanswered(&self, document: &Document) -> Failure {
+        let is_called = matches!(document, Document::Nameko(document) if self.nameko.is_connected(document));
+        Failure::unavailable(if is_called { Reason::NoReply } else { Reason::Timeout })
     }
 }

@@ -4,11 +4,12 @@
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::config::Projection;
+use crate::config::{Projection, Step};
 use crate::outcome::{Class, Failure, Reason};
 use crate::secret::SecretValue;
 
 use super::DocumentBody;
+use super::extract::{At, extract};
 use super::select::Places;
 
 /// The value that each projection selects, at most `value_size` bytes of JSON, in their order.
@@ -24,7 +25,8 @@ pub(super) fn project(
 ) -> Vec<Result<SecretValue, Failure>> {
     if let Some(text) = body.as_text() {
         let of_text = |projection: &Projection| match projection {
-            Projection::Whole => within(SecretValue::from_text(text), value_size),
+            Projection::Whole | Projection::Returned => within(SecretValue::from_text(text), value_size),
+            Projection::Steps(steps) => within(extract(At::Text(text), steps, value_size)?, value_size),
             _ => Err(Failure::unavailable(Reason::InvalidBody)),
         };
         return projections.iter().map(of_text).collect();
@@ -36,7 +38,9 @@ pub(super) fn project(
         let found = found.as_deref().map_err(|failure| *failure)?;
         let value = match selected {
             Selected::Place(place) => copy(present(found[place])?, value_size)?,
+            Selected::Returned(place) => copy(found[place].unwrap_or("null"), value_size)?,
             Selected::Fields(names, places) => fields(found, names, &places, value_size)?,
+            Selected::Steps(place, steps) => extract(At::Json(present(found[place])?), steps, value_size)?,
         };
         within(value, value_size)
     };
@@ -46,16 +50,26 @@ pub(super) fn project(
 /// What a projection selects, by the numbers of the places.
 enum Selected<'p> {
     Place(usize),
+    /// `null` is a value, too.
+    Returned(usize),
     Fields(&'p [String], Vec<usize>),
+    /// These, from that place on.
+    Steps(usize, &'p [Step]),
 }
 
 fn select<'p>(places: &mut Places<'p>, projection: &'p Projection) -> Selected<'p> {
     match projection {
         Projection::Whole => Selected::Place(places.add([])),
+        Projection::Returned => Selected::Returned(places.add([])),
         Projection::Pointer(tokens) => Selected::Place(places.add(tokens.iter().map(String::as_str))),
         Projection::Fields(names) => {
             Selected::Fields(names, names.iter().map(|name| places.add([name.as_str()])).collect())
         }
+        // The first walk is through the whole document, and is one for all.
+        Projection::Steps(steps) => match steps.split_first() {
+            Some((Step::Pointer(tokens), rest)) => Selected::Steps(places.add(tokens.iter().map(String::as_str)), rest),
+            _ => Selected::Steps(places.add([]), steps),
+        },
     }
 }
 
@@ -63,11 +77,11 @@ fn within(value: SecretValue, value_size: u64) -> Result<SecretValue, Failure> {
     if value.len() as u64 > value_size { Err(too_large()) } else { Ok(value) }
 }
 
-fn too_large() -> Failure {
+pub(super) fn too_large() -> Failure {
     Failure::misconfigured(Reason::ValueTooLarge)
 }
 
-fn raw(json: &[u8]) -> Result<&str, Failure> {
+pub(super) fn raw(json: &[u8]) -> Result<&str, Failure> {
     serde_json::from_slice::<&RawValue>(json).map(RawValue::get).map_err(invalid)
 }
 
@@ -77,11 +91,15 @@ fn invalid(_: serde_json::Error) -> Failure {
 }
 
 /// What is missing and what is null are one: there is no value.
-fn present(found: Option<&str>) -> Result<&str, Failure> {
-    found.filter(|text| *text != "null").ok_or(Failure::new(Class::Gone, Reason::FieldMissing))
+pub(super) fn present(found: Option<&str>) -> Result<&str, Failure> {
+    found.filter(|text| *text != "null").ok_or_else(missing)
 }
 
-fn copy(json: &str, value_size: u64) -> Result<SecretValue, Failure> {
+pub(super) fn missing() -> Failure {
+    Failure::new(Class::Gone, Reason::FieldMissing)
+}
+
+pub(super) fn copy(json: &str, value_size: u64) -> Result<SecretValue, Failure> {
     if json.len() as u64 > value_size {
         return Err(too_large());
     }
@@ -89,9 +107,14 @@ fn copy(json: &str, value_size: u64) -> Result<SecretValue, Failure> {
 }
 
 /// The object with just these fields, in this order.
-fn fields(found: &[Option<&str>], names: &[String], places: &[usize], value_size: u64) -> Result<SecretValue, Failure> {
+pub(super) fn fields(
+    found: &[Option<&str>],
+    names: &[String],
+    places: &[usize],
+    value_size: u64,
+) -> Result<SecretValue, Failure> {
     if !found[0].is_some_and(|json| json.starts_with('{')) {
-        return Err(Failure::new(Class::Gone, Reason::FieldMissing));
+        return Err(missing());
     }
     let found: Vec<&str> = places.iter().map(|place| present(found[*place])).collect::<Result<_, _>>()?;
 
@@ -139,10 +162,6 @@ mod tests {
     fn at(body: &str, tokens: &[&str]) -> Result<String, Failure> {
         let tokens = tokens.iter().map(|n| (*n).to_owned()).collect();
         run(body, Format::Json, &Projection::Pointer(tokens), LIMIT)
-    }
-
-    fn missing() -> Failure {
-        Failure::new(Class::Gone, Reason::FieldMissing)
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
 
+use crate::config::RateLimit;
 use crate::outcome::{Class, Failure, Reason};
 use crate::parent::cache::Validators;
 
@@ -22,14 +23,14 @@ pub(super) enum Meaning {
     NotModified,
 }
 
-/// The class of an answer that is no redirect to follow.
+/// The class of an answer that is no redirect to follow; `quota`: how long one is spent, if it is.
 pub(super) fn meaning(
     status: StatusCode,
     headers: &HeaderMap,
     conditional: bool,
+    quota: Option<Duration>,
     now: SystemTime,
 ) -> Result<Meaning, Failure> {
-    let quota = quota_spent(headers, now);
     let class = match status {
         StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION if is_plain(headers) => return Ok(Meaning::Good),
         StatusCode::NOT_MODIFIED if conditional => return Ok(Meaning::NotModified),
@@ -73,11 +74,12 @@ fn date(headers: &HeaderMap) -> Option<SystemTime> {
 
 /// How long a quota is spent: `RateLimit-Remaining: 0`, until `RateLimit-Reset`. Also with the older `X-` names, where
 /// a reset can be an instant instead of a number of seconds.
-pub(super) fn quota_spent(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+/// `own`: the names that the source says, which come first.
+pub(super) fn quota_spent(headers: &HeaderMap, own: Option<&RateLimit>, now: SystemTime) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
-    let (_, reset) = [("ratelimit-remaining", "ratelimit-reset"), ("x-ratelimit-remaining", "x-ratelimit-reset")]
-        .into_iter()
-        .find(|(remaining, _)| number(remaining) == Some(0))?;
+    let own = own.map(|own| (own.remaining.as_str(), own.reset.as_deref().unwrap_or_default()));
+    let usual = [("ratelimit-remaining", "ratelimit-reset"), ("x-ratelimit-remaining", "x-ratelimit-reset")];
+    let (_, reset) = own.into_iter().chain(usual).find(|(remaining, _)| number(remaining) == Some(0))?;
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let reset = match number(reset).map(Duration::from_secs).unwrap_or_default() {
         instant if instant.as_secs() > 1_000_000_000 => instant.saturating_sub(now),
@@ -113,7 +115,8 @@ mod tests {
     }
 
     fn classify(status: u16, of: &[(&'static str, &str)]) -> Result<Meaning, Failure> {
-        meaning(StatusCode::from_u16(status).unwrap(), &headers(of), false, at(0))
+        let headers = headers(of);
+        meaning(StatusCode::from_u16(status).unwrap(), &headers, false, quota_spent(&headers, None, at(0)), at(0))
     }
 
     #[test]
@@ -129,7 +132,7 @@ mod tests {
         for status in [300, 302, 305, 400, 402, 405, 406, 407, 409, 412, 414, 422, 426, 451] {
             assert_eq!(class(status), Err(Class::Misconfigured), "{status}");
         }
-        let conditional = meaning(StatusCode::NOT_MODIFIED, &HeaderMap::new(), true, at(0));
+        let conditional = meaning(StatusCode::NOT_MODIFIED, &HeaderMap::new(), true, None, at(0));
         assert_eq!(conditional, Ok(Meaning::NotModified));
     }
 
@@ -165,13 +168,17 @@ mod tests {
     #[test]
     fn a_spent_quota_says_when_it_is_renewed() {
         let spent =
-            |of: &[(&'static str, &str)]| quota_spent(&headers(of), at(1_700_000_000)).map(|wait| wait.as_secs());
+            |of: &[(&'static str, &str)]| quota_spent(&headers(of), None, at(1_700_000_000)).map(|wait| wait.as_secs());
         assert_eq!(spent(&[("ratelimit-remaining", "0")]), Some(1));
         assert_eq!(spent(&[("ratelimit-remaining", "0"), ("ratelimit-reset", "40")]), Some(40));
         assert_eq!(spent(&[("ratelimit-remaining", "0"), ("ratelimit-reset", "86400")]), Some(3600));
         assert_eq!(spent(&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1700000090")]), Some(90));
         assert_eq!(spent(&[("ratelimit-remaining", "1"), ("ratelimit-reset", "40")]), None);
         assert_eq!(spent(&[("ratelimit-remaining", "-0")]), None);
+        let own = RateLimit { remaining: "x-left".into(), reset: Some("x-more-in".into()) };
+        let named = headers(&[("x-left", "0"), ("x-more-in", "40"), ("ratelimit-remaining", "7")]);
+        assert_eq!(quota_spent(&named, Some(&own), at(0)), Some(Duration::from_secs(40)));
+        assert_eq!(quota_spent(&named, None, at(0)), None);
         let refused = classify(403, &[("x-ratelimit-remaining", "0")]).unwrap_err();
         assert_eq!((refused.class, refused.retry_after), (Class::Unavailable, Some(SHORTEST_SILENCE)));
         assert_eq!(classify(401, &[("ratelimit-remaining", "0")]).unwrap_err().class, Class::TokenRefused);

@@ -77,21 +77,14 @@ fn supervise(program: &Program, line: &UnixStream, pipes: Pipes) -> io::Result<R
     let Begun { leader, told } = starting::begin(program, starting::Ends { output, errors: errors_in, given })?;
     let mut said = 0;
     // Whatever becomes of the watch: what has been started is ended.
-    let _ = watch(leader, line, &ended, &errors, &null, &mut said);
+    watch(leader, line, &ended, &errors, &null, &mut said);
     let end = ending::end(program.ids, leader, children.as_ref())?;
     let end = starting::failure(told).map_or(end, End::NotStarted);
     Ok((end, said + drain(&errors, &null).0))
 }
 
 /// Until the program ends, or is to be ended.
-fn watch(
-    leader: Pid,
-    line: &UnixStream,
-    ended: &SignalFd,
-    errors: &OwnedFd,
-    null: &File,
-    said: &mut u64,
-) -> io::Result<()> {
+fn watch(leader: Pid, line: &UnixStream, ended: &SignalFd, errors: &OwnedFd, null: &File, said: &mut u64) {
     let mut open = true;
     loop {
         let mut watched = [
@@ -100,17 +93,18 @@ fn watch(
             PollFd::new(errors.as_fd(), PollFlags::POLLIN),
         ];
         let count = if open { watched.len() } else { 2 };
+        // From here on whatever fails is the end of the run, and not of looking after it.
         match poll(&mut watched[..count], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(_) => return,
         }
         let [stop, child, heard] = watched.map(|fd| fd.any().unwrap_or(false));
         // Only one that was seen: what comes after the look at the child is for the next turn.
         if child {
             let _ = ended.read_signal();
         }
-        if stop || (child && has_ended(leader)?) {
-            return Ok(());
+        if stop || (child && has_ended(leader)) {
+            return;
         }
         if heard && open {
             let thrown = drain(errors, null);
@@ -121,14 +115,16 @@ fn watch(
 }
 
 /// Whether the program itself has. What it left and what has come to us is waited for as it ends.
-fn has_ended(leader: Pid) -> io::Result<bool> {
+fn has_ended(leader: Pid) -> bool {
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     loop {
         match waitid(Id::All, peek) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(false),
-            Ok(status) if status.pid() == Some(leader) => return Ok(true),
+            Ok(WaitStatus::StillAlive) => return false,
+            Ok(status) if status.pid() == Some(leader) => return true,
             Ok(status) => drop(status.pid().map(|pid| waitpid(pid, Some(WaitPidFlag::WNOHANG)))),
-            Err(errno) => return Err(errno.into()),
+            Err(Errno::EINTR) => {}
+            // There is a child for as long as the program has not been waited for.
+            Err(_) => return true,
         }
     }
 }

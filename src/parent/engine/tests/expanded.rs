@@ -127,7 +127,7 @@ fn a_key_of_the_configuration_is_none_of_their_paths() {
 fn begin_fetch(engine: &Engine, path: &str) -> watch::Sender<bool> {
     let document = engine.entries.borrow()[&key(path)].document;
     let (land, landed) = watch::channel(false);
-    let flight = Flight { started: tokio::time::Instant::now(), landed };
+    let flight = Flight { started: tokio::time::Instant::now(), landed, raised: Rc::default() };
     engine.documents.borrow_mut().get_mut(document).unwrap().flight = Some(flight);
     land
 }

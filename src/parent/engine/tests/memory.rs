@@ -31,7 +31,7 @@ fn long(path: &str) -> String {
 
 /// What a peer gets, as long as no upstream is needed.
 async fn answered(engine: &Rc<Engine>, path: &str) -> Option<String> {
-    let asker = Asker { uid: 0, pid: 0, request: RequestId(0) };
+    let asker = Asker { uid: 0, pid: 0, request: RequestId(0), arguments: None };
     match engine.ask(&key(path), asker, false).await {
         Reply::Value(ValueReply { body: Body::Inline(bytes), .. }) => serde_json::from_slice(&bytes.0).ok(),
         _ => None,

@@ -45,7 +45,7 @@ pub(super) async fn credentials(slot: &Slot, from: &AwsCredentials) -> Result<Se
             let token = token.header("x-aws-ec2-metadata-token-ttl-seconds", Zeroizing::new(b"60".to_vec()))?;
             let token = slot.send(token, PATIENCE).await?.body;
             // Whoever is at this address on a machine that is no instance may answer anything.
-            let token = ApiToken::given(&token).map_err(|_| {
+            let token = ApiToken::given(token.trim_ascii_end()).map_err(|_| {
                 tracing::error!(origin = slot.origin(), "the metadata's token is not one that could be sent");
                 Failed::unavailable(Reason::InvalidBody)
             })?;

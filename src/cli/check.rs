@@ -1,0 +1,81 @@
+//! `keyhatch check`: all that is wrong with a configuration, and with what it names, without starting anything.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{cache, errors, show, tell, trust};
+use crate::boot::Credentials;
+use crate::config::{self, Config};
+use crate::exit::Exit;
+
+/// What was found. Texts for a person, without secrets: `config` masks what it shows.
+#[derive(Default)]
+struct Findings {
+    errors: Vec<String>,
+    warnings: Vec<String>,
+    notes: Vec<String>,
+    /// Keys with and without parameters, those with, and clients; nothing of a configuration that cannot be read.
+    counts: Option<[usize; 3]>,
+}
+
+/// Problems on stderr, or all of it as one object of JSON on stdout.
+pub(super) fn run(path: &Path, as_json: bool) -> Exit {
+    let findings = match config::load(path, trust()) {
+        Ok(config) => examine(&config),
+        Err(error) if as_json => Findings { errors: error.each(), ..Findings::default() },
+        // As a whole: it says how many there are.
+        Err(error) => {
+            tell(&error);
+            return Exit::Configuration;
+        }
+    };
+    let exit = if findings.errors.is_empty() { Exit::Ok } else { Exit::Configuration };
+    if as_json {
+        return match show(&findings.json(path)) {
+            Exit::Ok => exit,
+            unwritten => unwritten,
+        };
+    }
+    findings.tell(path);
+    exit
+}
+
+fn examine(config: &Config) -> Findings {
+    let (errors, _) = errors(config, Credentials::Needed);
+    // What would be lost by a configuration that is refused is nothing.
+    let (losses, notes) = if errors.is_empty() { cache::losses(config) } else { (Vec::new(), Vec::new()) };
+    let warnings = config.warnings.iter().cloned().chain(losses).collect();
+    let templates = config.templates.len();
+    let counts = [config::served(&config.keys).count() + templates, templates, config.acl.clients.len()];
+    Findings { errors, warnings, notes, counts: Some(counts) }
+}
+
+impl Findings {
+    fn tell(&self, path: &Path) {
+        self.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
+        self.notes.iter().for_each(|note| tell(&format_args!("note: {note}")));
+        self.errors.iter().for_each(|error| tell(&format_args!("error: {error}")));
+        if let Some([keys, templates, clients]) = self.counts
+            && self.errors.is_empty()
+        {
+            let templates = if templates > 0 { format!(" ({templates} with parameters)") } else { String::new() };
+            tell(&format_args!("{}: good: {keys} keys{templates}, {clients} clients", path.display()));
+        }
+    }
+
+    fn json(&self, path: &Path) -> String {
+        let [keys, templates, clients] = self.counts.map_or([None; 3], |counts| counts.map(Some));
+        let told = json!({
+            "file": path.display().to_string(),
+            "good": self.errors.is_empty(),
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "notes": self.notes,
+            "keys": keys,
+            "with-parameters": templates,
+            "clients": clients,
+        });
+        told.to_string()
+    }
+}
