@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -168,6 +169,26 @@ fn metadata_that_hangs_are_unavailable_soon_and_hold_nobody_up() {
     });
     logs(&broker, "no session");
     assert!(broker.log().contains("outcome=\"unavailable\" reason=timeout"), "{}", broker.log());
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn what_answers_anything_in_the_place_of_metadata_is_unavailable() {
+    // As a portal does that wants a login of a person first.
+    let portal = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = portal.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in portal.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let page = "<html>\r\nX-Other: planted\r\n</html>\n";
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+        }
+    });
+    let (_upstream, broker) =
+        serving(&|upstream| vec![("a", at(upstream, "/aws?id=given", &imds(port)), "negative-max-age = \"0s\"")]);
+    fails(&broker, "/a", 503, "login-failed");
+    logs(&broker, "the metadata's token is not one that could be sent");
 }
 
 /// Requests of every kind, each signed once more by the SDK that AWS writes itself.

@@ -6,7 +6,8 @@
 mod scene;
 mod support;
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use scene::{Key, Scene, configuration, prepared, serving};
@@ -169,6 +170,27 @@ fn nothing_of_a_run_is_left_whatever_it_does_to_stay() {
     }
     // The runner has seen all that, and is as it was.
     assert_eq!(scene.good("/child"), "value");
+}
+
+#[test]
+#[ignore = "needs root: runs programs as another user"]
+fn a_program_that_hangs_before_it_is_executed_is_ended_as_well() {
+    let scene = serving(&[("held", "echo value", "", SHORT)]);
+    // Whoever opens it now waits until the lease is given back, or for 45 s (fcntl(2)); an exec opens it as the program's user.
+    let lease = "alarm 60; $SIG{IO} = 'IGNORE'; open F, '<', $ARGV[0]; fcntl(F, 1024, 1) or die $!; $| = 1; print \"held\\n\"; sleep";
+    let mut holder = Command::new("perl");
+    let mut holder =
+        holder.args(["-e", lease]).arg(scene.broker.path("run-held")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut told).unwrap();
+    assert_eq!(told, "held\n");
+    let began = Instant::now();
+    scene.fails("/held", 503, "failover-timeout");
+    scene.nothing_is_left("a program that never was");
+    assert!(began.elapsed() < Duration::from_secs(20), "by the deadline, and not by the end of the lease");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    wait_until("it runs again", || scene.ask("/held").0 == 200);
 }
 
 #[test]

@@ -168,10 +168,17 @@ impl Survey<'_, '_> {
     /// Scheme, host and port; what is below; what is asked.
     fn url(&mut self, text: &str) -> Result<(), Bad> {
         let (mut seen, mut query) = (String::new(), false);
+        // What stands behind an origin would be the end of its host or port.
+        let mut behind_origin = None;
         let pieces = pieces(text);
         for (index, piece) in pieces.iter().enumerate() {
             match *piece {
+                Piece::Literal("") => {}
                 Piece::Literal(literal) => {
+                    if let Some(origin) = behind_origin.take().filter(|_| !literal.starts_with(['/', '?'])) {
+                        return Err(Bad::new(format!("what follows {{{origin}}} would be a part of its host or port"))
+                            .help(format!("a path begins with a slash: \"{{{origin}}}/…\"")));
+                    }
                     if literal.contains(['{', '}']) {
                         return Err(Bad::new("this URL has a brace that is of no parameter")
                             .help("write a literal brace as %7B or %7D"));
@@ -184,6 +191,9 @@ impl Survey<'_, '_> {
                     let kind = self.parameters[parameter].kind;
                     let rest = seen.split_once("://").map(|(_, rest)| rest);
                     let in_host = rest.is_some_and(|rest| !rest.contains(['/', '?']));
+                    if behind_origin.is_some() {
+                        return Err(in_authority(name, kind));
+                    }
                     let ends = |next: &str| next.is_empty() || next.starts_with(['/', '?']);
                     let whole = matches!(pieces.get(index + 1), Some(Piece::Literal(next)) if ends(next));
                     if self.parameters[parameter].optional && (query || !whole || !seen.ends_with('/')) {
@@ -191,7 +201,10 @@ impl Survey<'_, '_> {
                             .help("what can be left out is a whole segment of a path, or stands in `query`"));
                     }
                     match (kind, in_host) {
-                        (Kind::Origin, _) if seen.is_empty() => seen.push_str("https://x/"),
+                        (Kind::Origin, _) if seen.is_empty() => {
+                            seen.push_str("https://x/");
+                            behind_origin = Some(name);
+                        }
                         (Kind::Origin, _) => return Err(misplaced(name, kind, "stands at the beginning of a URL")),
                         (Kind::HostLabel, true) => seen.push('x'),
                         (_, _) if seen.is_empty() || in_host || rest.is_none() => return Err(in_authority(name, kind)),

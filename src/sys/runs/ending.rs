@@ -50,8 +50,8 @@ pub(super) fn end(ids: Option<(u32, u32)>, leader: Pid, children: Option<&File>)
         if let Some(ids) = ids
             && began.elapsed() > PATIENCE
         {
-            // They multiply faster than they are killed, or cannot be seen.
-            // There is another turn.
+            // They multiply faster than they are killed, or cannot be seen. Where there is no room for one process more, which
+            // may be their doing, there is again once some of them are gone.
             let _ = kill_all_of(ids);
         }
         pause();

@@ -5,6 +5,7 @@
 //! and the program may not signal it (kill(2)). Call with one thread.
 
 mod ending;
+mod starting;
 mod supervisor;
 
 use std::ffi::CString;

@@ -1,29 +1,20 @@
 //! The supervisor of one run: starts the program, waits for its end or for the order to end it, kills what is left, and says
 //! how it ended. Reads nothing that the program writes.
 
-use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Gid, Pid, Uid, chdir, setgroups, setresgid, setresuid};
+use nix::unistd::Pid;
 
-use super::{End, GIVEN_FD, Given, Program, Report, ending};
-
-/// Processes and threads that the user of a program may have together: room for any honest one, and none for a flood that
-/// would take them from the broker.
-const MOST_PROCESSES: u64 = 256;
+use super::starting::{self, Begun};
+use super::{End, Program, Report, ending};
 
 /// The program's ends, and both of its standard error.
 pub(super) struct Pipes {
@@ -78,16 +69,23 @@ fn supervise(program: &Program, line: &UnixStream, pipes: Pipes) -> io::Result<R
     Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
     let children = File::open(format!("/proc/self/task/{}/children", nix::unistd::gettid())).ok();
     let null = File::options().write(true).open("/dev/null")?;
-    // Taken, so that nothing of std's is where the program finds what it is given.
-    let _reserved = fcntl(&null, FcntlArg::F_DUPFD_CLOEXEC(GIVEN_FD)).map(owned)?;
     let mut ends = SigSet::empty();
     ends.add(Signal::SIGCHLD);
     ends.thread_block()?;
     let ended = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
 
-    let child = spawn(program, output, errors_in, given)?;
-    let leader = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    let (mut said, mut open) = (0, true);
+    let Begun { leader, told } = starting::begin(program, starting::Ends { output, errors: errors_in, given })?;
+    let mut said = 0;
+    // Whatever becomes of the watch: what has been started is ended.
+    watch(leader, line, &ended, &errors, &null, &mut said);
+    let end = ending::end(program.ids, leader, children.as_ref())?;
+    let end = starting::failure(told).map_or(end, End::NotStarted);
+    Ok((end, said + drain(&errors, &null).0))
+}
+
+/// Until the program ends, or is to be ended.
+fn watch(leader: Pid, line: &UnixStream, ended: &SignalFd, errors: &OwnedFd, null: &File, said: &mut u64) {
+    let mut open = true;
     loop {
         let mut watched = [
             PollFd::new(line.as_fd(), PollFlags::POLLIN),
@@ -98,7 +96,7 @@ fn supervise(program: &Program, line: &UnixStream, pipes: Pipes) -> io::Result<R
         // From here on whatever fails is the end of the run, and not of looking after it.
         match poll(&mut watched[..count], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => break,
+            Err(_) => return,
         }
         let [stop, child, heard] = watched.map(|fd| fd.any().unwrap_or(false));
         // Only one that was seen: what comes after the look at the child is for the next turn.
@@ -106,80 +104,14 @@ fn supervise(program: &Program, line: &UnixStream, pipes: Pipes) -> io::Result<R
             let _ = ended.read_signal();
         }
         if stop || (child && has_ended(leader)) {
-            break;
+            return;
         }
         if heard && open {
-            let thrown = drain(&errors, &null);
-            said += thrown.0;
+            let thrown = drain(errors, null);
+            *said += thrown.0;
             open = thrown.1;
         }
     }
-    let end = ending::end(program.ids, leader, children.as_ref())?;
-    Ok((end, said + drain(&errors, &null).0))
-}
-
-/// As the program's user, in a process group of its own, with nothing of ours but the pipes.
-fn spawn(program: &Program, output: OwnedFd, errors: OwnedFd, given: Option<OwnedFd>) -> io::Result<Child> {
-    let text = |text: &CString| OsStr::from_bytes(text.as_bytes()).to_owned();
-    let mut command = Command::new(text(&program.path));
-    command.args(program.arguments.iter().map(text)).env_clear().envs(program.environment.iter().cloned());
-    command.stdout(output).stderr(errors).process_group(0);
-    let given = match (program.given, given) {
-        (Given::Stdin, Some(given)) => {
-            command.stdin(given);
-            None
-        }
-        (_, given) => {
-            command.stdin(Stdio::null());
-            given
-        }
-    };
-    let from = given.as_ref().map(AsRawFd::as_raw_fd);
-    let (ids, directory) = (program.ids, program.directory.clone());
-    // SAFETY: between fork and exec this makes system calls alone, on numbers and on a string that was made before.
-    unsafe { command.pre_exec(move || become_program(ids, &directory, from)) };
-    command.spawn()
-}
-
-fn become_program(ids: Option<(u32, u32)>, directory: &CStr, given: Option<i32>) -> io::Result<()> {
-    // Also what whoever started the broker had it ignore.
-    for number in Signal::iterator().filter(|number| ![Signal::SIGKILL, Signal::SIGSTOP].contains(number)) {
-        // SAFETY: SIG_DFL runs no code of ours.
-        unsafe { signal(number, SigHandler::SigDfl) }?;
-    }
-    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    if let Some((uid, gid)) = ids {
-        setrlimit(Resource::RLIMIT_NPROC, MOST_PROCESSES, MOST_PROCESSES)?;
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        setgroups(&[])?;
-        setresgid(gid, gid, gid)?;
-        setresuid(uid, uid, uid)?;
-        let root = Uid::from_raw(0);
-        if setresuid(root, root, root).is_ok() {
-            return Err(Errno::EPERM.into());
-        }
-    }
-    chdir(directory)?;
-    let all = |first: i32| {
-        // SAFETY: takes numbers. Marks what this copy has open, so that the exec closes it.
-        Errno::result(unsafe {
-            libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-        })
-    };
-    all(3)?;
-    match given {
-        // One that is there already only has to stay open.
-        Some(GIVEN_FD) => {
-            // SAFETY: F_SETFD takes a number and no pointer.
-            Errno::result(unsafe { libc::fcntl(GIVEN_FD, libc::F_SETFD, 0) })?;
-        }
-        Some(from) => {
-            // SAFETY: takes numbers. What was at the target is a copy that the exec would have closed, or std's line to us.
-            Errno::result(unsafe { libc::dup2(from, GIVEN_FD) })?;
-        }
-        None => {}
-    }
-    Ok(())
 }
 
 /// Whether the program itself has. What it left and what has come to us is waited for as it ends.
@@ -212,11 +144,6 @@ fn drain(errors: &OwnedFd, null: &File) -> (u64, bool) {
         }
     }
     (thrown, true)
-}
-
-fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: fcntl has just made this descriptor, and nothing else owns it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Closes all above standard error but these.

@@ -68,7 +68,28 @@ pub fn answer_absent(calls: &[Call]) -> Result<(), seccompiler::Error> {
 
 /// These calls are not permitted, as an error that whoever makes them may live with.
 pub fn refuse(calls: &[Call]) -> Result<(), seccompiler::Error> {
+    #[cfg(target_arch = "x86_64")]
+    refuse_x32()?;
     install(calls, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned()))
+}
+
+/// Where the kernel has it, each call has a second number there, which a list of what is refused does not name (seccomp(2)).
+#[cfg(target_arch = "x86_64")]
+fn refuse_x32() -> Result<(), seccompiler::Error> {
+    // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JGE | BPF_K, BPF_RET | BPF_K
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_AT_LEAST: u16 = 0x35;
+    const RETURN: u16 = 0x06;
+    const X32: u32 = 0x4000_0000;
+    let step = |code, jt, jf, k| seccompiler::sock_filter { code, jt, jf, k };
+    let program = [
+        // The number of the call is the first word of what a filter sees.
+        step(LOAD, 0, 0, 0),
+        step(JUMP_IF_AT_LEAST, 0, 1, X32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned()),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    seccompiler::apply_filter_all_threads(&program)
 }
 
 fn install(calls: &[Call], others: SeccompAction, these: SeccompAction) -> Result<(), seccompiler::Error> {

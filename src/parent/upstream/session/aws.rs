@@ -12,6 +12,7 @@ use super::slot::Slot;
 use super::{LONGEST, Session};
 use crate::config::{AwsCredentials, Url, is_aws_role};
 use crate::outcome::Reason;
+use crate::parent::token::ApiToken;
 use crate::parent::upstream::request::seconds;
 
 /// For one request. These addresses answer at once or never: a host that is no instance drops what is sent to them.
@@ -43,6 +44,11 @@ pub(super) async fn credentials(slot: &Slot, from: &AwsCredentials) -> Result<Se
             let token = Call::new(Method::PUT, url).at("/latest/api/token".to_owned());
             let token = token.header("x-aws-ec2-metadata-token-ttl-seconds", Zeroizing::new(b"60".to_vec()))?;
             let token = slot.send(token, PATIENCE).await?.body;
+            // Whoever is at this address on a machine that is no instance may answer anything.
+            let token = ApiToken::given(token.trim_ascii_end()).map_err(|_| {
+                tracing::error!(origin = slot.origin(), "the metadata's token is not one that could be sent");
+                Failed::unavailable(Reason::InvalidBody)
+            })?;
             let role = match role {
                 Some(role) => role.clone(),
                 None => the_role(&imds(slot, url, &token, ROLES.to_owned()).await?.body).ok_or_else(|| {
@@ -55,9 +61,9 @@ pub(super) async fn credentials(slot: &Slot, from: &AwsCredentials) -> Result<Se
     }
 }
 
-async fn imds(slot: &Slot, url: &Url, token: &Zeroizing<Vec<u8>>, target: String) -> Result<Reply, Failed> {
-    let token = Zeroizing::new(token.trim_ascii_end().to_vec());
-    let call = Call::new(Method::GET, url).at(target).header("x-aws-ec2-metadata-token", token)?;
+async fn imds(slot: &Slot, url: &Url, token: &ApiToken, target: String) -> Result<Reply, Failed> {
+    let shown = Zeroizing::new(token.bytes().to_vec());
+    let call = Call::new(Method::GET, url).at(target).header("x-aws-ec2-metadata-token", shown)?;
     slot.send(call, PATIENCE).await
 }
 
