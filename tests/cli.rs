@@ -59,6 +59,27 @@ fn wrong_use_is_64_and_no_broker_is_69() {
 }
 
 #[test]
+fn a_socket_that_is_not_there_is_told_from_one_that_nobody_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = directory.path().join("left.sock");
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    for (socket, why) in [(directory.path().join("absent.sock"), "No such file"), (left, "Connection refused")] {
+        let socket = socket.to_str().unwrap();
+        for asked in [
+            &["status", "--admin-socket", socket][..],
+            &["metrics", "--admin-socket", socket],
+            &["reload", "--admin-socket", socket],
+            &["get", KEY, "--socket", socket],
+            &["list", "--socket", socket],
+        ] {
+            let asked = keyhatch(asked);
+            assert_eq!(asked.status.code(), Some(69), "{asked:?}");
+            assert!(stderr(&asked).contains(&format!("no broker answers at {socket}: {why}")), "{asked:?}");
+        }
+    }
+}
+
+#[test]
 fn serve_without_a_configuration_shows_the_smallest_one() {
     let started = keyhatch(&["serve", "--config", "/nonexistent/keyhatch.toml"]);
     assert_eq!(started.status.code(), Some(78));

@@ -1,6 +1,6 @@
 //! `keyhatch metrics`, `refresh` and `purge`: one request to the operator's socket each.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -11,10 +11,22 @@ use super::{show, show_json, tell, visible};
 use crate::client::http::{self, Answer, Failed};
 use crate::exit::Exit;
 
-/// The body of a good answer; else how the command ends, which has been told.
+/// The body of a good answer of the operator's socket; else how the command ends, which has been told.
 pub(super) fn told(answer: Result<Answer, Failed>, socket: &Path) -> Result<String, Exit> {
+    if let Err(error) = &answer
+        && http::system_error(error).is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    {
+        let (at, why) = (socket.display(), http::reason(error));
+        tell(&format_args!("{at}: {why}: only root and members of `admin-group` may ask here"));
+        return Err(Exit::Denied);
+    }
+    told_of_any(answer, socket)
+}
+
+/// The same of any socket.
+pub(super) fn told_of_any(answer: Result<Answer, Failed>, socket: &Path) -> Result<String, Exit> {
     let answer = answer.map_err(|error| {
-        tell(&format_args!("no broker answers at {}: {error}", socket.display()));
+        tell(&format_args!("no broker answers at {}: {}", socket.display(), http::reason(&error)));
         Exit::Unavailable
     })?;
     let body = String::from_utf8_lossy(&answer.body).into_owned();

@@ -160,7 +160,7 @@ pub(super) fn read(answer: Result<Answer, Failed>, socket: &Path) -> Result<(Sta
 /// The keys that the caller may read, by the socket of the applications.
 pub(super) fn list(socket: &Path, json: bool) -> Exit {
     let answer = http::ask(socket, "/-/keys", &[("accept", "application/json")]);
-    let body = match operate::told(answer, socket) {
+    let body = match operate::told_of_any(answer, socket) {
         Ok(body) => body,
         Err(exit) => return exit,
     };
