@@ -52,6 +52,8 @@ fn wrong_use_is_64_and_no_broker_is_69() {
     let relative = keyhatch(&[&["get", "billing"][..], &socket].concat());
     assert_eq!(relative.status.code(), Some(64));
     assert!(stderr(&relative).contains("begins with `/`"), "{relative:?}");
+    let foreign = keyhatch(&[&["get", "/it's\x1b[2J"][..], &socket].concat());
+    assert!(stderr(&foreign).starts_with("keyhatch: /it's\\u{1b}[2J: "), "{foreign:?}");
     let nobody = keyhatch(&[&["get", KEY][..], &socket].concat());
     assert_eq!(nobody.status.code(), Some(69));
     assert!(stderr(&nobody).contains("/nonexistent/keyhatch.sock"), "{nobody:?}");

@@ -7,9 +7,10 @@ use serde::Deserialize;
 
 use super::args::Purge;
 use super::table::{Table, duration, or_dash};
-use super::{show, show_json, tell, visible};
+use super::{show, show_json, tell};
 use crate::client::http::{self, Answer, Failed};
 use crate::exit::Exit;
+use crate::shown;
 
 /// The body of a good answer of the operator's socket; else how the command ends, which has been told.
 pub(super) fn told(answer: Result<Answer, Failed>, socket: &Path) -> Result<String, Exit> {
@@ -35,8 +36,8 @@ pub(super) fn told_of_any(answer: Result<Answer, Failed>, socket: &Path) -> Resu
         exit => {
             let problem: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
             match problem.get("detail").and_then(|detail| detail.as_str()) {
-                Some(detail) => tell(&format_args!("{} {}", answer.status, detail.escape_debug())),
-                None => tell(&format_args!("{}: {}", answer.status, body.escape_debug())),
+                Some(detail) => tell(&format_args!("{} {}", answer.status, shown::part(detail))),
+                None => tell(&format_args!("{}: {}", answer.status, shown::part(&body))),
             }
             Err(exit)
         }
@@ -129,7 +130,7 @@ pub(super) fn purge(asked: &Purge) -> Exit {
     }
     match serde_json::from_str(&body) {
         Ok(Purged { keys: Some(keys), had_a_value }) => {
-            let mut lines: Vec<String> = keys.iter().map(|key| visible::part(key)).collect();
+            let mut lines: Vec<String> = keys.iter().map(|key| shown::part(key)).collect();
             lines.push(format!("purged; {had_a_value} of them had a value"));
             show(&lines.join("\n"))
         }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::http::{Answer, Failed, reason};
 use super::value::text;
 use crate::secret::KeyPathError;
+use crate::shown;
 
 /// Why a request came to nothing.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let detail = if self.detail.is_empty() { "the broker refused" } else { &self.detail };
-        write!(f, "{} {}", self.status, detail.escape_debug())
+        write!(f, "{} {}", self.status, shown::part(detail))
     }
 }
 
