@@ -36,6 +36,11 @@ fn the_help_of_each_command_ends_with_an_example() {
     assert!(commands.len() >= 7, "{commands:?}");
     for command in commands {
         let help = keyhatch(&[&command, "--help"]);
+        let (own, global) = stdout(&help).split_once("\nGlobal options:\n").unwrap();
+        for option in ["--config", "--socket", "--log <"] {
+            let listed = |part: &str| part.lines().any(|line| line.trim_start().starts_with(option));
+            assert!(listed(global) && !listed(own), "{command} {option}: {}", stdout(&help));
+        }
         let last = stdout(&help).trim_end().lines().last().unwrap();
         assert!(
             last.starts_with(&format!("Example: keyhatch {command}")) || last.contains("$(keyhatch "),
