@@ -52,10 +52,33 @@ fn wrong_use_is_64_and_no_broker_is_69() {
     let relative = keyhatch(&[&["get", "billing"][..], &socket].concat());
     assert_eq!(relative.status.code(), Some(64));
     assert!(stderr(&relative).contains("begins with `/`"), "{relative:?}");
+    let foreign = keyhatch(&[&["get", "/it's\x1b[2J"][..], &socket].concat());
+    assert!(stderr(&foreign).starts_with("keyhatch: /it's\\u{1b}[2J: "), "{foreign:?}");
     let nobody = keyhatch(&[&["get", KEY][..], &socket].concat());
     assert_eq!(nobody.status.code(), Some(69));
     assert!(stderr(&nobody).contains("/nonexistent/keyhatch.sock"), "{nobody:?}");
     assert_eq!(keyhatch(&[&["list"][..], &socket].concat()).status.code(), Some(69));
+}
+
+#[test]
+fn a_socket_that_is_not_there_is_told_from_one_that_nobody_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = directory.path().join("left.sock");
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    for (socket, why) in [(directory.path().join("absent.sock"), "No such file"), (left, "Connection refused")] {
+        let socket = socket.to_str().unwrap();
+        for asked in [
+            &["status", "--admin-socket", socket][..],
+            &["metrics", "--admin-socket", socket],
+            &["reload", "--admin-socket", socket],
+            &["get", KEY, "--socket", socket],
+            &["list", "--socket", socket],
+        ] {
+            let asked = keyhatch(asked);
+            assert_eq!(asked.status.code(), Some(69), "{asked:?}");
+            assert!(stderr(&asked).contains(&format!("no broker answers at {socket}: {why}")), "{asked:?}");
+        }
+    }
 }
 
 #[test]

@@ -90,6 +90,14 @@ fn root_changes_the_group_looks_and_others_get_nothing() {
     for nobody in [STRANGER, PARENT] {
         assert!(ask(&broker, nobody, "GET", "/status", "").is_empty());
     }
+    assert!(Command::new("chmod").arg("660").arg(broker.path("admin.sock")).status().unwrap().success());
+    for command in ["status", "metrics"] {
+        let mut stranger = as_uid(STRANGER, env!("CARGO_BIN_EXE_keyhatch"));
+        let told = stranger.args([command, "--admin-socket"]).arg(broker.path("admin.sock")).output().unwrap();
+        let said = String::from_utf8_lossy(&told.stderr);
+        assert!(said.contains("Permission denied") && said.contains("members of `admin-group` may ask"), "{said}");
+        assert_eq!(told.status.code(), Some(77), "{said}");
+    }
     let upstream = upstream.unwrap();
     assert_eq!(upstream.requests_for("/good").len(), 1, "nothing has happened");
     logs(&broker, &format!("denied on the admin socket uid={STRANGER}"));

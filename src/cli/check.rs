@@ -8,6 +8,7 @@ use super::{cache, errors, show, tell, trust};
 use crate::boot::Credentials;
 use crate::config::{self, Config};
 use crate::exit::Exit;
+use crate::shown;
 
 /// What was found. Texts for a person, without secrets: `config` masks what it shows.
 #[derive(Default)]
@@ -60,7 +61,8 @@ impl Findings {
             && self.errors.is_empty()
         {
             let templates = if templates > 0 { format!(" ({templates} with parameters)") } else { String::new() };
-            tell(&format_args!("{}: good: {keys} keys{templates}, {clients} clients", path.display()));
+            let (keys, clients) = (shown::counted(keys, "key"), shown::counted(clients, "client"));
+            tell(&format_args!("{}: good: {keys}{templates}, {clients}", path.display()));
         }
     }
 
