@@ -166,6 +166,26 @@ fn check_tells_everything_that_serve_would_stumble_over() {
 }
 
 #[test]
+#[ignore = "needs root: checks as somebody else"]
+fn check_without_root_says_as_whom_and_does_not_advise_to_take_things_away() {
+    let broker = Broker::prepared(|_| String::new());
+    let config = broker.path("keyhatch.toml");
+    std::fs::create_dir(broker.path("cache")).unwrap();
+    let uid = format!("checked as uid {STRANGER}, as whom a start without root would run; run it as root ");
+    let check = |more: &[&str]| {
+        let mut check = support::as_uid(STRANGER, env!("CARGO_BIN_EXE_keyhatch"));
+        check.arg("check").args(more).arg(&config).output().unwrap()
+    };
+    std::os::unix::fs::chown(&config, Some(STRANGER), None).unwrap();
+    let told = check(&[]);
+    assert!(stderr(&told).starts_with(&format!("keyhatch: note: {uid}")), "{told:?}");
+    assert!(stderr(&told).contains(&format!("is owned by uid 0, not by {STRANGER}")), "{told:?}");
+    assert!(!stderr(&told).contains("chown"), "{told:?}");
+    let told: serde_json::Value = serde_json::from_str(stdout(&check(&["--json"]))).unwrap();
+    assert!(told["notes"][0].as_str().unwrap().starts_with(&uid), "{told}");
+}
+
+#[test]
 #[ignore = "needs root: the configuration is root's"]
 fn check_tells_a_script_the_same() {
     let checked = |sections: &str| {
