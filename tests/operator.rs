@@ -136,6 +136,28 @@ fn a_purged_value_is_gone_although_the_worker_had_it_under_a_long_lease() {
 
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
+fn what_is_purged_is_asked_for_by_the_next_request() {
+    let (upstream, broker) = one_key("");
+    upstream.behave("/one", "/good");
+    good(&broker, "/one");
+    upstream.behave("/one", "/status/500");
+    wait_until("it backs off for longer than a test lasts", || {
+        let _ = broker.curl(GRANTED, "/one", &[]);
+        key(&broker, "/one")["next-attempt-in"].as_u64().is_some_and(|wait| wait >= 3)
+    });
+    let asked = upstream.requests_for("/one").len();
+    done(&broker, &["purge", "/one"]);
+    let answer = broker.curl(GRANTED, "/one", &[]);
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("fwd=uri-miss; fwd-status=500"), "{answer}");
+    assert_eq!(upstream.requests_for("/one").len(), asked + 1);
+    // And purged once more, without a call in between that would say why: the reason is a real one.
+    upstream.behave("/one", "/good");
+    done(&broker, &["purge", "/one"]);
+    good(&broker, "/one");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
 fn what_was_asked_for_before_a_purge_is_not_kept() {
     let (upstream, broker) = one_key("max-age = \"1h\"");
     upstream.behave("/one", "/gate");

@@ -43,6 +43,9 @@ pub(super) struct Line {
     pub(super) serves: u64,
     last_outcome: Option<Outcome>,
     next_attempt_in: Option<u64>,
+    /// `max-age` is zero: past it is where its values belong.
+    #[serde(default)]
+    asked_each_time: bool,
     #[serde(default)]
     drill: bool,
 }
@@ -123,6 +126,7 @@ impl Line {
 
     fn is(&self, bad: Bad) -> bool {
         let state = match self.state.as_str() {
+            "stale" if self.asked_each_time => return false,
             "stale" => Bad::Stale,
             "failing" => Bad::Failing,
             "revoked" => Bad::Revoked,
