@@ -36,6 +36,11 @@ fn the_help_of_each_command_ends_with_an_example() {
     assert!(commands.len() >= 7, "{commands:?}");
     for command in commands {
         let help = keyhatch(&[&command, "--help"]);
+        let (own, global) = stdout(&help).split_once("\nGlobal options:\n").unwrap();
+        for option in ["--config", "--socket", "--log <"] {
+            let listed = |part: &str| part.lines().any(|line| line.trim_start().starts_with(option));
+            assert!(listed(global) && !listed(own), "{command} {option}: {}", stdout(&help));
+        }
         let last = stdout(&help).trim_end().lines().last().unwrap();
         assert!(
             last.starts_with(&format!("Example: keyhatch {command}")) || last.contains("$(keyhatch "),
@@ -48,6 +53,12 @@ fn the_help_of_each_command_ends_with_an_example() {
 fn wrong_use_is_64_and_no_broker_is_69() {
     assert_eq!(keyhatch(&["get"]).status.code(), Some(64));
     assert_eq!(keyhatch(&["frobnicate"]).status.code(), Some(64));
+    let tip = "put `--` before the command: keyhatch exec ... -- nosuchcmd";
+    let without = keyhatch(&["exec", "--env", "A=/a", "nosuchcmd", "-x"]);
+    assert!(without.status.code() == Some(64) && stderr(&without).contains(tip), "{without:?}");
+    for other in [&["exec", "--env", "A=/a", "--nosuch", "--", "x"][..], &["get", "/exec", "exec"]] {
+        assert!(!stderr(&keyhatch(other)).contains("before the command"), "{other:?}");
+    }
     let socket = ["--socket", "/nonexistent/keyhatch.sock"];
     let relative = keyhatch(&[&["get", "billing"][..], &socket].concat());
     assert_eq!(relative.status.code(), Some(64));

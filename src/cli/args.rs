@@ -25,6 +25,9 @@ pub(super) struct Cli {
     pub(super) command: Command,
 }
 
+/// Apart from a command's own.
+const GLOBAL: &str = "Global options";
+
 #[derive(Args)]
 pub(super) struct Global {
     /// The configuration; drop-ins stand in conf.d beside it
@@ -33,7 +36,8 @@ pub(super) struct Global {
         global = true,
         env = "KEYHATCH_CONFIG",
         default_value = DEFAULT_CONFIG,
-        value_name = "FILE"
+        value_name = "FILE",
+        help_heading = GLOBAL
     )]
     pub(super) config: PathBuf,
     /// The broker's socket
@@ -42,11 +46,12 @@ pub(super) struct Global {
         global = true,
         env = "KEYHATCH_SOCKET",
         default_value = "/run/keyhatch/keyhatch.sock",
-        value_name = "PATH"
+        value_name = "PATH",
+        help_heading = GLOBAL
     )]
     pub(super) socket: PathBuf,
     /// How log lines on stderr look
-    #[arg(long, global = true, value_enum, default_value_t = Log::Text)]
+    #[arg(long, global = true, value_enum, default_value_t = Log::Text, help_heading = GLOBAL)]
     pub(super) log: Log,
 }
 

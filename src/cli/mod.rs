@@ -21,6 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use self::args::{Cli, Command, Log};
 use crate::boot::{self, Credentials, Examined, StartError};
@@ -56,6 +57,7 @@ pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = hinted(error);
             // `--help` and `--version` come this way, too.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
@@ -86,6 +88,19 @@ pub fn run() -> ExitCode {
         Command::Runner { arguments } => run_commands(&arguments),
     };
     exit.into()
+}
+
+/// Tells whoever left it out of the `--` of `exec`.
+fn hinted(mut error: clap::Error) -> clap::Error {
+    let exec = matches!(error.get(ContextKind::Usage), Some(ContextValue::StyledStr(usage)) if usage.to_string().contains("keyhatch exec "));
+    if let (ErrorKind::UnknownArgument, true, Some(ContextValue::String(word))) =
+        (error.kind(), exec, error.get(ContextKind::InvalidArg))
+        && !word.starts_with('-')
+    {
+        let tip = format!("put `--` before the command: keyhatch exec ... -- {word}");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// What a command found out, on stdout.

@@ -118,13 +118,27 @@ keys = ["/billing/*"]
         if once {
             return Ok(());
         }
-        say("It stays up for you to play with. Ctrl-C ends it.")?;
+        // A Ctrl-C reaches the broker, too: it ends, and then this does, with nothing left behind.
+        process::ignore_end_signals()?;
+        self.invite()?;
         if let Some(broker) = &mut self.broker {
-            // A Ctrl-C reaches the broker, too: it ends, and then this does, with nothing left behind.
-            process::ignore_end_signals()?;
             broker.wait()?;
         }
         Ok(())
+    }
+
+    /// What can be typed in another terminal, by the same user.
+    fn invite(&self) -> io::Result<()> {
+        let (program, socket, admin) = (std::env::current_exe()?, self.socket(), self.directory.join("admin.sock"));
+        let (program, socket, admin) = (program.display(), socket.display(), admin.display());
+        say(&format!(
+            "It stays up for you to play with, until Ctrl-C. In another terminal:
+
+    A value:              {program} get --socket {socket} /billing/database-url
+    The same by HTTP:     curl -i --unix-socket {socket} http://keyhatch/billing/database-url
+    One that is denied:   {program} get --socket {socket} /shop/stripe-key
+    How the keys are:     {program} status --admin-socket {admin}"
+        ))
     }
 
     fn start_upstream(&mut self) -> io::Result<()> {
