@@ -2,13 +2,16 @@
 //!
 //! Nothing that only the start could have done is ever taken over in part.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Config, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName, Url};
+use super::{Command, Config, Content, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName, Url};
 use crate::acl::Acl;
+
+/// The tokens that are files of several lines, each with all that must stand in it.
+pub type TokenFiles = BTreeMap<TokenName, Vec<Content>>;
 
 /// What a running broker takes over. Holds paths and names of secrets, never their bytes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,7 +95,7 @@ impl Config {
     }
 
     /// The tokens that are files of several lines.
-    pub fn token_files(&self) -> BTreeSet<TokenName> {
+    pub fn token_files(&self) -> TokenFiles {
         token_files(&self.keys, &self.templates)
     }
 
@@ -116,19 +119,24 @@ impl Config {
 }
 
 /// The tokens that are files of several lines: whoever reads tokens is to take these as they are.
-fn token_files<'k>(keys: &'k [Key], templates: &'k [KeyTemplate]) -> BTreeSet<TokenName> {
+fn token_files<'k>(keys: &'k [Key], templates: &'k [KeyTemplate]) -> TokenFiles {
     let of_templates: Vec<Document> = templates.iter().map(|key| key.source.any_document()).collect();
     let documents = keys.iter().map(|key| &key.source.document).chain(&of_templates);
-    let file = |document: &Document| match document {
-        Document::Http(http) => http.auth.files().cloned(),
-        Document::File(_) | Document::Command(_) | Document::Nameko(_) => None,
-    };
-    documents.filter_map(file).collect()
+    let mut files = TokenFiles::new();
+    for document in documents {
+        let Document::Http(http) = document else { continue };
+        let Some((token, content)) = http.auth.file() else { continue };
+        let contents = files.entry(token.clone()).or_default();
+        if !contents.contains(&content) {
+            contents.push(content);
+        }
+    }
+    files
 }
 
 impl Live {
     /// The tokens that are files of several lines.
-    pub fn token_files(&self) -> BTreeSet<TokenName> {
+    pub fn token_files(&self) -> TokenFiles {
         token_files(&self.keys, &self.templates)
     }
 }
