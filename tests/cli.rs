@@ -202,6 +202,36 @@ fn check_tells_of_key_files_that_are_of_no_use() {
 
 #[test]
 #[ignore = "needs root: the configuration is root's"]
+fn check_finds_credentials_where_it_is_told_that_they_are() {
+    let broker = Broker::prepared(|_| {
+        "[tokens]\nbilling = { credential = \"billing\" }\n[clients.a]\nuser = 0\nkeys = \"/**\"\n".to_owned()
+    });
+    let config = broker.path("keyhatch.toml");
+    let check = |directory: Option<&str>| {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        check.arg("check").arg(&config).env_remove("CREDENTIALS_DIRECTORY");
+        check.envs(directory.map(|name| ("CREDENTIALS_DIRECTORY", broker.path(name)))).output().unwrap()
+    };
+    std::fs::create_dir(broker.path("credentials")).unwrap();
+    let without = check(None);
+    assert_eq!(without.status.code(), Some(78));
+    assert!(stderr(&without).contains("$CREDENTIALS_DIRECTORY is not set"), "{}", stderr(&without));
+    let empty = check(Some("credentials"));
+    assert!(empty.status.code() == Some(78) && stderr(&empty).contains("token `billing`"), "{}", stderr(&empty));
+    broker.write("credentials/billing", support::TOKEN, 0o400);
+    let found = check(Some("credentials"));
+    assert_eq!(found.status.code(), Some(0), "{}", stderr(&found));
+    broker.write("credentials/billing", "one\ntwo\n", 0o400);
+    let lines = check(Some("credentials"));
+    assert!(
+        stderr(&lines).contains("token `billing`") && stderr(&lines).contains("more than one line"),
+        "{}",
+        stderr(&lines)
+    );
+}
+
+#[test]
+#[ignore = "needs root: the configuration is root's"]
 fn check_tells_a_script_the_same() {
     let checked = |sections: &str| {
         let broker = Broker::prepared(|_| sections.to_owned());
