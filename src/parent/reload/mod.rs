@@ -23,7 +23,8 @@ use tokio::time::timeout;
 
 use self::receive::Received;
 pub use self::wire::{
-    Given, Greeting, MAX_CONFIG, MAX_DESCRIPTORS, MAX_OFFER, Offer, Offered, Refusal, Step, TokenOutcome, UPGRADE,
+    Given, Greeting, MAX_CONFIG, MAX_DESCRIPTORS, MAX_OFFER, NOTHING, Offer, Offered, Refusal, Step, TokenOutcome,
+    UPGRADE,
 };
 use super::engine::{Engine, NewTokens, Reconfigured, Trial};
 use super::greeting::Share;
