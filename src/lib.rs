@@ -22,6 +22,7 @@ pub mod outcome;
 pub mod parent;
 pub mod runner;
 pub mod secret;
+mod shown;
 pub mod staleness;
 pub mod sys;
 pub mod telemetry;

@@ -76,6 +76,7 @@ const REFUSED: &[Case] = &[
     ),
     ("missing parent-user", ("61001", "\"no-such-user-here\""), as_it_is, &["useradd --system", "no-such-user-here"]),
     ("missing worker-user", ("61002", "\"no-such-user-here\""), as_it_is, &["useradd --system", "no-such-user-here"]),
+    ("a uid in quotes", ("61001", "\"47101\""), as_it_is, &["a uid is written without quotes: parent-user = 47101\n"]),
     ("one user for both", ("61002", "61001"), as_it_is, &["the same user"]),
     ("root as a service user", ("61002", "0"), as_it_is, &["is root"]),
     ("writable configuration", ("", ""), |d| chmod(&d.join("keyhatch.toml"), 0o620), &["chmod go-w"]),

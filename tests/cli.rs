@@ -52,10 +52,33 @@ fn wrong_use_is_64_and_no_broker_is_69() {
     let relative = keyhatch(&[&["get", "billing"][..], &socket].concat());
     assert_eq!(relative.status.code(), Some(64));
     assert!(stderr(&relative).contains("begins with `/`"), "{relative:?}");
+    let foreign = keyhatch(&[&["get", "/it's\x1b[2J"][..], &socket].concat());
+    assert!(stderr(&foreign).starts_with("keyhatch: /it's\\u{1b}[2J: "), "{foreign:?}");
     let nobody = keyhatch(&[&["get", KEY][..], &socket].concat());
     assert_eq!(nobody.status.code(), Some(69));
     assert!(stderr(&nobody).contains("/nonexistent/keyhatch.sock"), "{nobody:?}");
     assert_eq!(keyhatch(&[&["list"][..], &socket].concat()).status.code(), Some(69));
+}
+
+#[test]
+fn a_socket_that_is_not_there_is_told_from_one_that_nobody_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = directory.path().join("left.sock");
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    for (socket, why) in [(directory.path().join("absent.sock"), "No such file"), (left, "Connection refused")] {
+        let socket = socket.to_str().unwrap();
+        for asked in [
+            &["status", "--admin-socket", socket][..],
+            &["metrics", "--admin-socket", socket],
+            &["reload", "--admin-socket", socket],
+            &["get", KEY, "--socket", socket],
+            &["list", "--socket", socket],
+        ] {
+            let asked = keyhatch(asked);
+            assert_eq!(asked.status.code(), Some(69), "{asked:?}");
+            assert!(stderr(&asked).contains(&format!("no broker answers at {socket}: {why}")), "{asked:?}");
+        }
+    }
 }
 
 #[test]
@@ -140,6 +163,26 @@ fn check_tells_everything_that_serve_would_stumble_over() {
         assert!(stderr(&found).contains(part), "{part}: {}", stderr(&found));
     }
     assert!(!stderr(&found).contains(support::TOKEN));
+}
+
+#[test]
+#[ignore = "needs root: checks as somebody else"]
+fn check_without_root_says_as_whom_and_does_not_advise_to_take_things_away() {
+    let broker = Broker::prepared(|_| String::new());
+    let config = broker.path("keyhatch.toml");
+    std::fs::create_dir(broker.path("cache")).unwrap();
+    let uid = format!("checked as uid {STRANGER}, as whom a start without root would run; run it as root ");
+    let check = |more: &[&str]| {
+        let mut check = support::as_uid(STRANGER, env!("CARGO_BIN_EXE_keyhatch"));
+        check.arg("check").args(more).arg(&config).output().unwrap()
+    };
+    std::os::unix::fs::chown(&config, Some(STRANGER), None).unwrap();
+    let told = check(&[]);
+    assert!(stderr(&told).starts_with(&format!("keyhatch: note: {uid}")), "{told:?}");
+    assert!(stderr(&told).contains(&format!("is owned by uid 0, not by {STRANGER}")), "{told:?}");
+    assert!(!stderr(&told).contains("chown"), "{told:?}");
+    let told: serde_json::Value = serde_json::from_str(stdout(&check(&["--json"]))).unwrap();
+    assert!(told["notes"][0].as_str().unwrap().starts_with(&uid), "{told}");
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn check_says_what_is_wrong_with_a_program_and_serve_does_not_start_with_one_tha
         assert!(code == Some(78) && said.contains(says), "{says} expected: {said}");
     };
     scene.broker.write("run-a", "#!/bin/sh\n", 0o644);
-    told(&scene, "run-a: it is not executable. Mend it with: chmod a+x on it");
+    told(&scene, &format!("run-a: it is not executable. Mend it with: chmod a+x {}", program.display()));
     scene.broker.write("run-a", "#!/bin/sh\n", 0o777);
     told(&scene, "can be written by others (mode 0777)");
     assert_eq!(scene.broker.refused().0, Some(78));
@@ -251,7 +251,7 @@ fn check_says_what_is_wrong_with_a_program_and_serve_does_not_start_with_one_tha
     told(&scene, "it is a directory");
 
     let mut scene = prepared(&[("a", "echo x", "user = \"no-such-user-here\"", "")]);
-    told(&scene, "user `no-such-user-here`: there is no such user");
+    told(&scene, "key `/a`: there is no user `no-such-user-here` to run its command; make it with: useradd --system ");
     scene.broker.start();
     assert!(scene.broker.curl(GRANTED, "/-/health", &[]).contains("\"degraded\""));
     scene.fails("/a", 502, "not-started");

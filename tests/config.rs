@@ -201,6 +201,10 @@ fn who_cannot_be_found_is_a_problem_and_matches_nobody() {
         [clients.nobody]
         user = "nobody"
         keys = "/a"
+        [clients.number]
+        user = "47111"
+        group = 0
+        keys = "/a"
         [clients.lookup]
         user = "broken"
         keys = "/a"
@@ -216,7 +220,8 @@ fn who_cannot_be_found_is_a_problem_and_matches_nobody() {
             "keyhatch.toml:11: client `typo` matches nobody: there is no user `biling`",
             "keyhatch.toml:14: client `overflow` matches nobody: group 65534 is the overflow id 65534, which never matches",
             "keyhatch.toml:17: client `nobody` matches nobody: user `nobody` is the overflow id 65534, which never matches",
-            "keyhatch.toml:20: client `lookup` matches nobody: looking up user `broken`: the name service does not answer",
+            "keyhatch.toml:20: client `number` matches nobody: there is no user `47111`; a uid is written without quotes: user = 47111",
+            "keyhatch.toml:24: client `lookup` matches nobody: looking up user `broken`: the name service does not answer",
         ]
     );
     assert_eq!(config.keys.len(), 2, "keys of unknown tokens stay: they serve their last known good");

@@ -18,13 +18,17 @@ const USES: &[(&str, &[&str])] = &[
     ("secret", &[]),
     ("exit", &[]),
     ("outcome", &[]),
+    ("shown", &[]),
     ("staleness", &[]),
     ("template", &["secret"]),
     ("arguments", &[]),
     // One call of the system: how a connection ends.
     ("credential", &["acl::Unit", "sys::peer"]),
     ("acl", &["secret", "config::Location"]),
-    ("config", &["sys", "secret", "acl", "arguments", "staleness", "template", "credential", "outcome::Class"]),
+    (
+        "config",
+        &["sys", "secret", "shown", "acl", "arguments", "staleness", "template", "credential", "outcome::Class"],
+    ),
     ("ipc", &["secret", "acl", "outcome", "template", "config::Limits"]),
     ("telemetry", &["ipc::record"]),
     // The start returns what the parent takes, and makes the first seal key: nothing else of the parent.
@@ -50,16 +54,28 @@ const USES: &[(&str, &[&str])] = &[
     ),
     (
         "parent",
-        &["sys", "secret", "acl", "arguments", "config", "credential", "ipc", "outcome", "staleness", "telemetry"],
+        &[
+            "sys",
+            "secret",
+            "shown",
+            "acl",
+            "arguments",
+            "config",
+            "credential",
+            "ipc",
+            "outcome",
+            "staleness",
+            "telemetry",
+        ],
     ),
     // The list that it is given is of the configuration's type; nothing else is.
     ("runner", &["sys", "config::Command", "config::TokenPlace", "ipc"]),
     // Neither the parent nor the configuration: what the worker needs of it crosses as `ipc::wire::WorkerConfig`.
     ("worker", &["sys", "secret", "acl", "arguments", "config::Limits", "credential", "ipc", "outcome", "template"]),
     // Also for other programs: what it says is public, and it knows nothing of the broker's inside.
-    ("client", &["secret::KeyPath", "secret::KeyPathError"]),
+    ("client", &["secret::KeyPath", "secret::KeyPathError", "shown"]),
     // The configuration is asked whether it would take what was made, and nothing else is.
-    ("import", &["acl::Pattern", "config", "secret::KeyPath", "sys::file::create_secret"]),
+    ("import", &["acl::Pattern", "config", "secret::KeyPath", "shown", "sys::file::create_secret"]),
     ("demo", &["sys"]),
     // Tests alone: the targets themselves stand beside what they try.
     ("fuzz", &["sys::random"]),
@@ -79,6 +95,7 @@ const USES: &[(&str, &[&str])] = &[
             "parent",
             "runner",
             "secret::KeyPath",
+            "shown",
             "sys::creds",
             // A reload hands open files over, to nobody but a broker of root's or of the caller's.
             "sys::memfd",

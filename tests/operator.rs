@@ -90,6 +90,14 @@ fn root_changes_the_group_looks_and_others_get_nothing() {
     for nobody in [STRANGER, PARENT] {
         assert!(ask(&broker, nobody, "GET", "/status", "").is_empty());
     }
+    assert!(Command::new("chmod").arg("660").arg(broker.path("admin.sock")).status().unwrap().success());
+    for command in ["status", "metrics"] {
+        let mut stranger = as_uid(STRANGER, env!("CARGO_BIN_EXE_keyhatch"));
+        let told = stranger.args([command, "--admin-socket"]).arg(broker.path("admin.sock")).output().unwrap();
+        let said = String::from_utf8_lossy(&told.stderr);
+        assert!(said.contains("Permission denied") && said.contains("members of `admin-group` may ask"), "{said}");
+        assert_eq!(told.status.code(), Some(77), "{said}");
+    }
     let upstream = upstream.unwrap();
     assert_eq!(upstream.requests_for("/good").len(), 1, "nothing has happened");
     logs(&broker, &format!("denied on the admin socket uid={STRANGER}"));
@@ -124,6 +132,28 @@ fn a_purged_value_is_gone_although_the_worker_had_it_under_a_long_lease() {
     broker.start();
     let answer = broker.curl(GRANTED, "/one", &[]);
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn what_is_purged_is_asked_for_by_the_next_request() {
+    let (upstream, broker) = one_key("");
+    upstream.behave("/one", "/good");
+    good(&broker, "/one");
+    upstream.behave("/one", "/status/500");
+    wait_until("it backs off for longer than a test lasts", || {
+        let _ = broker.curl(GRANTED, "/one", &[]);
+        key(&broker, "/one")["next-attempt-in"].as_u64().is_some_and(|wait| wait >= 3)
+    });
+    let asked = upstream.requests_for("/one").len();
+    done(&broker, &["purge", "/one"]);
+    let answer = broker.curl(GRANTED, "/one", &[]);
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("fwd=uri-miss; fwd-status=500"), "{answer}");
+    assert_eq!(upstream.requests_for("/one").len(), asked + 1);
+    // And purged once more, without a call in between that would say why: the reason is a real one.
+    upstream.behave("/one", "/good");
+    done(&broker, &["purge", "/one"]);
+    good(&broker, "/one");
 }
 
 #[test]

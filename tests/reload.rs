@@ -14,7 +14,8 @@ mod tokens;
 use std::time::Duration;
 
 use scene::{Kept, Scene, all, client};
-use support::{GRANTED, memory_holds, send, wait_until};
+use support::process::Process;
+use support::{Broker, GRANTED, memory_holds, send, wait_until};
 
 const HOUR: &str = "max-age = \"1h\"";
 const GOOD: &str = "{\"value\":\"good-value\"}";
@@ -310,4 +311,43 @@ fn a_key_with_refresh_is_fetched_as_the_newest_setting_says() {
     let asked = scene.upstream.requests_for("/good").len();
     std::thread::park_timeout(Duration::from_millis(500));
     assert!(scene.upstream.requests_for("/good").len() <= asked + 1, "nobody wants it any more");
+}
+
+#[test]
+fn what_a_reload_brings_is_not_waited_for_by_back_off() {
+    let file = "[keys.\"/f\"]\nsource = { type = \"file\", path = \"DIR/value\", format = \"text\" }\n";
+    let text = |token: &str| {
+        let of_token = file.replace("/f\"", "/t\"").replace(
+            "type = \"file\", path = \"DIR/value\", format = \"text\"",
+            &format!("type = \"http\", url = \"http://127.0.0.1:PORT/good\", field = \"value\", auth = {{ type = \"bearer\", token = \"{token}\" }}, allow-plaintext = true"),
+        );
+        format!("[tokens]\nlate = {{ file = \"DIR/late\" }}\n{file}{of_token}{}", all())
+    };
+    let mut upstream = None;
+    let mut broker = Broker::prepared(|directory| {
+        let started = Process::start(directory);
+        let text = text("late").replace("PORT", &started.port("plain").to_string());
+        upstream = Some(started);
+        text
+    });
+    broker.write("value", "first", 0o400);
+    broker.start();
+    let scene = Scene { upstream: upstream.unwrap(), broker };
+    let backs_off = |path: &str, reason: &str| {
+        wait_until("it waits for longer than a test does", || {
+            let _ = scene.get(path);
+            let status = scene.status();
+            let line = status["keys"].as_array().unwrap().iter().find(|line| line["key"] == path).unwrap().clone();
+            line["last-outcome"]["reason"] == reason && line["next-attempt-in"].as_u64().is_some_and(|wait| wait >= 3)
+        });
+    };
+    assert_eq!(scene.get("/f").body, "\"first\"");
+    scene.broker.write("new", "second", 0o400);
+    std::fs::rename(scene.broker.path("new"), scene.broker.path("value")).unwrap();
+    backs_off("/f", "source-replaced");
+    backs_off("/t", "token-missing");
+    scene.broker.write("late", "any-token", 0o400);
+    scene.reloads();
+    assert_eq!(scene.get("/f").body, "\"second\"", "at once");
+    assert_eq!(scene.get("/t").status, 200, "at once");
 }

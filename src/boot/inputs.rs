@@ -1,5 +1,6 @@
 //! What only the root phase may open, each checked on the open file.
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,7 +34,7 @@ pub(super) fn cache_directory(path: &Path, parent: Option<Ids>) -> Result<OwnedF
     let owner = parent.map_or_else(creds::own_uid, |(uid, _)| uid);
     if found.uid() != owner {
         let message = format!("cache directory {} is owned by uid {}, not by {owner}", at(path), found.uid());
-        return Err(wrong(format!("{message}. Mend it with: chown {owner} {}", at(path))));
+        return Err(wrong(format!("{message}{}", mended_by_owner(owner, path))));
     }
     if found.mode() & 0o077 != 0 {
         return Err(wrong(format!("cache directory {} is open to others. Mend it with: chmod 0700 {0}", at(path))));
@@ -131,6 +132,11 @@ pub(super) enum Refusal {
     Unsafe(String),
 }
 
+/// Without root there is no such advice: what belongs to others may be a broker's that root starts.
+fn mended_by_owner(owner: impl Display, path: &Path) -> String {
+    if creds::is_root() { format!(". Mend it with: chown {owner} {}", at(path)) } else { String::new() }
+}
+
 /// A regular file of ours that nobody else can read.
 pub(super) fn secret(path: &Path) -> Result<File, Refusal> {
     secret_closed_to(path, 0o077)
@@ -146,8 +152,8 @@ fn secret_closed_to(path: &Path, others: u32) -> Result<File, Refusal> {
     })?;
     let found = opened.metadata().map_err(|error| refuse(error.to_string()))?;
     if found.uid() != 0 && found.uid() != creds::own_uid() {
-        let owner = if creds::is_root() { "root".to_owned() } else { creds::own_uid().to_string() };
-        return Err(refuse(format!("it belongs to uid {}. Mend it with: chown {owner} {}", found.uid(), at(path))));
+        let mend = mended_by_owner("root", path);
+        return Err(refuse(format!("it belongs to uid {}{mend}", found.uid())));
     }
     if found.mode() & others != 0 {
         let mode = found.mode() & 0o7777;

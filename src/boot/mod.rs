@@ -179,15 +179,12 @@ pub fn confine_parent(ids: Option<Ids>, config: &Config, store: &mut OwnedFd) ->
 
 /// The two users to drop to; they are only needed where there is something to drop.
 fn service_users(config: &Config) -> Result<(Ids, Ids), StartError> {
+    if let Some(missing) = config.server.missing_users() {
+        return Err(StartError::Configuration(missing));
+    }
     let find = |user: &crate::config::ServiceUser| {
-        user.ids.map(|(uid, gid)| (uid.as_raw(), gid.as_raw())).ok_or_else(|| {
-            StartError::Configuration(format!(
-                "there is no user `{}`, which keyhatch drops to. Make its two users with:\n\
-                 \x20 useradd --system --no-create-home --shell /usr/sbin/nologin {}\n\
-                 \x20 useradd --system --no-create-home --shell /usr/sbin/nologin {}",
-                user.name, config.server.parent_user.name, config.server.worker_user.name
-            ))
-        })
+        let ids = user.ids.ok_or_else(|| StartError::Configuration(format!("there is no user `{}`", user.name)))?;
+        Ok::<Ids, StartError>((ids.0.as_raw(), ids.1.as_raw()))
     };
     let (parent, worker) = (find(&config.server.parent_user)?, find(&config.server.worker_user)?);
     if parent.0 == worker.0 || parent.0 == 0 || worker.0 == 0 {

@@ -11,6 +11,7 @@ use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::parent::cache::{Inspected, Inspection, KeyRing, Standing};
 use crate::secret::KeyPath;
+use crate::shown;
 
 /// So many keys are named in one line.
 const NAMED: usize = 20;
@@ -99,7 +100,7 @@ fn table(files: &[Inspected]) -> String {
         let size = file.size.map_or("-".into(), |size| size.to_string());
         let state = file.state.to_string();
         // Writing to a String does not fail.
-        let _ = write!(text, "{:width$}  {state:16}  {age:>8}  {size:>8}  {:40}", key(file), file.file.escape_debug());
+        let _ = write!(text, "{:width$}  {state:16}  {age:>8}  {size:>8}  {:40}", key(file), shown::part(&file.file));
         if let Some(problem) = &file.problem {
             let _ = write!(text, "  {problem}");
         }

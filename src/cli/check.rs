@@ -8,6 +8,8 @@ use super::{cache, errors, show, tell, trust};
 use crate::boot::Credentials;
 use crate::config::{self, Config};
 use crate::exit::Exit;
+use crate::shown;
+use crate::sys::creds;
 
 /// What was found. Texts for a person, without secrets: `config` masks what it shows.
 #[derive(Default)]
@@ -21,7 +23,16 @@ struct Findings {
 
 /// Problems on stderr, or all of it as one object of JSON on stdout.
 pub(super) fn run(path: &Path, as_json: bool) -> Exit {
-    let findings = match config::load(path, trust()) {
+    let whose = (!creds::is_root()).then(|| {
+        let uid = creds::own_uid();
+        format!(
+            "checked as uid {uid}, as whom a start without root would run; run it as root to check what root starts"
+        )
+    });
+    if let Some(whose) = whose.as_ref().filter(|_| !as_json) {
+        tell(&format_args!("note: {whose}"));
+    }
+    let mut findings = match config::load(path, trust()) {
         Ok(config) => examine(&config),
         Err(error) if as_json => Findings { errors: error.each(), ..Findings::default() },
         // As a whole: it says how many there are.
@@ -32,6 +43,7 @@ pub(super) fn run(path: &Path, as_json: bool) -> Exit {
     };
     let exit = if findings.errors.is_empty() { Exit::Ok } else { Exit::Configuration };
     if as_json {
+        findings.notes.splice(..0, whose);
         return match show(&findings.json(path)) {
             Exit::Ok => exit,
             unwritten => unwritten,
@@ -60,7 +72,8 @@ impl Findings {
             && self.errors.is_empty()
         {
             let templates = if templates > 0 { format!(" ({templates} with parameters)") } else { String::new() };
-            tell(&format_args!("{}: good: {keys} keys{templates}, {clients} clients", path.display()));
+            let (keys, clients) = (shown::counted(keys, "key"), shown::counted(clients, "client"));
+            tell(&format_args!("{}: good: {keys}{templates}, {clients}", path.display()));
         }
     }
 

@@ -7,9 +7,10 @@ use serde::Deserialize;
 use super::args::Drill;
 use super::operate::told;
 use super::table::{Table, duration, or_dash};
-use super::{show, show_json, tell, visible};
+use super::{show, show_json, tell};
 use crate::client::http;
 use crate::exit::Exit;
+use crate::shown;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -51,10 +52,9 @@ pub(super) fn run(asked: &Drill) -> Exit {
     let mut report = None;
     let answer = http::follow(socket, "/drill", &body, |line| {
         if let Ok(Begun { covers, keys, fail, ends_in }) = serde_json::from_str(line) {
-            let (length, covers, fail) = (duration(ends_in), visible::part(&covers), visible::part(&fail));
-            tell(&format_args!(
-                "the drill is on for {length}: {covers} ({keys} keys) fails with {fail}; Ctrl-C ends it"
-            ));
+            let keys = shown::counted(keys, "key");
+            let (length, covers, fail) = (duration(ends_in), shown::part(&covers), shown::part(&fail));
+            tell(&format_args!("the drill is on for {length}: {covers} ({keys}) fails with {fail}; Ctrl-C ends it"));
         } else {
             report = Some(line.to_owned());
         }
@@ -98,8 +98,7 @@ fn table(report: &Report) -> String {
         "reload" => "the configuration was reloaded",
         _ => "it was ended",
     };
-    let mut text =
-        format!("The drill of {} took {}; {why}.\n", visible::part(&report.covers), duration(report.seconds));
+    let mut text = format!("The drill of {} took {}; {why}.\n", shown::part(&report.covers), duration(report.seconds));
     if report.served.is_empty() {
         text.push_str("Nobody asked for a key that it covers.\n");
     } else {

@@ -6,13 +6,14 @@ use crate::acl::{Client, Pattern, Peer, Unit};
 use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::secret::KeyPath;
+use crate::shown;
 use crate::sys::{peer, users};
 
 pub(super) fn run(path: &std::path::Path, asked: &Explain) -> Exit {
     let has_parameters = asked.key.contains('{');
     let key = match KeyPath::parse(&asked.key) {
         Err(error) if !has_parameters => {
-            tell(&format_args!("{}: {error}", asked.key.escape_debug()));
+            tell(&format_args!("{}: {error}", shown::part(&asked.key)));
             return Exit::Usage;
         }
         parsed => parsed.ok(),
@@ -36,7 +37,7 @@ pub(super) fn run(path: &std::path::Path, asked: &Explain) -> Exit {
         None => of_template(&config, &peer, &asked.key, asked.json),
     };
     let Some((text, granted)) = told else {
-        tell(&format_args!("there is no key {} in the configuration", asked.key.escape_debug()));
+        tell(&format_args!("there is no key {} in the configuration", shown::part(&asked.key)));
         return Exit::Denied;
     };
     match (show(&text), granted) {
@@ -105,14 +106,14 @@ fn client(client: &Client, pattern: &Pattern) -> serde_json::Value {
 fn whom(asked: &Explain) -> Result<Peer, String> {
     let certain = peer::has_pidfd();
     let (found, whom) = match (&asked.user, asked.pid) {
-        (Some(user), _) => (users::of_user(user), format!("user `{}`", user.escape_debug())),
+        (Some(user), _) => (users::of_user(user), format!("user `{}`", shown::part(user))),
         (None, Some(pid)) => (users::of_process(pid), format!("process {pid}")),
         (None, None) => return Err("--user or --pid tells whom to judge".to_owned()),
     };
     let unit = match (&asked.unit, asked.pid) {
         (Some(name), _) => {
             let unit = Unit::new(name, certain);
-            Some(unit.ok_or_else(|| format!("{} is no name of a unit", name.escape_debug()))?)
+            Some(unit.ok_or_else(|| format!("{} is no name of a unit", shown::part(name)))?)
         }
         (None, Some(pid)) => users::cgroups_of(pid).ok().and_then(|text| Unit::of_cgroups(&text, certain)),
         (None, None) => None,

@@ -9,6 +9,7 @@ use super::tell;
 use crate::client::blocking::Client;
 use crate::client::{Error, Form, Value};
 use crate::exit::Exit;
+use crate::shown;
 
 /// For how long one request waits for a change.
 pub(super) const WAIT: Duration = Duration::from_secs(60);
@@ -17,7 +18,7 @@ pub(super) fn run(asked: &Get, socket: &Path) -> Exit {
     let form = if asked.json { Form::Json } else { Form::TextOrJson };
     let client = Client::at(socket);
     if asked.watch && asked.key.starts_with("/-/") {
-        tell(&format_args!("{}: only the values of keys can be watched", asked.key.escape_debug()));
+        tell(&format_args!("{}: only the values of keys can be watched", shown::part(&asked.key)));
         return Exit::Usage;
     }
     if asked.watch { watch(&asked.key, form, &client) } else { once(asked, form, &client) }
@@ -94,7 +95,7 @@ pub(super) fn tell_failure(key: &str, error: &Error) -> Exit {
     match error {
         // It is about no key.
         Error::NoBroker { .. } => tell(error),
-        _ => tell(&format_args!("{}: {error}", key.escape_debug())),
+        _ => tell(&format_args!("{}: {error}", shown::part(key))),
     }
     exit_of(error)
 }

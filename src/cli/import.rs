@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use super::{show, tell};
 use crate::exit::Exit;
 use crate::import::{self, write};
+use crate::shown;
 
 #[derive(Subcommand)]
 pub(super) enum Import {
@@ -59,7 +60,7 @@ fn imported(config: &Path, asked: &Cachish) -> Result<Exit, Exit> {
     let mut users = BTreeMap::new();
     for (name, user) in &asked.clients {
         if users.insert(name.clone(), user.clone()).is_some() {
-            return Err(fail(Exit::Usage, &format_args!("--clients gives `{}` twice", name.escape_debug())));
+            return Err(fail(Exit::Usage, &format_args!("--clients gives `{}` twice", shown::part(name))));
         }
     }
     let directory = asked.out.as_deref().or(config.parent()).unwrap_or(Path::new("."));

@@ -15,7 +15,6 @@ mod reload;
 mod status;
 mod table;
 mod top;
-mod visible;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -29,7 +28,7 @@ use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::sys::creds;
 use crate::telemetry::Stderr;
-use crate::{demo, parent, runner, telemetry, worker};
+use crate::{demo, parent, runner, shown, telemetry, worker};
 
 /// What `serve` shows to whoever has no configuration yet.
 const SMALLEST: &str = r#"No such file; --config FILE names another one. The smallest configuration that serves a value:
@@ -92,7 +91,7 @@ pub fn run() -> ExitCode {
 /// What a command found out, on stdout.
 fn show(text: &str) -> Exit {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{}", visible::lines(text)).and_then(|()| out.flush()) {
+    match writeln!(out, "{}", shown::lines(text)).and_then(|()| out.flush()) {
         Ok(()) => Exit::Ok,
         Err(_) => Exit::Other,
     }
@@ -100,7 +99,7 @@ fn show(text: &str) -> Exit {
 
 /// The JSON of a broker, on stdout.
 fn show_json(text: &str) -> Exit {
-    if let Some(text) = visible::json(text) {
+    if let Some(text) = shown::json(text) {
         return show(text.trim_end());
     }
     tell(&"the broker says what is no JSON");
@@ -110,7 +109,7 @@ fn show_json(text: &str) -> Exit {
 /// The one place where the end of a command is told.
 fn tell(message: &dyn std::fmt::Display) {
     // There is nobody to tell when stderr is closed.
-    let _ = writeln!(std::io::stderr(), "keyhatch: {}", visible::lines(&message.to_string()));
+    let _ = writeln!(std::io::stderr(), "keyhatch: {}", shown::lines(&message.to_string()));
 }
 
 /// The same with the priority of an error, which the journal wants before each line.

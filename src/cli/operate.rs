@@ -1,20 +1,33 @@
 //! `keyhatch metrics`, `refresh` and `purge`: one request to the operator's socket each.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::args::Purge;
 use super::table::{Table, duration, or_dash};
-use super::{show, show_json, tell, visible};
+use super::{show, show_json, tell};
 use crate::client::http::{self, Answer, Failed};
 use crate::exit::Exit;
+use crate::shown;
 
-/// The body of a good answer; else how the command ends, which has been told.
+/// The body of a good answer of the operator's socket; else how the command ends, which has been told.
 pub(super) fn told(answer: Result<Answer, Failed>, socket: &Path) -> Result<String, Exit> {
+    if let Err(error) = &answer
+        && http::system_error(error).is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    {
+        let (at, why) = (socket.display(), http::reason(error));
+        tell(&format_args!("{at}: {why}: only root and members of `admin-group` may ask here"));
+        return Err(Exit::Denied);
+    }
+    told_of_any(answer, socket)
+}
+
+/// The same of any socket.
+pub(super) fn told_of_any(answer: Result<Answer, Failed>, socket: &Path) -> Result<String, Exit> {
     let answer = answer.map_err(|error| {
-        tell(&format_args!("no broker answers at {}: {error}", socket.display()));
+        tell(&format_args!("no broker answers at {}: {}", socket.display(), http::reason(&error)));
         Exit::Unavailable
     })?;
     let body = String::from_utf8_lossy(&answer.body).into_owned();
@@ -23,8 +36,8 @@ pub(super) fn told(answer: Result<Answer, Failed>, socket: &Path) -> Result<Stri
         exit => {
             let problem: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
             match problem.get("detail").and_then(|detail| detail.as_str()) {
-                Some(detail) => tell(&format_args!("{} {}", answer.status, detail.escape_debug())),
-                None => tell(&format_args!("{}: {}", answer.status, body.escape_debug())),
+                Some(detail) => tell(&format_args!("{} {}", answer.status, shown::part(detail))),
+                None => tell(&format_args!("{}: {}", answer.status, shown::part(&body))),
             }
             Err(exit)
         }
@@ -117,7 +130,7 @@ pub(super) fn purge(asked: &Purge) -> Exit {
     }
     match serde_json::from_str(&body) {
         Ok(Purged { keys: Some(keys), had_a_value }) => {
-            let mut lines: Vec<String> = keys.iter().map(|key| visible::part(key)).collect();
+            let mut lines: Vec<String> = keys.iter().map(|key| shown::part(key)).collect();
             lines.push(format!("purged; {had_a_value} of them had a value"));
             show(&lines.join("\n"))
         }

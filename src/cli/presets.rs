@@ -10,6 +10,7 @@ use super::table::Table;
 use super::{show, tell, trust};
 use crate::config::{self, Description};
 use crate::exit::Exit;
+use crate::shown;
 
 pub(super) fn run(path: &Path, asked: &Presets) -> Exit {
     let mut presets = config::shipped_presets();
@@ -23,7 +24,7 @@ pub(super) fn run(path: &Path, asked: &Presets) -> Exit {
         Some(super::args::PresetsCommand::Show { name, example, json }) => {
             let Some(preset) = presets.iter().find(|preset| preset.name == *name) else {
                 let names: Vec<&str> = presets.iter().map(|preset| preset.name.as_str()).collect();
-                let unknown = name.escape_debug();
+                let unknown = shown::part(name);
                 tell(&format_args!("there is no preset {unknown}; there are {}", names.join(", ")));
                 return Exit::Usage;
             };

@@ -9,13 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{cache, errors, show, show_json, tell, trust, visible};
+use super::{cache, errors, show, show_json, tell, trust};
 use crate::boot::{Credentials, Examined};
 use crate::config::{self, Config, Fixed};
 use crate::exit::Exit;
 use crate::parent::reload::{
     Given, Greeting, NOTHING, Offer, Offered, Refusal, Step, TokenOutcome, UPGRADE, needs_restart,
 };
+use crate::shown;
 use crate::sys::{creds, memfd, pass, peer};
 
 /// The longest answer of the broker before it hands the connection over, in bytes.
@@ -50,7 +51,7 @@ fn reload(path: &Path, socket: &Path, json: bool) -> Result<Exit, Failed> {
         Err(_) => return follow(&mut lines, Some(greeting), json),
     };
     if greeting.version != env!("CARGO_PKG_VERSION") {
-        let (running, own) = (greeting.version.escape_debug(), env!("CARGO_PKG_VERSION"));
+        let (running, own) = (shown::part(&greeting.version), env!("CARGO_PKG_VERSION"));
         let message = format!("the broker that runs is version {running}, this command is {own}: this needs a restart");
         return Err(fail(Exit::Configuration, &message));
     }
@@ -59,7 +60,7 @@ fn reload(path: &Path, socket: &Path, json: bool) -> Result<Exit, Failed> {
         let (named, own) = (greeting.config.display().to_string(), path.display());
         let message = format!(
             "the broker was started with --config {}, this is about {own}; nothing was changed",
-            visible::part(&named)
+            shown::part(&named)
         );
         return Err(fail(Exit::Configuration, &message));
     }
@@ -80,7 +81,7 @@ fn checked(path: &Path, socket: &Path, greeting: &Greeting) -> Result<(Config, E
     config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
     if let Some(message) = needs_restart(&greeting.fixed, &Fixed::of(&config, config.acl.has_units())) {
         let message = format!("{}: {message}; nothing was changed", path.display());
-        let message = visible::part(&message);
+        let message = shown::part(&message);
         return Err(fail(Exit::Configuration, &message));
     }
     if !is_same(&config.server.admin_socket, socket) {
@@ -135,7 +136,7 @@ fn connect(socket: &Path) -> Result<UnixStream, Failed> {
             let detail =
                 if status == 404 { "the broker that runs knows no reload: this needs a restart" } else { detail };
             let exit = if status == 404 { Exit::Configuration } else { Exit::of_status(status) };
-            Err(fail(exit, &format_args!("{status} {}", detail.escape_debug())))
+            Err(fail(exit, &format_args!("{status} {}", shown::part(detail))))
         }
         None => Err(fail(Exit::Unavailable, &format_args!("what answers at {at} is no broker"))),
     }
@@ -222,7 +223,7 @@ fn follow(lines: &mut impl BufRead, first: Option<String>, json: bool) -> Result
             show(&text);
         }
         if let Step::Refused { detail, .. } = &step {
-            tell(&detail.escape_debug());
+            tell(&shown::part(detail));
         }
         if let Some(exit) = end {
             return Ok(exit);
@@ -243,12 +244,12 @@ fn end(step: &Step) -> Option<Exit> {
 
 /// For people; `None` where there is nothing more to say.
 fn text(step: &Step) -> Option<String> {
-    let reason = |reason: &Option<String>| {
-        reason.as_ref().map_or(String::new(), |reason| format!(" ({})", visible::part(reason)))
-    };
+    let reason =
+        |reason: &Option<String>| reason.as_ref().map_or(String::new(), |reason| format!(" ({})", shown::part(reason)));
     match step {
         Step::Applied { generation, keys, clients, removed, redefined } => {
-            let mut text = format!("configuration {generation} holds: {keys} keys, {clients} clients");
+            let (keys, clients) = (shown::counted(*keys, "key"), shown::counted(*clients, "client"));
+            let mut text = format!("configuration {generation} holds: {keys}, {clients}");
             for (count, what) in [(removed, "removed"), (redefined, "defined otherwise, without their values")] {
                 if *count > 0 {
                     text.push_str(&format!("; {count} {what}"));
@@ -266,7 +267,7 @@ fn text(step: &Step) -> Option<String> {
                     format!("unproven{}: it is tried first from now on, and the old one stays until then", reason(why))
                 }
             };
-            Some(format!("token `{}`: {what}", visible::part(token)))
+            Some(format!("token `{}`: {what}", shown::part(token)))
         }
         Step::WorkerStuck { generation } => Some(format!(
             "configuration {generation} holds in the parent, but the worker does not say that it has taken it over: restart the broker"

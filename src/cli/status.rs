@@ -6,9 +6,10 @@ use serde::Deserialize;
 
 use super::args::{self, Bad};
 use super::table::{Table, call, duration, or_dash};
-use super::{operate, show, show_json, tell, visible};
+use super::{operate, show, show_json, tell};
 use crate::client::http::{self, Answer, Failed};
 use crate::exit::Exit;
+use crate::shown;
 
 /// What the operator's socket says.
 #[derive(Deserialize)]
@@ -42,6 +43,9 @@ pub(super) struct Line {
     pub(super) serves: u64,
     last_outcome: Option<Outcome>,
     next_attempt_in: Option<u64>,
+    /// `max-age` is zero: past it is where its values belong.
+    #[serde(default)]
+    asked_each_time: bool,
     #[serde(default)]
     drill: bool,
 }
@@ -122,6 +126,7 @@ impl Line {
 
     fn is(&self, bad: Bad) -> bool {
         let state = match self.state.as_str() {
+            "stale" if self.asked_each_time => return false,
             "stale" => Bad::Stale,
             "failing" => Bad::Failing,
             "revoked" => Bad::Revoked,
@@ -160,7 +165,7 @@ pub(super) fn read(answer: Result<Answer, Failed>, socket: &Path) -> Result<(Sta
 /// The keys that the caller may read, by the socket of the applications.
 pub(super) fn list(socket: &Path, json: bool) -> Exit {
     let answer = http::ask(socket, "/-/keys", &[("accept", "application/json")]);
-    let body = match operate::told(answer, socket) {
+    let body = match operate::told_of_any(answer, socket) {
         Ok(body) => body,
         Err(exit) => return exit,
     };
@@ -213,6 +218,6 @@ fn table(status: &Status) -> String {
 }
 
 pub(super) fn told_drill(drill: &Drill) -> String {
-    let (covers, fail) = (visible::part(&drill.covers), visible::part(&drill.fail));
+    let (covers, fail) = (shown::part(&drill.covers), shown::part(&drill.fail));
     format!("A DRILL IS ON: {covers} fails with {fail}, for another {}", duration(drill.ends_in))
 }

@@ -1,6 +1,6 @@
 //! Tables for people: columns as wide as what is in them.
 
-use super::visible;
+use crate::shown;
 
 /// Rows below a heading; the last column is not padded. Columns of numbers stand at the right.
 pub(super) struct Table {
@@ -15,7 +15,7 @@ impl Table {
     }
 
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| visible::part(&cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| shown::part(&cell)).collect());
     }
 
     /// One line for each row, the heading first.

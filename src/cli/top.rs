@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::status::{Line, Status, ask, read, told_drill};
 use super::table::{Table, duration, or_dash};
-use super::{show, show_json, tell, visible};
+use super::{show, show_json, tell};
 use crate::client::http;
 use crate::exit::Exit;
+use crate::shown;
 use crate::sys::terminal::{Screen, Wake};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -113,5 +114,5 @@ fn frame(status: &Status, before: &HashMap<String, u64>, width: usize, height: u
         table.row([line.name(), line.state.clone(), age, line.serves.to_string(), rate, line.note()]);
     }
     lines.extend(table.lines());
-    lines.iter().map(|line| visible::part(line).chars().take(width).collect()).collect()
+    lines.iter().map(|line| shown::part(line).chars().take(width).collect()).collect()
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::http::{Answer, Failed};
+use super::http::{Answer, Failed, reason};
 use super::value::text;
 use crate::secret::KeyPathError;
+use crate::shown;
 
 /// Why a request came to nothing.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let detail = if self.detail.is_empty() { "the broker refused" } else { &self.detail };
-        write!(f, "{} {}", self.status, detail.escape_debug())
+        write!(f, "{} {}", self.status, shown::part(detail))
     }
 }
 
@@ -118,7 +119,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(error) => write!(f, "{error}"),
-            Self::NoBroker { socket, source } => write!(f, "no broker answers at {}: {source}", socket.display()),
+            Self::NoBroker { socket, source } => {
+                write!(f, "no broker answers at {}: {}", socket.display(), reason(source))
+            }
             Self::TimedOut { after } => write!(f, "the broker did not answer within {after:?}"),
             Self::WithinRuntime => write!(f, "the blocking client was called within an asynchronous runtime"),
             Self::Malformed(problem)

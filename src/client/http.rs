@@ -24,6 +24,23 @@ pub(crate) struct Answer {
 /// There was no whole answer.
 pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
+/// What the system says of it, if that is why: the clients of hyper say only in what they were interrupted.
+pub(crate) fn system_error(failed: &Failed) -> Option<&std::io::Error> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&**failed);
+    while let Some(error) = next {
+        match error.downcast_ref::<std::io::Error>() {
+            Some(found) if found.raw_os_error().is_some() => return Some(found),
+            _ => next = error.source(),
+        }
+    }
+    None
+}
+
+/// For a person.
+pub(crate) fn reason(failed: &Failed) -> String {
+    system_error(failed).map_or_else(|| failed.to_string(), ToString::to_string)
+}
+
 /// GET, with these headers beside those that HTTP wants.
 pub(crate) async fn get(socket: &Path, path: &str, headers: &[(&'static str, &str)]) -> Result<Answer, Failed> {
     let mut request = Request::get(hyper::Uri::from(hyperlocal::Uri::new(socket, path)));

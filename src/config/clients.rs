@@ -6,7 +6,7 @@ use super::Server;
 use super::command::Users as CommandUsers;
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
 use super::keys::Keys;
-use super::resolve::Resolver;
+use super::resolve::{Resolver, is_number};
 use super::table::{Entry, Node, Table};
 use super::values;
 use super::{credentials, names};
@@ -223,7 +223,13 @@ impl Lookup<'_> {
         let why = match found {
             Ok(Some(OVERFLOW_ID)) => format!("{shown} is the overflow id {OVERFLOW_ID}, which never matches"),
             Ok(Some(id)) => return Some(id),
-            Ok(None) => format!("there is no {shown}"),
+            Ok(None) => match item.as_str().filter(|name| is_number(name)) {
+                Some(name) => {
+                    let (id, noun) = (if kind == Kind::User { "uid" } else { "gid" }, kind.noun());
+                    format!("there is no {shown}; a {id} is written without quotes: {noun} = {name}")
+                }
+                None => format!("there is no {shown}"),
+            },
             Err(error) => format!("looking up {shown}: {error}"),
         };
         self.nobody = true;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
 use super::expand::Kind;
 use super::projection::projection;
-use super::resolve::Resolver;
+use super::resolve::{Resolver, advice};
 use super::source::format;
 use super::table::{Entry, Node, Table};
 use super::text::Scope;
@@ -168,14 +168,14 @@ impl<'a> Users<'a> {
     /// Those of a key's sources of this type.
     pub(super) fn look_up(&mut self, entry: &Entry<'_>, report: &mut Report<'_>) {
         if let Some(source) = entry.node.peek("source") {
-            self.of_source(&source, report);
+            self.of_source(entry.name, &source, report);
         }
         if let Some(several) = entry.node.peek("sources").filter(Node::is_table) {
-            several.entries(report).iter().for_each(|one| self.of_source(&one.node, report));
+            several.entries(report).iter().for_each(|one| self.of_source(entry.name, &one.node, report));
         }
     }
 
-    fn of_source(&mut self, source: &Node<'_>, report: &mut Report<'_>) {
+    fn of_source(&mut self, key: &str, source: &Node<'_>, report: &mut Report<'_>) {
         if source.peek("type").and_then(|kind| kind.as_str()) != Some("command") {
             return;
         }
@@ -201,11 +201,12 @@ impl<'a> Users<'a> {
             let error = node.error(format!("a command cannot run as {}, who {why}", quoted(&name)));
             report.error(error.help("make a user for it with: useradd --system NAME"));
         } else if ids.is_none() {
-            let why = looked_up.err().unwrap_or_else(|| "there is no such user".to_owned());
-            report.problem(
-                &node.place(),
-                format!("a command runs as nobody, and its keys serve what is known: user {}: {why}", quoted(&name)),
-            );
+            let (key, user) = (quoted(key), quoted(&name));
+            let why = match looked_up {
+                Err(error) => format!("looking up user {user}, to run its command: {error}"),
+                Ok(_) => format!("there is no user {user} to run its command; {}", advice("user", &name)),
+            };
+            report.problem(&node.place(), format!("key {key}: {why}"));
         }
         self.found.insert(name, (ids, node.place()));
     }

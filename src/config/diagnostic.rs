@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use super::{Location, mask};
+use crate::shown;
 
 /// More than this many errors are counted, not shown.
 const MAX_SHOWN: usize = 200;
@@ -258,14 +259,9 @@ fn visible(text: &str) -> String {
     text.replace(|c| ('\u{80}'..='\u{9f}').contains(&c), "·")
 }
 
-/// Whether a character is for the terminal, or turns the direction of the text around it.
-fn moves(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// A path for a person: whatever could move the terminal is escaped.
 fn shown_path(path: &Path) -> String {
-    path.to_string_lossy().chars().flat_map(|c| if moves(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
+    shown::part(&path.to_string_lossy())
 }
 
 /// A text of the configuration inside a message: in backticks, control characters escaped, not too long.
@@ -275,7 +271,7 @@ pub(super) fn quoted(text: &str) -> String {
     if short.len() < text.len() {
         short.push('…');
     }
-    format!("`{}`", short.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'"))
+    format!("`{}`", shown::part(&short))
 }
 
 /// The legal word that is most like what was written.

@@ -2,6 +2,8 @@
 
 use nix::unistd::{Gid, Group, Uid, User};
 
+use crate::shown;
+
 /// Looks up users and groups. A trait, so that parsing is tested without the machine's own users.
 pub trait Resolver {
     /// uid and primary gid of a user; `None` when there is no such user, an error when nobody could tell.
@@ -31,6 +33,20 @@ impl Resolver for System {
         let group = Group::from_name(name).map_err(|errno| errno.desc().to_owned())?;
         Ok(group.map(|group| group.gid))
     }
+}
+
+/// How to make a user that is missing, or what was meant: `setting` is what names it.
+pub(super) fn advice(setting: &str, name: &str) -> String {
+    if is_number(name) {
+        format!("a uid is written without quotes: {setting} = {name}")
+    } else {
+        format!("make it with: useradd --system --no-create-home --shell /usr/sbin/nologin {}", shown::part(name))
+    }
+}
+
+/// A name that was meant as an id.
+pub(super) fn is_number(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

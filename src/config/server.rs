@@ -6,7 +6,7 @@ use nix::unistd::{Gid, Uid};
 
 use super::diagnostic::{Diagnostic, Place, Report, quoted};
 use super::names;
-use super::resolve::Resolver;
+use super::resolve::{Resolver, advice, is_number};
 use super::table::{Node, Table};
 use super::values;
 use super::{Cache, SandboxMode, SecretFile, Server, ServiceUser, tokens};
@@ -77,6 +77,9 @@ fn admin_group(node: &Node<'_>, resolver: &dyn Resolver, report: &mut Report<'_>
     match resolver.group(name) {
         Ok(Some(gid)) if gid.as_raw() != OVERFLOW_ID => Some(gid),
         Ok(Some(_)) => unusable(report, format!("group {} is nobody's", quoted(name))),
+        Ok(None) if is_number(name) => {
+            unusable(report, format!("there is no group {}, and a gid is written without quotes: {name}", quoted(name)))
+        }
         Ok(None) => unusable(report, format!("there is no group {}", quoted(name))),
         Err(error) => unusable(report, format!("looking up group {}: {error}", quoted(name))),
     }
@@ -137,9 +140,10 @@ impl Server {
             .into_iter()
             .filter(|(_, user)| user.ids.is_none())
             .map(|(setting, user)| {
+                let (name, advice) = (&user.name, advice(setting, &user.name));
                 format!(
-                    "there is no user `{name}` ([server] {setting}); make it with:\n    useradd --system --no-create-home --shell /usr/sbin/nologin {name}",
-                    name = user.name
+                    "there is no user `{name}` ([server] {setting}); {}",
+                    advice.replace(": useradd", ":\n    useradd")
                 )
             })
             .collect();

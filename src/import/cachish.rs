@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::Fault;
 use super::yaml::{Kind, Node};
 use crate::secret::KeyPath;
+use crate::shown;
 
 pub(super) struct Found {
     pub(super) items: Vec<Item>,
@@ -182,7 +183,7 @@ impl Reader {
             if let Some(other) = self.found.clients.iter().find(|known| known.token == token) {
                 let what = format!(
                     "this client has the token of `{}`; cachish knows the last of them alone",
-                    other.name.escape_debug()
+                    shown::part(&other.name)
                 );
                 self.fault(name.line, what);
                 continue;

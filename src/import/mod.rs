@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::{self, SourceText, System};
+use crate::shown;
 
 /// What is to be written, and what has to be said about it.
 pub struct Imported {
@@ -63,7 +64,7 @@ pub fn cachish(text: &str, users: &BTreeMap<String, String>, directory: &Path) -
     let faults: Vec<Fault> = unknown
         .map(|name| Fault {
             line: None,
-            what: format!("--clients names `{}`, which is no client there", name.escape_debug()),
+            what: format!("--clients names `{}`, which is no client there", shown::part(name)),
         })
         .collect();
     if !faults.is_empty() {

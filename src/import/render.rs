@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::cachish::{Found, Source};
 use super::glob;
+use crate::shown;
 
 /// Names and contents of token files.
 type Tokens = Vec<(String, Zeroizing<String>)>;
@@ -133,7 +134,7 @@ fn clients(found: &mut Found, users: &BTreeMap<String, String>) -> String {
     let mut text = String::new();
     let mut names: Vec<String> = Vec::new();
     for client in &found.clients {
-        let label = client.name.escape_debug().to_string();
+        let label = shown::part(&client.name);
         let keys = granted(&label, &client.globs, &found.items, &mut found.notes);
         if keys.is_empty() {
             found.notes.push(format!("client `{label}` matches no path that could be a key, and is left out"));
@@ -182,7 +183,7 @@ fn granted(client: &str, globs: &[String], items: &[super::cachish::Item], notes
         let made = made.unwrap_or_else(|| {
             let matched = items.iter().map(|item| item.key.as_str()).filter(|key| glob::matches(glob, key));
             let matched: Vec<String> = matched.map(str::to_owned).collect();
-            let glob = glob.escape_debug();
+            let glob = shown::part(glob);
             notes.push(format!(
                 "client `{client}`: no pattern says what `{glob}` does; it gets the {} keys that it matches now",
                 matched.len()

@@ -14,6 +14,7 @@ use super::engine::{Engine, Health};
 use super::outbox::Outbox;
 use super::serve::ParentError;
 use crate::ipc::wire::ToWorker;
+use crate::shown;
 
 /// How often the state of the keys is looked at, and so the most often that it is told.
 const LOOK: Duration = Duration::from_secs(3);
@@ -121,7 +122,7 @@ impl Notifier {
 
 /// One line for `systemctl status`.
 fn status(health: &Health) -> String {
-    let mut told = format!("{} {}", health.keys, if health.keys == 1 { "key" } else { "keys" });
+    let mut told = shown::counted(health.keys, "key");
     for (count, what) in [(health.stale, "stale"), (health.failing, "failing"), (health.without, "without a value")] {
         if count > 0 {
             // A String takes all that is written to it.

@@ -23,7 +23,7 @@ pub enum OpenError {
     /// It is there, and is something else.
     NotAFile(&'static str),
     /// A program that nobody may execute.
-    NotExecutable,
+    NotExecutable(PathBuf),
     /// A link on the way, and a directory on the way in which somebody else could have put it.
     Link {
         link: PathBuf,
@@ -50,7 +50,9 @@ impl fmt::Display for OpenError {
             Self::Io(error) => write!(f, "{error}"),
             Self::Directory => write!(f, "it is a directory; name the file in it"),
             Self::NotAFile(what) => write!(f, "it is {what}, not a file"),
-            Self::NotExecutable => write!(f, "it is not executable. Mend it with: chmod a+x on it"),
+            Self::NotExecutable(path) => {
+                write!(f, "it is not executable. Mend it with: chmod a+x {}", path.display())
+            }
             Self::Distrusted { directory, why } => {
                 let directory = directory.display();
                 match why {
@@ -117,7 +119,7 @@ pub fn check_program(path: &Path) -> Result<(), OpenError> {
     if let Some(why) = distrust(&stat, &trusted_owners()?) {
         return Err(OpenError::Distrusted { directory: path.to_owned(), why });
     }
-    if stat.st_mode & 0o111 == 0 { Err(OpenError::NotExecutable) } else { Ok(()) }
+    if stat.st_mode & 0o111 == 0 { Err(OpenError::NotExecutable(path.to_owned())) } else { Ok(()) }
 }
 
 /// Beside root.

@@ -392,6 +392,6 @@ pub(super) fn denied() -> Problem {
 }
 
 fn not_acceptable() -> Problem {
-    let detail = "the value is JSON, or text/plain if it is one scalar; Accept allows neither";
+    let detail = "the value is JSON, and text/plain only if it is one scalar; Accept does not allow what there is";
     Problem::new(StatusCode::NOT_ACCEPTABLE, "malformed", detail)
 }

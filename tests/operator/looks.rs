@@ -49,9 +49,17 @@ fn status_tells_of_keys_origins_tokens_and_layers() {
     assert!(status["layers"].as_array().unwrap().len() > 10 && status["drill"].is_null(), "{status}");
     assert!(!status.to_string().contains(TOKEN) && !status.to_string().contains("good-value"));
 
+    assert_eq!((&long["asked-each-time"], &short["asked-each-time"]), (&false.into(), &true.into()), "{short}");
     for (bad, code) in [("stale", 1), ("failing", 1), ("revoked", 0)] {
         assert_eq!(operate(&broker, &["status", "--fail-on", bad]).status.code(), Some(code), "{bad}");
     }
+    // Each time: nothing is wrong with it as long as that succeeds.
+    upstream.behave("/short", "/good");
+    done(&broker, &["refresh", "/short"]);
+    assert_eq!(key(&broker, "/short")["state"], "stale");
+    assert_eq!(operate(&broker, &["status", "--fail-on", "stale"]).status.code(), Some(0));
+    upstream.behave("/short", "/status/503");
+    operate(&broker, &["refresh", "/short"]);
     let table = done(&broker, &["status"]);
     for line in ["unavailable (status 503)", "proven", "never-fetched", "parent  user"] {
         assert!(table.contains(line), "{line}: {table}");

@@ -19,6 +19,7 @@ use super::tell;
 use crate::client::blocking::Client;
 use crate::client::{Form, Value};
 use crate::exit::Exit;
+use crate::shown;
 use crate::sys::{memfd, supervise};
 
 pub(super) fn run(asked: &Exec, socket: &Path) -> ExitCode {
@@ -117,7 +118,7 @@ fn not_started(words: &[OsString], error: &std::io::Error) -> u8 {
     let program = words.first().map(OsString::as_os_str).unwrap_or_default();
     let code = supervise::cannot_start(program, error);
     let name = program.to_string_lossy();
-    let name = name.escape_debug();
+    let name = shown::part(&name);
     match error.kind() {
         _ if code == 127 => tell(&format_args!("{name}: there is no such command")),
         std::io::ErrorKind::ArgumentListTooLong => {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::secret::KeyPath;
+use crate::shown;
 
 /// How the command gets a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl fmt::Display for Wrong {
                 write!(f, "{place}: expected NAME=KEY, such as DATABASE_URL=/billing/database-url")
             }
             Self::Name { place, name } => {
-                let name = name.escape_debug();
+                let name = shown::part(name);
                 write!(
                     f,
                     "{place}: `{name}` is no name for a variable: legal are A-Z a-z 0-9 _, not beginning with a digit"

@@ -15,6 +15,7 @@ use super::request::Call;
 use crate::parent::engine::{Engine, PurgeError, Refreshed, Unselectable};
 use crate::parent::reload::UPGRADE;
 use crate::secret::KeyPath;
+use crate::shown;
 
 /// Keys that one refresh may fetch, and how many at a time.
 const MOST: usize = 1000;
@@ -48,11 +49,11 @@ fn select(engine: &Engine, texts: &[String]) -> Result<Vec<KeyPath>, Problem> {
         match engine.select(text) {
             Ok(keys) => selected.extend(keys),
             Err(Unselectable::Malformed(why)) => {
-                return Err(Problem::malformed(format!("{}: {why}", text.escape_debug())));
+                return Err(Problem::malformed(format!("{}: {why}", shown::part(text))));
             }
             Err(Unselectable::Unknown) => {
                 let what = if text.contains('*') { "matches no key" } else { "there is no such key" };
-                let detail = format!("{}: {what}", text.escape_debug());
+                let detail = format!("{}: {what}", shown::part(text));
                 return Err(Problem::new(StatusCode::NOT_FOUND, "unknown", detail));
             }
         }

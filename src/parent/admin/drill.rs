@@ -15,6 +15,7 @@ use super::request::Call;
 use crate::acl::Pattern;
 use crate::config::TokenName;
 use crate::parent::engine::{Covers, Fail, LONGEST_DRILL, NoDrill, Over, RunningDrill};
+use crate::shown;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,12 +63,12 @@ pub(super) async fn begin(call: Call) -> Result<Answer, Problem> {
     let covers = match (asked.key, asked.token, asked.origin) {
         (Some(key), None, None) => {
             let pattern = Pattern::parse(&key);
-            Covers::Keys(pattern.map_err(|error| Problem::malformed(format!("{}: {error}", key.escape_debug())))?)
+            Covers::Keys(pattern.map_err(|error| Problem::malformed(format!("{}: {error}", shown::part(&key))))?)
         }
         (None, Some(name), None) => {
             let name = TokenName(name);
             if !engine.has_token(&name) {
-                return Err(unknown(format!("there is no token `{}`", name.0.escape_debug())));
+                return Err(unknown(format!("there is no token `{}`", shown::part(&name.0))));
             }
             Covers::Token(name)
         }
@@ -78,7 +79,7 @@ pub(super) async fn begin(call: Call) -> Result<Answer, Problem> {
     let begun = engine.begin_drill(covers, asked.fail, Duration::from_secs(asked.length)).await;
     let running = begun.map_err(|error| match error {
         NoDrill::AlreadyOne => Problem::new(StatusCode::CONFLICT, "conflict", "a drill is on already; one at a time"),
-        NoDrill::Nothing => unknown(format!("no key is covered by {}", told.escape_debug())),
+        NoDrill::Nothing => unknown(format!("no key is covered by {}", shown::part(&told))),
     })?;
     tracing::warn!(uid, pid, covers = told, fail = ?asked.fail, seconds = asked.length, "a drill begins");
     let first = json!({ "covers": told, "keys": running.keys, "fail": asked.fail, "ends-in": asked.length });

@@ -163,6 +163,10 @@ impl Engine {
             // Of what a backup brings back, nothing until then counts. Not this very instant: the next value may be of it.
             let until = entry.held.as_ref().map_or(0, |held| held.fetched_at).max(now.saturating_sub(1));
             entry.purge(Instant::now());
+            // Whoever purges wants the next request to ask.
+            if let Some(document) = self.documents.borrow_mut().get_mut(entry.document) {
+                document.pace.succeed();
+            }
             let standing = entry.standing;
             drop(entries);
             self.ledger.borrow_mut().forget(key);

@@ -130,13 +130,16 @@ impl Engine {
     pub(super) fn failure(&self, key: &KeyPath, failure: Option<Failure>, verdict: Verdict) -> Reply {
         let entries = self.entries.borrow();
         let Some(entry) = entries.get(key) else { return Reply::Denied };
-        let known = failure.or(entry.failure).unwrap_or(Failure::unavailable(Reason::Timeout));
+        let documents = self.documents.borrow();
+        let document = documents.get(entry.document);
+        // A key that was purged, or is new, may never have been asked for itself.
+        let known = failure.or(entry.failure).or_else(|| document?.failed);
+        let known = known.unwrap_or(Failure::unavailable(Reason::Timeout));
         // A drill changes nothing of what is asked in earnest.
         if known.class == Class::Unavailable && verdict.detail != Some(Detail::Drill) {
             self.wanted.set(Some(Instant::now()));
         }
-        let documents = self.documents.borrow();
-        let due = self.next_attempt(entry, documents.get(entry.document));
+        let due = self.next_attempt(entry, document);
         let wait = due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()));
         Reply::Failure(FailureReply {
             class: known.class,

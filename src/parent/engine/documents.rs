@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::flight::Flight;
 use crate::config::{Document, Key, TokenName};
+use crate::outcome::Failure;
 use crate::parent::pace::Pace;
 use crate::secret::KeyPath;
 use crate::staleness::Settings;
@@ -40,6 +41,8 @@ pub(super) struct DocumentState {
     pub(super) flight: Option<Flight>,
     pub(super) last_started: Option<Instant>,
     pub(super) pace: Pace,
+    /// How the last call ended, if it brought no answer.
+    pub(super) failed: Option<Failure>,
     /// The last answer was 401 or 403.
     pub(super) refused: bool,
     /// Not of the configuration: it is there for the paths that somebody has asked for.
@@ -65,6 +68,7 @@ impl DocumentState {
             flight: None,
             last_started: None,
             pace: Pace::default(),
+            failed: None,
             refused: false,
             expanded: false,
         }
@@ -102,6 +106,10 @@ impl Documents {
 
     pub(super) fn get_mut(&mut self, id: DocumentId) -> Option<&mut DocumentState> {
         self.all.get_mut(&id)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut DocumentState> {
+        self.all.values_mut()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (DocumentId, &DocumentState)> {

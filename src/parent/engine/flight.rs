@@ -302,6 +302,7 @@ impl Engine {
         let Some(state) = documents.get_mut(id) else { return };
         let mut origins = self.origins.borrow_mut();
         let origin = origins.entry(state.origin.clone()).or_default();
+        state.failed = failure;
         state.refused = failure.is_some_and(|failure| matches!(failure.class, Class::TokenRefused | Class::Refused));
         if let Some(failure) = failure {
             let why = self.circumstances(failure.retry_after);

@@ -15,8 +15,9 @@ use super::entry::{Entry, Held, Standing};
 use super::expanded::{self, OnDisk, Table};
 use super::open;
 use super::ranking::Owner;
-use crate::config::{Key, KeyTemplate, Live, TokenName, expand};
+use crate::config::{Document, Key, KeyTemplate, Live, TokenName, expand};
 use crate::parent::cache::{Definition, Ledger, Listing};
+use crate::parent::pace::Pace;
 use crate::parent::upstream::{SourceInputs, Sources, TlsSetupError};
 use crate::parent::vault::{Candidate, Replacement, Vault};
 use crate::secret::KeyPath;
@@ -171,7 +172,8 @@ impl Engine {
         self.sources.replace(Rc::new(sources));
         let (vault, tokens) = self.vault().replaced_by(tokens.given, &tokens.kept, (&went, &self.token_origins()));
         let named = |wanted| tokens.iter().filter(move |(_, of)| *of == wanted).map(|(name, _)| name.clone());
-        let taken = named(Replacement::New).collect();
+        let taken: Vec<TokenName> = named(Replacement::New).collect();
+        self.try_anew(&taken);
         let candidate = |name: TokenName| vault.candidate(&name).map(|candidate| (name, candidate));
         let changed = named(Replacement::Changed).filter_map(candidate).collect();
         self.vault.replace(Rc::new(vault));
@@ -186,6 +188,24 @@ impl Engine {
         self.reloads.send_modify(|reloads| *reloads += 1);
         self.refresh_ahead();
         Reconfigured { removed, redefined, reload: self.reloaded(), taken, changed }
+    }
+
+    /// What has failed for want of what a reload brings is not waited for any longer: files are opened anew, and these tokens
+    /// were not there.
+    fn try_anew(&self, taken: &[TokenName]) {
+        let mut documents = self.documents.borrow_mut();
+        let mut entries = self.entries.borrow_mut();
+        for state in documents.iter_mut() {
+            let is_file = matches!(*state.document, Document::File(_));
+            if is_file || taken.iter().any(|token| state.document.needs(token)) {
+                state.pace.succeed();
+                for key in state.keys.iter() {
+                    if let Some(entry) = entries.get_mut(key) {
+                        (entry.negative_until, entry.pace) = (None, Pace::default());
+                    }
+                }
+            }
+        }
     }
 
     /// Back-off of what nobody asks any more.

@@ -144,6 +144,7 @@ impl Engine {
             "serves": entry.serves,
             "origin": document.map(|state| state.origin.0.as_str()),
             "token": document.and_then(|state| documents::told(&state.origin.1)),
+            "asked-each-time": entry.settings.max_age == Span::Finite(std::time::Duration::ZERO),
             "fetching": document.is_some_and(|state| state.flight.is_some()),
             "drill": document.is_some_and(|state| self.is_covered(key, &state.document)),
         });

@@ -1,6 +1,8 @@
-//! What may go to a terminal: a broker may have been taken over, and whoever asks it is often root.
+//! How texts and counts are shown to people. What is shown may come from a broker that was taken over, and whoever asks it is
+//! often root.
 //!
 //! Never lets a character through that a terminal obeys instead of showing it.
+#![forbid(unsafe_code)]
 
 use std::fmt::Write;
 
@@ -18,17 +20,17 @@ fn escaped(text: &str, stays: impl Fn(char) -> bool, escape: impl Fn(&mut String
 }
 
 /// A part of a line: it begins no other one.
-pub(super) fn part(text: &str) -> String {
+pub(crate) fn part(text: &str) -> String {
     escaped(text, |_| false, |shown, c| shown.extend(c.escape_default()))
 }
 
 /// Lines of ours, whatever is in them.
-pub(super) fn lines(text: &str) -> String {
+pub(crate) fn lines(text: &str) -> String {
     escaped(text, |c| matches!(c, '\n' | '\t'), |shown, c| shown.extend(c.escape_default()))
 }
 
 /// The same JSON; `None` if it is none. Such characters are legal between its parts, and partly in strings (RFC 8259 section 7).
-pub(super) fn json(text: &str) -> Option<String> {
+pub(crate) fn json(text: &str) -> Option<String> {
     serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
     let escape = |shown: &mut String, c: char| {
         if c.is_ascii_whitespace() {
@@ -41,6 +43,14 @@ pub(super) fn json(text: &str) -> Option<String> {
     Some(escaped(text, |c| c == '\n', escape))
 }
 
+/// So many of these: `1 key`, `2 keys`.
+pub(crate) fn counted(count: impl TryInto<u64>, what: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,7 +58,13 @@ mod tests {
     #[test]
     fn nothing_that_a_terminal_obeys_gets_through() {
         assert_eq!(part("a\x1b[2J\n\u{9b}b\u{202e}\x7f é\\"), "a\\u{1b}[2J\\n\\u{9b}b\\u{202e}\\u{7f} é\\");
+        assert_eq!(part("the upstream's `\"`"), "the upstream's `\"`");
         assert_eq!(lines("a\n\tb\r\x07"), "a\n\tb\\r\\u{7}");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0_usize, 1, 2].map(|count| counted(count, "key")), ["0 keys", "1 key", "2 keys"]);
     }
 
     #[test]
