@@ -68,14 +68,12 @@ fn requests_are_signed() {
             ("session", at(&session, &fixed(", session-token = \"w\"")), ""),
             ("file", at(&format!("{known}&f"), &auth("type = \"file\", token = \"u\"")), ""),
             ("profile", at(&format!("{session}&f"), &auth("type = \"file\", token = \"v\", profile = \"broker\"")), ""),
-            ("no-profile", at(&format!("{session}&g"), &auth("type = \"file\", token = \"v\", profile = \"x\"")), ""),
             ("region", at(&format!("{known}&r"), &fixed("").replace("eu-west-1", "eu-west-2")), ""),
         ]
     });
     for key in ["/get", "/post", "/query", "/session", "/file", "/profile"] {
         good(&broker, key);
     }
-    fails(&broker, "/no-profile", 502, "login-failed");
     fails(&broker, "/region", 502, "status");
     assert!(!format!("{:?}", upstream.requests()).contains(TOKEN), "the secret is never sent");
     assert!(!broker.log().contains("Signature=") && !broker.log().contains("planted-"), "{}", broker.log());

@@ -127,6 +127,15 @@ const REFUSED: &[Case] = &[
     ("empty token", ("", ""), |d| fs::write(d.join("token"), "").unwrap(), &["token `heroku`", "empty"]),
     ("token that others can read", ("", ""), |d| chmod(&d.join("token"), 0o440), &["token `heroku`", "chmod 0400"]),
     (
+        "key file that is none",
+        (
+            "source = { type = \"heroku\", app = \"a\", config-var = \"V\", token = \"heroku\", base-url = \"http://127.0.0.1:9\", allow-plaintext = true }",
+            "source = { type = \"http\", url = \"https://a.example/\", auth = { type = \"google-service-account\", key = \"heroku\", scope = \"a\" } }",
+        ),
+        as_it_is,
+        &["token `heroku`", "/token)", "it is not JSON; it must be the key of a service account"],
+    ),
+    (
         "token of another user",
         ("", ""),
         |d| chown(d.join("token"), Some(61_010), None).unwrap(),

@@ -198,6 +198,94 @@ fn check_without_root_says_as_whom_and_does_not_advise_to_take_things_away() {
 
 #[test]
 #[ignore = "needs root: the configuration is root's"]
+fn check_tells_of_key_files_that_are_of_no_use() {
+    let google = |token: &str| {
+        let auth = format!(
+            "type = \"google-service-account\", key = \"{token}\", scope = \"a\", token-url = \"https://a.example/t\""
+        );
+        format!(
+            "[keys.\"/{token}\"]\nsource = {{ type = \"http\", url = \"https://b.example/\", auth = {{ {auth} }} }}\n"
+        )
+    };
+    let aws = |token: &str, more: &str| {
+        let credentials = format!("credentials = {{ type = \"file\", token = \"{token}\"{more} }}");
+        let auth = format!("type = \"aws-sigv4\", service = \"ssm\", region = \"eu-west-1\", {credentials}");
+        format!(
+            "[keys.\"/{token}\"]\nsource = {{ type = \"http\", url = \"https://b.example/\", auth = {{ {auth} }} }}\n"
+        )
+    };
+    let other = support::service_account::key_file("https://elsewhere.example/t").0;
+    let right = support::service_account::key_file("https://a.example/t").0;
+    let profile = "[planted]\naws_access_key_id = AKIDPLANTEDEXAMPLE\naws_secret_access_key = planted-secret\n";
+    let cases = [
+        ("google", google("google"), right.as_str(), ""),
+        (
+            "text",
+            google("text"),
+            "planted-secret\n",
+            "the key file is of no use: it is not JSON; it must be the key of a service account",
+        ),
+        ("no-key", google("no-key"), "{\"client_email\": \"planted-secret\"}", "private_key is not in it"),
+        ("no-mail", google("no-mail"), "{\"private_key\": \"planted-secret\"}", "client_email is not in it"),
+        (
+            "other",
+            google("other"),
+            other.as_str(),
+            "its token_uri is another one than `token-url` in the configuration",
+        ),
+        ("aws", aws("aws", ", profile = \"planted\""), profile, ""),
+        ("lines", aws("lines", ""), "planted-secret\n", "the secret access key is not in it; it must have the lines"),
+        ("default", aws("default", ""), profile, "the profile `default` is not in it"),
+        ("profile", aws("profile", ", profile = \"x\""), profile, "the profile `x` is not in it"),
+    ];
+    let tokens: String = cases.iter().map(|(name, ..)| format!("{name} = {{ file = \"DIR/{name}\" }}\n")).collect();
+    let keys: String = cases.iter().map(|(_, key, ..)| key.as_str()).collect();
+    let broker = Broker::prepared(|_| format!("[tokens]\n{tokens}{keys}[clients.a]\nuser = 0\nkeys = \"/**\"\n"));
+    cases.iter().for_each(|(name, _, content, _)| broker.write(name, content, 0o400));
+    let found = keyhatch(&["check", broker.path("keyhatch.toml").to_str().unwrap()]);
+    assert_eq!(found.status.code(), Some(78), "{}", stderr(&found));
+    for (name, _, _, says) in cases {
+        let line = stderr(&found).lines().find(|line| line.contains(&format!("token `{name}`")));
+        match says {
+            "" => assert_eq!(line, None),
+            says => assert!(line.is_some_and(|line| line.contains(says)), "{name}: {}", stderr(&found)),
+        }
+    }
+    assert!(!stderr(&found).contains("planted-secret"), "{}", stderr(&found));
+}
+
+#[test]
+#[ignore = "needs root: the configuration is root's"]
+fn check_finds_credentials_where_it_is_told_that_they_are() {
+    let broker = Broker::prepared(|_| {
+        "[tokens]\nbilling = { credential = \"billing\" }\n[clients.a]\nuser = 0\nkeys = \"/**\"\n".to_owned()
+    });
+    let config = broker.path("keyhatch.toml");
+    let check = |directory: Option<&str>| {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        check.arg("check").arg(&config).env_remove("CREDENTIALS_DIRECTORY");
+        check.envs(directory.map(|name| ("CREDENTIALS_DIRECTORY", broker.path(name)))).output().unwrap()
+    };
+    std::fs::create_dir(broker.path("credentials")).unwrap();
+    let without = check(None);
+    assert_eq!(without.status.code(), Some(78));
+    assert!(stderr(&without).contains("$CREDENTIALS_DIRECTORY is not set"), "{}", stderr(&without));
+    let empty = check(Some("credentials"));
+    assert!(empty.status.code() == Some(78) && stderr(&empty).contains("token `billing`"), "{}", stderr(&empty));
+    broker.write("credentials/billing", support::TOKEN, 0o400);
+    let found = check(Some("credentials"));
+    assert_eq!(found.status.code(), Some(0), "{}", stderr(&found));
+    broker.write("credentials/billing", "one\ntwo\n", 0o400);
+    let lines = check(Some("credentials"));
+    assert!(
+        stderr(&lines).contains("token `billing`") && stderr(&lines).contains("more than one line"),
+        "{}",
+        stderr(&lines)
+    );
+}
+
+#[test]
+#[ignore = "needs root: the configuration is root's"]
 fn check_tells_a_script_the_same() {
     let checked = |sections: &str| {
         let broker = Broker::prepared(|_| sections.to_owned());

@@ -4,6 +4,8 @@
 mod common;
 #[path = "presets/page.rs"]
 mod page;
+#[path = "support/service_account.rs"]
+mod service_account;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +13,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{Names, sources};
-use keyhatch::config::{Config, Document, Projection, parse, shipped_presets};
+use keyhatch::config::{Config, Content, Document, Projection, parse, shipped_presets};
+use service_account::key_file;
 
 fn keyhatch(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_keyhatch")).args(arguments).env_remove("KEYHATCH_CONFIG").output().unwrap()
@@ -57,9 +60,19 @@ fn every_example_passes_check() {
         let shown = keyhatch(&["presets", "show", &preset.name, "--example"]);
         assert!(shown.status.success(), "{shown:?}");
         let example = printed(&shown);
-        for name in config(&example).tokens.keys() {
+        let parsed = config(&example);
+        let files = parsed.token_files();
+        for name in parsed.tokens.keys() {
             let path = directory.path().join(&name.0);
-            fs::write(&path, "token\n").unwrap();
+            let content = match files.get(name).map(Vec::as_slice) {
+                None => "token\n".to_owned(),
+                Some([Content::GoogleKey { token_url }]) => {
+                    let origin = token_url.origin();
+                    key_file(&format!("{}{}", origin.trim_end_matches(":443"), token_url.target)).0
+                }
+                Some(other) => panic!("{}: a file with {other:?}", preset.name),
+            };
+            fs::write(&path, content).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         }
         let file = directory.path().join("keyhatch.toml");

@@ -242,6 +242,11 @@ fn what_is_wrong_changes_nothing_and_costs_no_value() {
         assert!(told.contains("token `t`"), "{told}");
         assert_eq!(scene.get("/a").status, 200, "{told}");
     }
+    let refused =
+        || scene.broker.log().matches("the configuration did not pass; `keyhatch reload` has told why").count();
+    // But for the credential, which the broker alone knows not to be there.
+    wait_until("the log says why of each", || refused() == 6);
+    assert!(!scene.broker.log().contains("ended before"), "{}", scene.broker.log());
     assert!(!scene.broker.log().contains("reloaded"), "{}", scene.broker.log());
 }
 
@@ -266,7 +271,10 @@ fn what_only_a_start_can_change_needs_a_restart() {
         ("cache.seal-key", replaced("/seal.key\"", "/other.key\"")),
         ("limits.connections", format!("{config}[limits]\nconnections = 2000\n")),
         ("limits.value-size", format!("{config}[limits]\nvalue-size = \"2MiB\"\n")),
-        ("TCP port 1 ", replaced(&format!(":{}/", scene.upstream.port("plain")), ":1/")),
+        (
+            "TCP port 1 of http://127.0.0.1:1, of key `/a`, is a new one",
+            replaced(&format!(":{}/", scene.upstream.port("plain")), ":1/"),
+        ),
     ];
     for (setting, text) in changed {
         scene.broker.write("keyhatch.toml", &text.replace("keys = [\"/**\"]", "keys = [\"/nothing\"]"), 0o600);

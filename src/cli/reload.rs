@@ -13,7 +13,9 @@ use super::{cache, errors, show, show_json, tell, trust};
 use crate::boot::{Credentials, Examined};
 use crate::config::{self, Config, Fixed};
 use crate::exit::Exit;
-use crate::parent::reload::{Given, Greeting, Offer, Offered, Refusal, Step, TokenOutcome, UPGRADE, needs_restart};
+use crate::parent::reload::{
+    Given, Greeting, NOTHING, Offer, Offered, Refusal, Step, TokenOutcome, UPGRADE, needs_restart,
+};
 use crate::shown;
 use crate::sys::{creds, memfd, pass, peer};
 
@@ -62,6 +64,19 @@ fn reload(path: &Path, socket: &Path, json: bool) -> Result<Exit, Failed> {
         );
         return Err(fail(Exit::Configuration, &message));
     }
+    let (config, opened) = checked(path, socket, &greeting).inspect_err(|_| {
+        // For the broker's log; one that has gone misses it.
+        let _ = stream.write_all(&NOTHING);
+    })?;
+    let (losses, notes) = cache::losses(&config);
+    losses.iter().for_each(|loss| tell(&format_args!("warning: {loss}")));
+    notes.iter().for_each(|note| tell(&format_args!("note: {note}")));
+    offer(&mut stream, config, opened).map_err(lost)?;
+    follow(&mut lines, None, json)
+}
+
+/// What can be offered to this broker, and what it names, opened.
+fn checked(path: &Path, socket: &Path, greeting: &Greeting) -> Result<(Config, Examined), Failed> {
     let config = config::load(path, trust()).map_err(|error| fail(Exit::Configuration, &error))?;
     config.warnings.iter().for_each(|warning| tell(&format_args!("warning: {warning}")));
     if let Some(message) = needs_restart(&greeting.fixed, &Fixed::of(&config, config.acl.has_units())) {
@@ -80,11 +95,7 @@ fn reload(path: &Path, socket: &Path, json: bool) -> Result<Exit, Failed> {
         let message = format!("{}: nothing was changed", path.display());
         return Err(fail(Exit::Configuration, &message));
     }
-    let (losses, notes) = cache::losses(&config);
-    losses.iter().for_each(|loss| tell(&format_args!("warning: {loss}")));
-    notes.iter().for_each(|note| tell(&format_args!("note: {note}")));
-    offer(&mut stream, config, opened).map_err(lost)?;
-    follow(&mut lines, None, json)
+    Ok((config, opened))
 }
 
 /// Whether both paths lead to one file.

@@ -2,13 +2,16 @@
 //!
 //! Nothing that only the start could have done is ever taken over in part.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Config, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName, Url};
+use super::{Command, Config, Content, Document, Key, KeyTemplate, Limits, Server, ServiceUser, TokenName, Url};
 use crate::acl::Acl;
+
+/// The tokens that are files of several lines, each with all that must stand in it.
+pub type TokenFiles = BTreeMap<TokenName, Vec<Content>>;
 
 /// What a running broker takes over. Holds paths and names of secrets, never their bytes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,6 +32,9 @@ pub struct Fixed {
     units: bool,
     /// Where upstreams and their proxies listen.
     ports: BTreeSet<u16>,
+    /// What each port is of, to be told by whoever read the configuration. No part of what is compared.
+    #[serde(skip)]
+    of_ports: BTreeMap<u16, String>,
     /// What can be run.
     commands: Vec<Command>,
 }
@@ -58,7 +64,11 @@ impl Fixed {
             ("limits.value-size", config.limits.value_size.to_string()),
         ];
         let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { settings, units, ports: config.ports().collect(), commands: config.commands() }
+        let mut of_ports = BTreeMap::new();
+        for (port, origin, key) in config.listeners() {
+            of_ports.entry(port).or_insert_with(|| format!("{origin}, of key `{key}`"));
+        }
+        Self { settings, units, ports: of_ports.keys().copied().collect(), of_ports, commands: config.commands() }
     }
 
     /// What a broker with these cannot take over from the others, each by its name.
@@ -71,7 +81,10 @@ impl Fixed {
         };
         let settings = new.settings.iter().filter(differs).map(named);
         let ports = new.ports.difference(&self.ports);
-        let ports = ports.map(|port| format!("the TCP port {port} of a source or proxy is a new one"));
+        let ports = ports.map(|port| match new.of_ports.get(port) {
+            Some(of) => format!("the TCP port {port} of {of}, is a new one"),
+            None => format!("the TCP port {port} of a source or proxy is a new one"),
+        });
         let units = new.units && !self.units;
         let units = units.then(|| "a client with `unit` is the first one".to_owned());
         let commands = new.commands.iter().filter(|command| !self.commands.contains(command));
@@ -85,14 +98,22 @@ impl Config {
     /// The TCP ports of all sources and of where their sessions come from, or of their proxies: a redirect stays within its
     /// origin.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.listeners().into_iter().map(|(port, ..)| port)
+    }
+
+    /// Each of these ports with its origin and the key that it is for.
+    fn listeners(&self) -> Vec<(u16, String, String)> {
+        let of = |document: &Document, key: &dyn Display| {
+            listeners(document).into_iter().map(|(port, origin)| (port, origin, key.to_string())).collect::<Vec<_>>()
+        };
+        let of_keys = self.keys.iter().flat_map(|key| of(&key.source.document, &key.path.whole()));
         // Parameters never stand in a port.
-        let of_templates = self.templates.iter().map(|key| key.source.any_document());
-        let of_templates: Vec<u16> = of_templates.flat_map(|document| ports(&document)).collect();
-        self.keys.iter().flat_map(|key| ports(&key.source.document)).chain(of_templates)
+        let of_templates = self.templates.iter().flat_map(|key| of(&key.source.any_document(), &key.template));
+        of_keys.chain(of_templates).collect()
     }
 
     /// The tokens that are files of several lines.
-    pub fn token_files(&self) -> BTreeSet<TokenName> {
+    pub fn token_files(&self) -> TokenFiles {
         token_files(&self.keys, &self.templates)
     }
 
@@ -116,32 +137,38 @@ impl Config {
 }
 
 /// The tokens that are files of several lines: whoever reads tokens is to take these as they are.
-fn token_files<'k>(keys: &'k [Key], templates: &'k [KeyTemplate]) -> BTreeSet<TokenName> {
+fn token_files<'k>(keys: &'k [Key], templates: &'k [KeyTemplate]) -> TokenFiles {
     let of_templates: Vec<Document> = templates.iter().map(|key| key.source.any_document()).collect();
     let documents = keys.iter().map(|key| &key.source.document).chain(&of_templates);
-    let file = |document: &Document| match document {
-        Document::Http(http) => http.auth.files().cloned(),
-        Document::File(_) | Document::Command(_) | Document::Nameko(_) => None,
-    };
-    documents.filter_map(file).collect()
+    let mut files = TokenFiles::new();
+    for document in documents {
+        let Document::Http(http) = document else { continue };
+        let Some((token, content)) = http.auth.file() else { continue };
+        let contents = files.entry(token.clone()).or_default();
+        if !contents.contains(&content) {
+            contents.push(content);
+        }
+    }
+    files
 }
 
 impl Live {
     /// The tokens that are files of several lines.
-    pub fn token_files(&self) -> BTreeSet<TokenName> {
+    pub fn token_files(&self) -> TokenFiles {
         token_files(&self.keys, &self.templates)
     }
 }
 
-fn ports(document: &Document) -> Vec<u16> {
+fn listeners(document: &Document) -> Vec<(u16, String)> {
     let http = match document {
         Document::Http(http) => http,
-        Document::Nameko(call) => return vec![call.broker.port],
+        Document::Nameko(call) => return vec![(call.broker.port, call.broker.origin())],
         Document::File(_) | Document::Command(_) => return Vec::new(),
     };
-    let by_proxy = |url: &Url| http.proxy.as_ref().unwrap_or(url).port;
+    let listener = |url: &Url| (url.port, url.origin());
+    let by_proxy = |url: &Url| listener(http.proxy.as_ref().unwrap_or(url));
     let endpoint = http.auth.endpoint();
-    let endpoint = endpoint.map(|url| if http.auth.is_metadata() { url.port } else { by_proxy(url) });
+    let endpoint = endpoint.map(|url| if http.auth.is_metadata() { listener(url) } else { by_proxy(url) });
     [by_proxy(&http.url)].into_iter().chain(endpoint).collect()
 }
 
@@ -214,6 +241,17 @@ mod tests {
             |port: u16| format!("[keys.\"/a\"]\nsource = {{ type = \"http\", url = \"https://a.example:{port}/\" }}");
         let (before, other) = (fixed(&with(8443)), fixed(&with(8444)));
         assert!(before.refused(&fixed("")).is_empty());
-        assert_eq!(before.refused(&other), ["the TCP port 8444 of a source or proxy is a new one"]);
+        assert_eq!(before.refused(&other), ["the TCP port 8444 of https://a.example:8444, of key `/a`, is a new one"]);
+        let with = |more: &str| {
+            let auth = format!("auth = {{ type = \"google-service-account\", key = \"t\", scope = \"s\"{more} }}");
+            let source = format!("source = {{ type = \"http\", url = \"https://a.example:8443/\", {auth} }}");
+            fixed(&format!("[tokens]\nt = {{ file = \"/t\" }}\n[keys.\"/a\"]\n{source}"))
+        };
+        let told = before.refused(&with(""));
+        assert_eq!(told, ["the TCP port 443 of https://oauth2.googleapis.com:443, of key `/a`, is a new one"]);
+        // A command that does not know is compared all the same.
+        let crossed: Fixed = serde_json::from_str(&serde_json::to_string(&with("")).unwrap()).unwrap();
+        assert_eq!(before.refused(&crossed), ["the TCP port 443 of a source or proxy is a new one"]);
+        assert!(with("").refused(&crossed).is_empty());
     }
 }

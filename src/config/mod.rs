@@ -45,7 +45,7 @@ pub use broker::{Broker, NamekoDocument};
 pub use diagnostic::{LoadError, SourceText};
 pub use expand::{Eviction, KeyTemplate, SourceTemplate, expand};
 pub use explain::{Defined, Explanation, Obstacle, TemplateExplanation, explain, explain_template};
-pub use live::{Fixed, Live};
+pub use live::{Fixed, Live, TokenFiles};
 pub use model::*;
 pub use open::Trust;
 pub use presets::{Description, OutcomeDescription, ParameterDescription, shipped_presets};

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use super::upstream::Useless;
 use crate::sys::guarded::Guarded;
 
 /// The longest token, in bytes, without its line end.
@@ -100,6 +101,10 @@ pub enum TokenFault {
     SeveralLines,
     TooLong,
     Character,
+    /// Not a key file of Google's for where its assertion goes.
+    GoogleKey(Useless),
+    /// Not a file of credentials of AWS, with the profile that is wanted.
+    AwsCredentials(Useless),
 }
 
 impl fmt::Display for TokenFault {
@@ -112,6 +117,18 @@ impl fmt::Display for TokenFault {
             Self::Character => {
                 write!(f, "the token has a byte that is not printable ASCII; is the file in another encoding?")
             }
+            Self::GoogleKey(Useless::OtherTokenUrl) => {
+                write!(f, "the key file is of no use: {}; they must be the same", Useless::OtherTokenUrl)
+            }
+            Self::GoogleKey(why) => write!(
+                f,
+                "the key file is of no use: {why}; it must be the key of a service account in JSON, as Google gives it out"
+            ),
+            Self::AwsCredentials(why) => write!(
+                f,
+                "the file of credentials is of no use: {why}; it must have the lines AWS_ACCESS_KEY_ID=… and \
+                 AWS_SECRET_ACCESS_KEY=…, or profiles as ~/.aws/credentials has them"
+            ),
         }
     }
 }

@@ -13,7 +13,8 @@ use std::rc::Rc;
 
 pub(in crate::parent) use self::attempt::Attempt;
 use super::token::{ApiToken, Shape, TokenFault};
-use crate::config::{SecretFile, TokenName};
+use super::upstream::judge;
+use crate::config::{Content, SecretFile, TokenFiles, TokenName};
 
 /// All tokens of the configuration, by name. One that could not be opened is absent. Never changes: a reload makes another
 /// one, and what only the first has is wiped when the last fetch with it has ended.
@@ -104,24 +105,43 @@ impl Vault {
     /// Reads every token. One that could not be opened (`Err`, already reported by who opened it) is left out:
     /// what needs it is unavailable with `token-missing`, and the last known good stays in service.
     ///
-    /// Those of `files` may have several lines.
+    /// Those of `files` may have several lines, and must have what is needed of them.
     ///
     /// # Errors
     /// The first token whose file was opened and does not hold one.
     pub fn read(
         entries: Vec<(TokenName, SecretFile, Result<OwnedFd, String>)>,
-        files: &BTreeSet<TokenName>,
+        files: &TokenFiles,
     ) -> Result<Self, VaultError> {
         let mut tokens = HashMap::with_capacity(entries.len());
         for (name, file, opened) in entries {
             let Ok(fd) = opened else { continue };
-            let shape = if files.contains(&name) { Shape::File } else { Shape::Line };
-            match ApiToken::read(fd, shape) {
+            let contents = files.get(&name);
+            let shape = if contents.is_some() { Shape::File } else { Shape::Line };
+            let judged = |token| of_use(&token, contents).map(|()| token);
+            match ApiToken::read(fd, shape).and_then(judged) {
                 Ok(token) => tokens.insert(name, Known::new(Rc::new(token))),
                 Err(fault) => return Err(VaultError { token: name, file, fault }),
             };
         }
         Ok(Self(tokens))
+    }
+
+    /// Whether a token of this name has what is needed of it now, if there is any.
+    ///
+    /// # Errors
+    /// None has.
+    pub(in crate::parent) fn judge(
+        &self,
+        name: &TokenName,
+        from: &SecretFile,
+        files: &TokenFiles,
+    ) -> Result<(), VaultError> {
+        let Some(known) = self.0.get(name) else { return Ok(()) };
+        // While two are tried, one may be for what was needed before.
+        let newer = known.newer.as_ref().filter(|newer| of_use(&newer.token, files.get(name)).is_ok());
+        let judged = if newer.is_some() { Ok(()) } else { of_use(&known.token, files.get(name)) };
+        judged.map_err(|fault| VaultError { token: name.clone(), file: from.clone(), fault })
     }
 
     pub(in crate::parent) fn get(&self, name: &TokenName) -> Option<&ApiToken> {
@@ -214,6 +234,16 @@ impl Vault {
     }
 }
 
+fn of_use(token: &ApiToken, contents: Option<&Vec<Content>>) -> Result<(), TokenFault> {
+    let judged = |content: &Content| {
+        judge(token, content).map_err(|why| match content {
+            Content::GoogleKey { .. } => TokenFault::GoogleKey(why),
+            Content::AwsCredentials { .. } => TokenFault::AwsCredentials(why),
+        })
+    };
+    contents.into_iter().flatten().try_for_each(judged)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -225,7 +255,7 @@ mod tests {
     fn vault(content: &[u8]) -> Result<Vault, VaultError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
-        Vault::read(vec![(name(), SecretFile::Credential("cred".into()), Ok(file.into()))], &BTreeSet::new())
+        Vault::read(vec![(name(), SecretFile::Credential("cred".into()), Ok(file.into()))], &TokenFiles::new())
     }
 
     fn name() -> TokenName {
@@ -237,7 +267,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let fd = File::open(directory.path()).unwrap().into();
         let entry = (name(), SecretFile::File("/etc/keyhatch/tokens/heroku".into()), Ok(fd));
-        let error = Vault::read(vec![entry], &BTreeSet::new()).err().unwrap();
+        let error = Vault::read(vec![entry], &TokenFiles::new()).err().unwrap();
         assert_eq!(error.to_string(), "token `heroku` (/etc/keyhatch/tokens/heroku): the file cannot be read");
     }
 
@@ -319,7 +349,7 @@ mod tests {
     fn what_is_neither_given_nor_kept_goes() {
         let old = vault(b"old").ok().unwrap();
         let here = at(&["a"]);
-        let nothing = || Vault::read(Vec::new(), &BTreeSet::new()).ok().unwrap();
+        let nothing = || Vault::read(Vec::new(), &TokenFiles::new()).ok().unwrap();
         assert!(old.replaced_by(nothing(), &[], (&here, &here)).0.get(&name()).is_none());
         assert_eq!(old.replaced_by(nothing(), &[name()], (&here, &here)).0.get(&name()).unwrap().bytes(), b"old");
         let (same, told) = old.replaced_by(vault(b"old\n").ok().unwrap(), &[], (&here, &here));
@@ -327,8 +357,34 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_file_is_judged_by_what_is_needed_of_it() {
+        let content = |profile: Option<&str>| Content::AwsCredentials { profile: profile.map(str::to_owned) };
+        let files = |contents: &[Content]| TokenFiles::from([(name(), contents.to_vec())]);
+        let from = || SecretFile::File("/t".into());
+        let read = |text: &[u8], files: &TokenFiles| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text).unwrap();
+            Vault::read(vec![(name(), from(), Ok(file.into()))], files)
+        };
+        let told = |read: Result<Vault, VaultError>| read.err().map(|error| error.to_string()).unwrap_or_default();
+        let text = b"[a]\naws_access_key_id = AKIDPLANTED\naws_secret_access_key = planted\n";
+        assert!(read(text, &files(&[content(Some("a"))])).is_ok());
+        let both = files(&[content(Some("a")), content(Some("b"))]);
+        assert!(
+            told(read(text, &both)).contains("the profile `b` is not in it; it must have"),
+            "{:?}",
+            told(read(text, &both))
+        );
+        assert!(told(read(text, &files(&[content(None)]))).contains("the profile `default` is not in it"));
+        assert!(told(read(b"hunter2", &files(&[content(None)]))).contains("the secret access key is not in it"));
+        let kept = read(text, &files(&[content(Some("a"))])).ok().unwrap();
+        assert!(kept.judge(&name(), &from(), &files(&[content(Some("a"))])).is_ok());
+        assert!(kept.judge(&name(), &from(), &both).is_err(), "it is needed for something else now");
+    }
+
+    #[test]
     fn a_token_that_could_not_be_opened_is_missing() {
         let entry = (name(), SecretFile::Credential("cred".into()), Err("no such file".into()));
-        assert!(Vault::read(vec![entry], &BTreeSet::new()).ok().unwrap().get(&name()).is_none());
+        assert!(Vault::read(vec![entry], &TokenFiles::new()).ok().unwrap().get(&name()).is_none());
     }
 }

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 /// A key file as Google writes it, and the public half.
-pub fn key_file(token_uri: &str) -> (String, Vec<u8>) {
+pub(crate) fn key_file(token_uri: &str) -> (String, Vec<u8>) {
     let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
     let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
     let encoded = STANDARD.encode(der.as_ref());

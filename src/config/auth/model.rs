@@ -92,6 +92,15 @@ pub struct ServiceAccount {
     pub token_url: Url,
 }
 
+/// What must stand in a token that is a whole file, so that it is of use where it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// The key of a service account of Google's that names this place as its `token_uri`.
+    GoogleKey { token_url: Url },
+    /// Credentials of AWS: those of this profile, or lines, or those of the profile `default`.
+    AwsCredentials { profile: Option<String> },
+}
+
 /// A request that is answered with a session's token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Login {
@@ -179,14 +188,16 @@ impl Auth {
         *self != Self::None
     }
 
-    /// The tokens that are several lines: whole files.
-    pub fn files(&self) -> Option<&TokenName> {
+    /// The token that is several lines, a whole file, and what must stand in it.
+    pub fn file(&self) -> Option<(&TokenName, Content)> {
         match self {
             Self::AwsSigV4(aws) => match &aws.credentials {
-                AwsCredentials::File { token, .. } => Some(token),
+                AwsCredentials::File { token, profile } => {
+                    Some((token, Content::AwsCredentials { profile: profile.clone() }))
+                }
                 _ => None,
             },
-            Self::Google(account) => Some(&account.key),
+            Self::Google(account) => Some((&account.key, Content::GoogleKey { token_url: account.token_url.clone() })),
             _ => None,
         }
     }

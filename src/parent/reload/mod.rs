@@ -9,7 +9,7 @@ mod take;
 mod wire;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ use tokio::time::timeout;
 
 use self::receive::Received;
 pub use self::wire::{
-    Given, Greeting, MAX_CONFIG, MAX_DESCRIPTORS, MAX_OFFER, Offer, Offered, Refusal, Step, TokenOutcome, UPGRADE,
+    Given, Greeting, MAX_CONFIG, MAX_DESCRIPTORS, MAX_OFFER, NOTHING, Offer, Offered, Refusal, Step, TokenOutcome,
+    UPGRADE,
 };
 use super::engine::{Engine, NewTokens, Reconfigured, Trial};
 use super::greeting::Share;
@@ -31,7 +32,7 @@ use super::judge::Judges;
 use super::outbox::Outbox;
 use super::upstream::{Authorities, SourceInputs};
 use super::vault::Vault;
-use crate::config::{Fixed, SecretFile, TokenName, served};
+use crate::config::{Fixed, SecretFile, TokenFiles, TokenName, served};
 use crate::sys::memfd;
 use crate::sys::replaced::{Watch, Watched};
 
@@ -194,7 +195,7 @@ impl Reloader {
         &self,
         offered: Vec<(TokenName, SecretFile, Given)>,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
-        files: &BTreeSet<TokenName>,
+        files: &TokenFiles,
     ) -> Result<NewTokens, Refused> {
         let (mut opened, mut kept) = (Vec::new(), Vec::new());
         let vault = self.engine.vault();
@@ -212,6 +213,8 @@ impl Reloader {
                              run this, by ExecReload="
                         )));
                     }
+                    // It may be needed for something else now.
+                    vault.judge(&name, &from, files).map_err(|error| no_use(error.to_string()))?;
                     kept.push(name);
                 }
             }

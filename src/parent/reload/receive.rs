@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use super::wire::{MAX_CONFIG, MAX_DESCRIPTORS, MAX_OFFER, Offer, Offered, Refusal};
+use super::wire::{MAX_CONFIG, MAX_DESCRIPTORS, MAX_OFFER, NOTHING, Offer, Offered, Refusal};
 use super::{Refused, no_use, version};
 use crate::sys::{memfd, pass};
 
@@ -19,6 +19,9 @@ pub(super) async fn receive(stream: &UnixStream) -> Result<Received, Refused> {
     let mut fds = Vec::new();
     let mut length = [0; 4];
     read(stream, &mut length, &mut fds).await?;
+    if length == NOTHING {
+        return Err(no_use("the configuration did not pass; `keyhatch reload` has told why"));
+    }
     let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
     if length > MAX_OFFER {
         return Err(no_use(format!("an offer of {length} bytes: the longest legal one has {MAX_OFFER}")));

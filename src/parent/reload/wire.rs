@@ -29,6 +29,9 @@ pub struct Greeting {
     pub fixed: Fixed,
 }
 
+/// What a command sends that has nothing to offer: the configuration did not pass, and it has told why.
+pub const NOTHING: [u8; 4] = [0; 4];
+
 /// After its length as four bytes, the lowest first; with one descriptor, the memfd with the postcard encoding of
 /// [`Offered`]. The others follow beside single bytes.
 #[derive(Debug, Serialize, Deserialize)]

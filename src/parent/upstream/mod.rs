@@ -49,6 +49,8 @@ pub use authorities::{Authorities, NoAuthorities};
 pub use body::DocumentBody;
 pub use file::SourceFile;
 pub use http::TlsSetupError;
+pub use session::Useless;
+pub(in crate::parent) use session::judge;
 
 /// What sources need that only the root phase may open, each by its path.
 #[derive(Default)]

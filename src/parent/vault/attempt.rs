@@ -93,7 +93,7 @@ mod tests {
             file.write_all(token.as_bytes()).unwrap();
             (TokenName((*name).into()), SecretFile::Credential((*name).into()), Ok(file.into()))
         };
-        Vault::read(tokens.iter().map(entry).collect(), &BTreeSet::new()).ok().unwrap()
+        Vault::read(tokens.iter().map(entry).collect(), &crate::config::TokenFiles::new()).ok().unwrap()
     }
 
     fn needed(of: &[(&str, &str)]) -> Vec<Needed> {

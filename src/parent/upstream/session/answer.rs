@@ -1,5 +1,6 @@
 //! What answers of logins and files of credentials say. Pure; buffers are wiped where they pass through our hands.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
@@ -24,23 +25,31 @@ pub(in crate::parent::upstream) struct AwsKeys {
     pub(in crate::parent::upstream) session: Option<ApiToken>,
 }
 
-/// Why an answer is of no use. Holds nothing of it.
+/// Why an answer, or a token that is a whole file, is of no use. Holds nothing of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::parent::upstream) enum Useless {
+pub enum Useless {
     NotJson,
     /// Not there, or not a string.
     Missing(&'static str),
     /// Too long, or with characters that no token has.
     NoToken(&'static str),
+    /// As the configuration names it.
+    NoProfile(String),
+    /// What is to sign with it cannot.
+    NoRsaKey,
+    /// Of a key file, which is for that other place.
+    OtherTokenUrl,
 }
 
-impl Useless {
-    /// For the log.
-    pub(super) fn told(&self) -> String {
+impl fmt::Display for Useless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotJson => "it is not JSON".to_owned(),
-            Self::Missing(what) => format!("{what} is not in it"),
-            Self::NoToken(what) => format!("{what} is not one that could be sent"),
+            Self::NotJson => write!(f, "it is not JSON"),
+            Self::Missing(what) => write!(f, "{what} is not in it"),
+            Self::NoToken(what) => write!(f, "{what} is not one that could be sent"),
+            Self::NoProfile(profile) => write!(f, "the profile `{profile}` is not in it"),
+            Self::NoRsaKey => write!(f, "private_key is no RSA key in PKCS #8"),
+            Self::OtherTokenUrl => write!(f, "its token_uri is another one than `token-url` in the configuration"),
         }
     }
 }
@@ -112,13 +121,14 @@ fn keys(id: &str, secret: ApiToken, session: Option<ApiToken>) -> Result<AwsKeys
 pub(in crate::parent::upstream) fn aws_file(text: &[u8], profile: Option<&str>) -> Result<AwsKeys, Useless> {
     let text = std::str::from_utf8(text).map_err(|_| Useless::NotJson)?;
     let wanted = profile.unwrap_or("default");
-    let (mut inside, mut sections) = (profile.is_none(), false);
+    let (mut inside, mut sections, mut found) = (profile.is_none(), false, false);
     let (mut id, mut secret, mut session) = (None, None, None);
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             sections = true;
             let name = name.trim();
             inside = name == wanted || name.strip_prefix("profile ").is_some_and(|name| name.trim() == wanted);
+            found |= inside;
             continue;
         }
         if !inside || line.is_empty() || line.starts_with(['#', ';']) {
@@ -137,6 +147,10 @@ pub(in crate::parent::upstream) fn aws_file(text: &[u8], profile: Option<&str>) 
         *slot = Some(value).filter(|value| !value.is_empty());
     }
     let token = |text: &str, what| ApiToken::given(text.as_bytes()).map_err(|_| Useless::NoToken(what));
+    let has_profiles = sections || profile.is_some();
+    if has_profiles && !found && id.is_none() && secret.is_none() {
+        return Err(Useless::NoProfile(wanted.to_owned()));
+    }
     let secret = token(secret.ok_or(Useless::Missing("the secret access key"))?, "the secret access key")?;
     let session = session.map(|text| token(text, "the session token")).transpose()?;
     keys(id.ok_or(Useless::Missing("the access key's id"))?, secret, session)
@@ -165,7 +179,7 @@ pub(in crate::parent::upstream) fn key_file(text: &[u8]) -> Result<KeyFile, Usel
         email: public("client_email").ok_or(Useless::Missing("client_email"))?,
         key_id: public("private_key_id"),
         token_uri: public("token_uri").ok_or(Useless::Missing("token_uri"))?,
-        key: der(&pem).ok_or(Useless::NoToken("private_key"))?,
+        key: der(&pem).ok_or(Useless::NoRsaKey)?,
     })
 }
 

@@ -27,8 +27,8 @@ pub(super) async fn credentials(slot: &Slot, from: &AwsCredentials) -> Result<Se
         AwsCredentials::File { token, profile } => {
             let held = slot.identity().token(token).ok_or(Failed::unavailable(Reason::TokenMissing))?;
             let keys = aws_file(held.bytes(), profile.as_deref()).map_err(|why| {
-                tracing::error!(%token, "the file of credentials is of no use: {}", why.told());
-                Failed::misconfigured(Reason::TokenMissing)
+                tracing::error!(%token, "the file of credentials is of no use: {why}");
+                Failed::misconfigured(Reason::LoginFailed)
             })?;
             Ok(Session::begin(Grant::Aws(keys), began, Some(LONGEST.as_secs())))
         }
@@ -75,7 +75,7 @@ fn the_role(body: &[u8]) -> Option<String> {
 
 fn granted(slot: &Slot, reply: Reply, began: Instant) -> Result<Session, Failed> {
     let useless = |why: Useless| {
-        tracing::error!(origin = slot.origin(), "credentials are of no use: {}", why.told());
+        tracing::error!(origin = slot.origin(), "credentials are of no use: {why}");
         Failed::unavailable(Reason::InvalidBody)
     };
     // The clock that says when they expire.

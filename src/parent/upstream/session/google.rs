@@ -9,11 +9,11 @@ use serde_json::json;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::answer::key_file;
+use super::answer::{KeyFile, Useless, key_file};
 use super::ask::{Call, Failed};
 use super::slot::Slot;
 use super::{Session, fill, oauth};
-use crate::config::ServiceAccount;
+use crate::config::{ServiceAccount, Url};
 use crate::outcome::Reason;
 use crate::parent::upstream::request::seconds;
 
@@ -48,28 +48,23 @@ pub(super) async fn log_in(slot: &Slot, account: &ServiceAccount) -> Result<Sess
 
 fn assertion(slot: &Slot, account: &ServiceAccount, at: u64) -> Result<Zeroizing<String>, Failed> {
     let token = slot.identity().token(&account.key).ok_or(Failed::unavailable(Reason::TokenMissing))?;
-    let wrong = |what: &str| {
-        tracing::error!(token = %account.key, "the key file is of no use: {what}");
-        Failed::misconfigured(Reason::TokenMissing)
+    let wrong = |why: Useless| {
+        tracing::error!(token = %account.key, "the key file is of no use: {why}");
+        Failed::misconfigured(Reason::LoginFailed)
     };
-    let file = key_file(token.bytes()).map_err(|why| wrong(&why.told()))?;
-    // Else whoever writes the key file would have an assertion sent to a place of their choice.
-    let audience = format!("{}{}", shown_origin(account), account.token_url.target);
-    if file.token_uri != audience {
-        return Err(wrong("its token_uri is another one than `token-url` in the configuration"));
-    }
-    let key = RsaKeyPair::from_pkcs8(&file.key).map_err(|_| wrong("private_key is no RSA key in PKCS #8"))?;
+    let (file, key) = signer(token.bytes(), &account.token_url).map_err(wrong)?;
     let mut header = json!({ "alg": "RS256", "typ": "JWT" });
     if let Some(id) = file.key_id {
         header["kid"] = id.into();
     }
-    let claims = json!({ "iss": file.email, "scope": account.scope, "aud": audience, "iat": at, "exp": at + LIFE });
+    let claims =
+        json!({ "iss": file.email, "scope": account.scope, "aud": file.token_uri, "iat": at, "exp": at + LIFE });
     let mut text = URL_SAFE_NO_PAD.encode(header.to_string());
     text.push('.');
     text.push_str(&URL_SAFE_NO_PAD.encode(claims.to_string()));
     let mut signature = vec![0; key.public_modulus_len()];
     let signed = key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature);
-    signed.map_err(|_| wrong("private_key does not sign"))?;
+    signed.map_err(|_| wrong(Useless::NoRsaKey))?;
     let mut assertion = Zeroizing::new(String::with_capacity(text.len() + 1 + signature.len() * 2));
     assertion.push_str(&text);
     assertion.push('.');
@@ -77,9 +72,19 @@ fn assertion(slot: &Slot, account: &ServiceAccount, at: u64) -> Result<Zeroizing
     Ok(assertion)
 }
 
+/// A key file and the key in it, if it is one for this place.
+pub(super) fn signer(text: &[u8], token_url: &Url) -> Result<(KeyFile, RsaKeyPair), Useless> {
+    let file = key_file(text)?;
+    // Else whoever writes the key file would have an assertion sent to a place of their choice.
+    if file.token_uri != format!("{}{}", shown_origin(token_url), token_url.target) {
+        return Err(Useless::OtherTokenUrl);
+    }
+    let key = RsaKeyPair::from_pkcs8(&file.key).map_err(|_| Useless::NoRsaKey)?;
+    Ok((file, key))
+}
+
 /// As a key file writes it: without the port that everybody knows.
-fn shown_origin(account: &ServiceAccount) -> String {
-    let url = &account.token_url;
+fn shown_origin(url: &Url) -> String {
     let default = if url.https { ":443" } else { ":80" };
     let origin = url.origin();
     origin.strip_suffix(default).map_or(origin.clone(), str::to_owned)

@@ -73,7 +73,7 @@ fn granted(
     same: Option<&ApiToken>,
 ) -> Result<Session, Failed> {
     let useless = |why: super::answer::Useless| {
-        tracing::error!(origin = slot.origin(), "the answer to a login is of no use: {}", why.told());
+        tracing::error!(origin = slot.origin(), "the answer to a login is of no use: {why}");
         Failed::unavailable(Reason::InvalidBody)
     };
     let answer = Answer::parse(reply.body).map_err(useless)?;
@@ -125,7 +125,7 @@ async fn unwrapped(slot: &Slot, login: &Login, unwrap: &Unwrap) -> Result<Rc<Api
     slot.opened.set(true);
     let found = Answer::parse(reply.body).and_then(|answer| answer.token(&unwrap.pointer, "what is wrapped"));
     let secret = found.map_err(|why| {
-        tracing::error!(origin, token = %name, "what was wrapped is of no use: {}. {}", why.told(), advice(login, Some(unwrap)));
+        tracing::error!(origin, token = %name, "what was wrapped is of no use: {why}. {}", advice(login, Some(unwrap)));
         Failed::misconfigured(Reason::InvalidBody)
     })?;
     tracing::info!(origin, token = %name, "the wrapping token is used: what it wrapped is held in memory alone");

@@ -22,11 +22,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(super) use self::answer::Grant;
+pub use self::answer::Useless;
 pub(super) use self::ask::date;
 pub(super) use self::slot::Slot;
 use super::ahead::Ahead;
 use super::connect::Client;
-use crate::config::{Auth, AwsCredentials, HttpDocument, Needed, TokenName, Url};
+use crate::config::{Auth, AwsCredentials, Content, HttpDocument, Needed, TokenName, Url};
 use crate::outcome::{Failure, Reason};
 use crate::parent::token::ApiToken;
 use crate::parent::vault::Vault;
@@ -37,6 +38,17 @@ const SHORTEST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Of what nothing says when it ends.
 const UNTOLD: Duration = Duration::from_secs(3600);
+
+/// Whether a token that is a whole file is of use where it is needed: asked before anything is fetched with it.
+///
+/// # Errors
+/// Why it is not.
+pub(in crate::parent) fn judge(token: &ApiToken, content: &Content) -> Result<(), Useless> {
+    match content {
+        Content::GoogleKey { token_url } => google::signer(token.bytes(), token_url).map(drop),
+        Content::AwsCredentials { profile } => answer::aws_file(token.bytes(), profile.as_deref()).map(drop),
+    }
+}
 
 /// A session that has begun.
 pub(super) struct Session {
@@ -175,6 +187,22 @@ mod tests {
     static_assertions::assert_not_impl_any!(Session: std::fmt::Debug, std::fmt::Display, Clone, serde::Serialize);
     static_assertions::assert_not_impl_any!(Grant: std::fmt::Debug, Clone, serde::Serialize, PartialEq);
     static_assertions::assert_not_impl_any!(answer::AwsKeys: std::fmt::Debug, Clone, serde::Serialize, PartialEq);
+
+    /// A start and a reload refuse such a file; whoever fetches with one all the same is told the truth.
+    #[tokio::test]
+    async fn a_file_that_is_of_no_use_is_not_called_missing() {
+        let name = TokenName("t".into());
+        let token = Rc::new(ApiToken::given(b"no key").ok().unwrap());
+        let identity = Identity { auth: Auth::None, ca_file: None, proxy: None, tokens: vec![(name.clone(), token)] };
+        let slot = Slot::new(identity, None, Ahead::default());
+        let from = AwsCredentials::File { token: name.clone(), profile: None };
+        let failed = aws::credentials(&slot, &from).await.err().unwrap();
+        assert_eq!((failed.failure, failed.why), (Failure::misconfigured(Reason::LoginFailed), Reason::LoginFailed));
+        let token_url = Url { https: true, host: "a.example".into(), port: 443, target: "/t".into() };
+        let account = crate::config::ServiceAccount { key: name, scope: String::new(), token_url };
+        let failed = google::log_in(&slot, &account).await.err().unwrap();
+        assert_eq!((failed.failure, failed.why), (Failure::misconfigured(Reason::LoginFailed), Reason::LoginFailed));
+    }
 
     #[test]
     fn a_life_is_believed_within_reason_and_two_thirds_of_it_are_used() {

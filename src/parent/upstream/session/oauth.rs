@@ -55,10 +55,10 @@ pub(super) fn granted(slot: &Slot, reply: Reply, began: Instant) -> Result<Sessi
         tracing::error!(origin = slot.origin(), "the answer of a token endpoint is of no use: {why}");
         Failed::unavailable(Reason::InvalidBody)
     };
-    let answer = Answer::parse(reply.body).map_err(|why| useless(why.told()))?;
+    let answer = Answer::parse(reply.body).map_err(|why| useless(why.to_string()))?;
     if answer.text(&["token_type"]).is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
         return Err(useless("its token_type is not Bearer".to_owned()));
     }
-    let token = answer.token(&["access_token"], "access_token").map_err(|why| useless(why.told()))?;
+    let token = answer.token(&["access_token"], "access_token").map_err(|why| useless(why.to_string()))?;
     Ok(Session::begin(Grant::Token(token), began, answer.seconds(&["expires_in"])))
 }

@@ -251,8 +251,9 @@ impl Slot {
         Some(backing_off.map_or(session.due(), |due| due.max(session.due())))
     }
 
-    pub(super) fn origin(&self) -> String {
-        self.identity.auth.endpoint().map(crate::config::Url::origin).unwrap_or_default()
+    /// Where it is asked for, if anywhere.
+    pub(super) fn origin(&self) -> Option<String> {
+        self.identity.auth.endpoint().map(crate::config::Url::origin)
     }
 
     fn token_names(&self) -> String {
