@@ -70,6 +70,9 @@ fn every_example_passes_check() {
                     let origin = token_url.origin();
                     key_file(&format!("{}{}", origin.trim_end_matches(":443"), token_url.target)).0
                 }
+                Some([Content::AwsCredentials { profile: None }]) => {
+                    "AWS_ACCESS_KEY_ID=AKIDPLANTED\nAWS_SECRET_ACCESS_KEY=planted\n".to_owned()
+                }
                 Some(other) => panic!("{}: a file with {other:?}", preset.name),
             };
             fs::write(&path, content).unwrap();
