@@ -224,6 +224,13 @@ fn presets_of_the_configuration_are_listed_as_well() {
     assert_eq!(tokens, ["inventory", "other"], "an example of each way to authenticate: {example}");
 }
 
+#[test]
+fn a_token_that_is_missing_is_told_once_though_a_preset_is_judged_twice() {
+    let key = "[keys.\"/k\"]\nsource = { type = \"heroku\", app = \"a\", config-var = \"B\", token = \"nosuch\" }\n";
+    let problems = config(key).problems;
+    assert!(problems.len() == 1 && problems[0].contains("there is no token `nosuch`"), "{problems:?}");
+}
+
 /// What values of shipped presets are sealed under. A change here loses the last known good of every installation that has
 /// such a key; `UPDATE_EXPECTED=1` writes what is new.
 #[test]
