@@ -52,6 +52,7 @@ pub use presets::{Description, OutcomeDescription, ParameterDescription, shipped
 pub use resolve::{Resolver, System};
 pub use server::Sockets;
 pub use text::{Encoding, Piece, Text};
+pub use url::origin;
 
 use std::collections::HashSet;
 use std::path::Path;
