@@ -193,6 +193,7 @@ fn build(parsed: &[Spanned<DeTable<'_>>], resolver: &dyn Resolver, report: &mut 
     }
     clients.check_credentials(&keys, report);
     clients.check_commands(&users, report);
+    users.check_tokens(report);
     warn(&keys, &clients, report);
     let (mut keys, mut templates) = keys.finish();
     users.fill_in(&mut keys, &mut templates);
