@@ -1,6 +1,8 @@
 //! The units in `systemd/` on a real systemd: started by a connection, restarted under load, watched, crashed, refused.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "systemd/killed.rs"]
+mod killed;
 #[path = "units/lab.rs"]
 mod lab;
 #[path = "systemd/scene.rs"]

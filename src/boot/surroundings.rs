@@ -63,14 +63,16 @@ fn is_kept(name: &[u8]) -> bool {
 }
 
 /// Room for as many descriptors as the limits of the configuration can need.
-pub(super) fn make_room(config: &Config) -> Result<(), StartError> {
+pub(super) fn make_room(config: &Config, kept: usize) -> Result<(), StartError> {
     let connections = u64::from(config.limits.connections);
     // In the worker each connection and the hold on its peer; in the parent each answer on its way and each fetch.
     // And in the parent, where units are attested, each connection's process.
     let processes = if config.acl.has_units() { connections } else { 0 };
     // As many credentials besides: in the worker the connection, in the parent that and its process.
     let credentials = if config.acl.has_units() { 2 * connections } else { 0 };
-    let needed = 2 * connections + processes + credentials + config.keys.len() as u64 + RESERVED_FILES;
+    // Those of an earlier broker, and their processes.
+    let kept = 2 * kept as u64;
+    let needed = 2 * connections + processes + credentials + kept + config.keys.len() as u64 + RESERVED_FILES;
     process::allow_open_files(needed).map_err(|hard| {
         StartError::Configuration(format!(
             "limits.connections = {connections} needs {needed} open files, and this process may have {hard}. Raise it \
