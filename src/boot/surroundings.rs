@@ -70,10 +70,10 @@ pub(super) fn make_room(config: &Config, kept: usize) -> Result<(), StartError> 
     let processes = if config.acl.has_units() { connections } else { 0 };
     // As many credentials besides: in the worker the connection, in the parent that and its process.
     let credentials = if config.acl.has_units() { 2 * connections } else { 0 };
-    // Those of an earlier broker, and their processes.
-    let kept = 2 * kept as u64;
-    let needed = 2 * connections + processes + credentials + kept + config.keys.len() as u64 + RESERVED_FILES;
-    process::allow_open_files(needed).map_err(|hard| {
+    let needed = 2 * connections + processes + credentials + config.keys.len() as u64 + RESERVED_FILES;
+    // Those of an earlier broker have a process each, too. What is there only for now keeps nobody from starting.
+    let room = process::allow_open_files(needed + 2 * kept as u64).or_else(|_| process::allow_open_files(needed));
+    room.map_err(|hard| {
         StartError::Configuration(format!(
             "limits.connections = {connections} needs {needed} open files, and this process may have {hard}. Raise it \
              with LimitNOFILE={needed} in the unit (or ulimit -Hn {needed} in a shell), or lower limits.connections"

@@ -1,4 +1,4 @@
-//! Both roles killed at once while units wait for a credential: systemd has their connections for the next broker.
+//! Roles killed while units wait for a credential: systemd has their connections for the next broker.
 
 use crate::lab::{self, text};
 use crate::scene::Scene;
@@ -22,7 +22,7 @@ ExecStart=/bin/sh -c 'read -r v < $${CREDENTIALS_DIRECTORY}/up; echo "$$v" > /ru
 
 #[test]
 #[ignore = "needs root: boots a systemd in namespaces"]
-fn units_wait_for_the_next_broker_when_both_roles_are_killed() {
+fn units_wait_for_the_next_broker_when_roles_are_killed() {
     units_wait_for_the_next_broker(lab::HOST);
 }
 
@@ -42,7 +42,7 @@ fn units_wait_for_the_next_broker(root: &str) {
     scene.systemctl("start keyhatch.service");
 
     // Twice: systemd has them until they are at their end.
-    scene.systemctl("start --no-block app@1 app@2 app@3");
+    scene.ask();
     for brokers in 1..=2 {
         wait_until("they wait", || scene.waits() == 3 * brokers && scene.kept() == 3);
         scene.kill_both();
@@ -54,11 +54,22 @@ fn units_wait_for_the_next_broker(root: &str) {
     assert_eq!(text(&scene.run("cat /run/app/*")), "good-value\n".repeat(3), "{}", scene.journal());
     wait_until("systemd has let go of them", || scene.kept() == 0);
 
-    // No broker comes after this one: what systemd has is lost, but for what the start that fails says to it.
-    scene.systemctl("stop upstream app@1 app@2 app@3");
-    assert!(scene.run("rm /run/app/*; keyhatch purge --all --yes").status.success());
-    scene.systemctl("start --no-block app@1 app@2 app@3");
+    // The parent alone: systemd kills the rest of a service whose main process has died, and the worker with it, in the midst
+    // of its refusals. What it has begun to refuse fails.
+    scene.forget();
+    scene.ask();
     wait_until("they wait", || scene.waits() == 12 && scene.kept() == 3);
+    scene.kill(|| scene.signal("KILL", "serve"));
+    scene.start_upstream();
+    wait_until("they have ended", || scene.states().iter().all(|state| state == "active" || state == "failed"));
+    let values = text(&scene.run("cat /run/app/* 2> /dev/null"));
+    assert!(values.lines().all(|value| value == "good-value"), "{values}\n{}", scene.journal());
+
+    // No broker comes after this one: what systemd has is lost, but for what the start that fails says to it.
+    scene.forget();
+    let waits = scene.waits();
+    scene.ask();
+    wait_until("they wait", || scene.waits() == waits + 3 && scene.kept() == 3);
     assert!(scene.run("echo '[wrong' > /etc/keyhatch/conf.d/wrong.toml").status.success());
     scene.kill_both();
     wait_until("they fail", || scene.states() == ["failed"; 3]);
@@ -67,10 +78,27 @@ fn units_wait_for_the_next_broker(root: &str) {
 }
 
 impl Scene {
-    /// By the control group: neither has a last word. Until another one serves, or none will.
+    fn ask(&self) {
+        self.systemctl("start --no-block app@1 app@2 app@3");
+    }
+
+    /// Back to where nothing is held and nothing can be fetched.
+    fn forget(&self) {
+        self.systemctl("stop upstream app@1 app@2 app@3");
+        let forget = "systemctl reset-failed; rm -f /run/app/*; keyhatch purge --all --yes";
+        assert!(self.run(forget).status.success());
+    }
+
+    /// By the kernel, with their control group (cgroups(7)): neither sees the end of the other.
     pub(crate) fn kill_both(&self) {
+        let group = self.property("ControlGroup");
+        self.kill(|| assert!(self.run(&format!("echo 1 > /sys/fs/cgroup{group}/cgroup.kill")).status.success()));
+    }
+
+    /// Until another broker serves, or none will.
+    fn kill(&self, kill: impl FnOnce()) {
         let before = self.property("MainPID");
-        self.systemctl("kill -s KILL --kill-who=all keyhatch.service");
+        kill();
         wait_until("it has an end", || {
             let now = self.property("MainPID");
             match self.property("ActiveState").as_str() {
