@@ -47,6 +47,9 @@ const USES: &[(&str, &[&str])] = &[
             "parent::UnitSource",
             "parent::ServiceManager",
             "acl::Who",
+            // What systemd has kept, to be refused if there is no start.
+            "credential::KEPT",
+            "credential::Kept",
             "parent::cache::new_seal_key_text",
             "parent::reload::Origin",
             "parent::SourceFile",

@@ -166,12 +166,13 @@ fn plain(done: std::io::Result<()>) -> Exit {
 }
 
 fn serve(path: &Path, log: Log, level: tracing::Level, log_requests: bool) -> Exit {
+    let begun = boot::begin();
     if matches!(path.try_exists(), Ok(false)) {
         tell(&format_args!("{}: {SMALLEST}", path.display()));
         return Exit::Configuration;
     }
     let mut stderr = if std::io::stderr().is_terminal() { Stderr::Terminal } else { Stderr::Other };
-    let started = boot::begin().and_then(|surroundings| {
+    let started = begun.and_then(|surroundings| {
         if surroundings.journal {
             stderr = Stderr::Journal;
         }

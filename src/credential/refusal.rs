@@ -1,7 +1,7 @@
 //! How a unit is kept from starting: more bytes than a credential can have.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use tokio::net::UnixStream;
 
@@ -18,8 +18,7 @@ const PART: usize = 16 << 10;
 /// # Errors
 /// When the peer has gone.
 pub async fn refuse(stream: &UnixStream) -> io::Result<()> {
-    let part: Vec<u8> = WORDS.iter().copied().cycle().take(PART).collect();
-    let mut left = OVERLENGTH;
+    let (part, mut left) = (part(), still_to_write(stream.as_fd()));
     while left > 0 {
         stream.writable().await?;
         match stream.try_write(&part[..left.min(PART)]) {
@@ -29,4 +28,14 @@ pub async fn refuse(stream: &UnixStream) -> io::Result<()> {
         }
     }
     peer::end(stream.as_fd())
+}
+
+pub(super) fn part() -> Vec<u8> {
+    WORDS.iter().copied().cycle().take(PART).collect()
+}
+
+/// From here on it is no connection to write a value to.
+pub(super) fn still_to_write(stream: BorrowedFd<'_>) -> usize {
+    peer::mark(stream);
+    OVERLENGTH
 }
