@@ -13,6 +13,7 @@ mod worker;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 use keyhatch::ipc::wire::{self, Counted, Layer, MAX_FRAME, PROTOCOL, Reply, RequestId, Served, ToParent, ToWorker};
 use keyhatch::secret::KeyPath;
@@ -260,6 +261,23 @@ fn the_end_of_the_worker_is_the_end_of_the_parent() {
     let (end, _) = channel_pair().unwrap();
     drop(std::mem::replace(&mut worker.channel, end));
     worker.expect_end("an end of file", "the worker is gone");
+}
+
+/// The parent has things to end after a surprise, and here it waits for last lines that do not come.
+#[test]
+fn after_a_surprise_nothing_more_is_said() {
+    let lived_on = |_: u32| {
+        let mut worker = Worker::greeted();
+        assert!(worker.send(&[200], &[]));
+        assert!(worker.hear().is_none(), "it says something");
+        // Without that, the channel ends with the process.
+        std::thread::park_timeout(Duration::from_millis(100));
+        let lives = worker.lives();
+        worker.expect_end("a surprise", "a frame that does not decode");
+        lives
+    };
+    // On a busy machine it may have ended before anybody looks.
+    assert!((0..10).any(lived_on), "the channel was open for as long as the parent lived");
 }
 
 /// Whatever was said last, and whatever is on its way.

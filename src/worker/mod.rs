@@ -76,7 +76,7 @@ impl fmt::Display for WorkerError {
             Self::Io(error) => write!(f, "the worker cannot run: {error}"),
             Self::Channel(error) => write!(f, "{error}"),
             Self::Protocol(what) => write!(f, "the parent broke the protocol: {what}"),
-            Self::ParentGone => write!(f, "the parent is gone"),
+            Self::ParentGone => write!(f, "the parent is gone, or has shut the channel"),
         }
     }
 }

@@ -123,8 +123,10 @@ impl Credentials {
         self.phase.send_replace(Phase::Ending);
     }
 
-    /// Refuses all that are held, and what is on its way here. The caller ends after this.
+    /// Shuts the channel, and refuses all that are held and what is on its way here. The caller ends after this.
     pub(super) async fn finish(self: &Rc<Self>, channel: &ParentEnd) {
+        // Whoever broke a rule is told nothing more, and the worker ends now and not when all is sealed.
+        channel.shut();
         self.phase.send_replace(Phase::Ended);
         for _ in 0..=self.most {
             let Ok(Ok(Some((message, passed)))) = timeout(Duration::ZERO, channel.recv()).await else { break };
