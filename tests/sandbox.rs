@@ -157,7 +157,11 @@ fn whoever_takes_over_the_worker_is_killed_at_the_first_step() {
     for step in around.never(1) {
         forbids("worker", WORKER, &step.iter().map(String::as_str).collect::<Vec<_>>(), KILLED);
     }
-    let steps: [&[&str]; 10] = [
+    let steps: [&[&str]; 14] = [
+        &["give-a-peer"],
+        &["take-from-a-peer"],
+        &["close-the-channel"],
+        &["end-a-listener"],
         &["open", &around.file],
         &["list", "/"],
         &["look", &around.file],
@@ -172,6 +176,7 @@ fn whoever_takes_over_the_worker_is_killed_at_the_first_step() {
     for step in steps {
         forbids("worker", WORKER, step, KILLED);
     }
+    permits("worker", &["give-and-take-by-the-channel"]);
     assert_eq!(outcome(Command::new(probe()), "none", &["root"]), DONE);
     assert_eq!(outcome(Command::new(probe()), "worker", &["root"]), KILLED);
 }

@@ -103,6 +103,8 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         let channel = Rc::new(WorkerEnd::new(channel)?);
+        // Never closed but by the end of the process: seccomp allows it no more, so that nothing else can take its number.
+        std::mem::forget(channel.clone());
         let config = introduce(&channel).await?;
         let most = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
         let (facts, partings) = Facts::new();
