@@ -6,7 +6,7 @@
 
 mod refusal;
 
-pub use refusal::refuse;
+pub use refusal::{refuse, write};
 
 use crate::acl::Unit;
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::OVERLENGTH;
@@ -21,12 +22,15 @@ pub async fn refuse(stream: &UnixStream) -> io::Result<()> {
     let part: Vec<u8> = WORDS.iter().copied().cycle().take(PART).collect();
     let mut left = OVERLENGTH;
     while left > 0 {
-        stream.writable().await?;
-        match stream.try_write(&part[..left.min(PART)]) {
-            Ok(written) => left -= written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        left -= write(stream, &part[..left.min(PART)]).await?;
     }
     peer::end(stream.as_fd())
+}
+
+/// Writes some of these bytes, as soon as there is room. Waits for that in the event loop alone: the connection is not only ours.
+///
+/// # Errors
+/// When the peer has gone.
+pub async fn write(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    stream.async_io(Interest::WRITABLE, || peer::send_now(stream.as_fd(), bytes)).await
 }

@@ -20,7 +20,7 @@ use super::judge::Judges;
 use super::outbox::Outbox;
 use super::serve::ParentError;
 use super::units::Units;
-use crate::credential::refuse;
+use crate::credential::{refuse, write};
 use crate::ipc::channel::{ParentEnd, Passed};
 use crate::ipc::wire::{RequestId, ToParent, ToWorker};
 
@@ -163,12 +163,7 @@ fn connected(socket: OwnedFd) -> std::io::Result<UnixStream> {
 /// Writes all of a value, then ends what the peer can read.
 async fn serve(stream: &UnixStream, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        bytes = &bytes[write(stream, bytes).await?..];
     }
     crate::sys::peer::end(stream.as_fd())
 }
