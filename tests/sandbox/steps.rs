@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{self, c_long};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr};
-use nix::sys::socket::{connect, recv, recvmsg, send, sendmsg, shutdown, socket, socketpair};
+use nix::sys::socket::{connect, recv, recvmsg, send, sendmsg, sendto, shutdown, socket, socketpair};
 
 type Done = Result<(), Errno>;
 pub(crate) type Step = Box<dyn FnOnce() -> Done>;
@@ -79,6 +79,10 @@ fn take(from: RawFd) -> Done {
     recvmsg::<()>(from, &mut [IoSliceMut::new(&mut byte)], Some(&mut room), MsgFlags::empty()).map(drop)
 }
 
+fn send_to(from: &OwnedFd, path: &str) -> Done {
+    sendto(from.as_raw_fd(), b"x", &UnixAddr::new(path)?, MsgFlags::empty()).map(drop)
+}
+
 /// In the place of the worker's channel.
 fn as_channel(end: &OwnedFd) {
     call(libc::SYS_dup3, [end.as_raw_fd().into(), CHANNEL_FD.into(), 0, 0, 0, 0]).unwrap();
@@ -137,6 +141,14 @@ pub(crate) fn prepare(name: &str, arguments: &[&str]) -> Step {
                 drop(one);
                 heard.map(drop)
             })
+        }
+        // By a socket that was there before, and by one that is made for it.
+        "send-to" => {
+            let there = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty()).unwrap();
+            Box::new(move || send_to(&there.0, &argument))
+        }
+        "make-datagrams" => {
+            Box::new(|| socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty()).map(drop))
         }
         "give-a-peer" => {
             let (one, other) = pair();

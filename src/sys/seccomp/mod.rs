@@ -52,6 +52,11 @@ const fn is_not(argument: u8, value: libc::c_int) -> Check {
     Check { differs: true, ..is(argument, value) }
 }
 
+/// A socket of this kind, whatever flags come with that (socket(2)).
+const fn of_kind(argument: u8, kind: libc::c_int) -> Check {
+    Check { mask: 0xf, ..is(argument, kind) }
+}
+
 /// None of these bits is set in the argument.
 const fn without(argument: u8, bits: libc::c_int) -> Check {
     Check { argument, mask: bits.cast_unsigned(), value: 0, differs: false }

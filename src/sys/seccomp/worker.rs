@@ -3,7 +3,7 @@
 
 use libc::{MSG_FASTOPEN, MSG_OOB, PROT_EXEC};
 
-use super::{Call, any, is, is_not, only, with, without};
+use super::{Call, any, is, is_not, of_kind, only, with, without};
 use crate::sys::spawn::CHANNEL_FD;
 
 pub const CALLS: &[Call] = &[
@@ -14,7 +14,11 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_epoll_wait, "tokio waits"),
     any(libc::SYS_epoll_pwait, "tokio waits, where epoll_wait is a function of the C library only"),
     any(libc::SYS_eventfd2, "tokio wakes its event loop"),
-    only(libc::SYS_socketpair, &[&[is(0, libc::AF_UNIX)]], "tokio's signal driver has one, used or not"),
+    only(
+        libc::SYS_socketpair,
+        &[&[is(0, libc::AF_UNIX), of_kind(1, libc::SOCK_STREAM)]],
+        "tokio's signal driver has one, used or not",
+    ),
     // Connections and the channel.
     any(libc::SYS_accept4, "connections of applications"),
     any(libc::SYS_read, "tokio reads connections"),
@@ -22,7 +26,8 @@ pub const CALLS: &[Call] = &[
     only(libc::SYS_recvmsg, &[&[is(0, CHANNEL_FD), without(2, MSG_OOB)]], "frames of the channel, with descriptors"),
     any(libc::SYS_write, "answers; the log; waking the event loop"),
     any(libc::SYS_writev, "answers of several parts"),
-    only(libc::SYS_sendto, &[&[without(3, MSG_OOB | MSG_FASTOPEN)]], "tokio writes connections"),
+    // Without an address: one end of a pair of datagram sockets would send to any other, such as the journal's.
+    only(libc::SYS_sendto, &[&[without(3, MSG_OOB | MSG_FASTOPEN), is(5, 0)]], "tokio writes connections"),
     only(
         libc::SYS_sendmsg,
         &[&[is(0, CHANNEL_FD), without(2, MSG_OOB | MSG_FASTOPEN)]],
