@@ -4,6 +4,8 @@
 
 #[path = "faults/crashes.rs"]
 mod crashes;
+#[path = "faults/cut.rs"]
+mod cut;
 #[path = "faults/gone.rs"]
 mod gone;
 #[path = "faults/supervisor.rs"]

@@ -79,7 +79,7 @@ impl fmt::Display for WorkerError {
             Self::Io(error) => write!(f, "the worker cannot run: {error}"),
             Self::Channel(error) => write!(f, "{error}"),
             Self::Protocol(what) => write!(f, "the parent broke the protocol: {what}"),
-            Self::ParentGone => write!(f, "the parent is gone"),
+            Self::ParentGone => write!(f, "the parent is gone, or has shut the channel"),
         }
     }
 }
@@ -110,6 +110,8 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         )]
         let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
         let channel = Rc::new(WorkerEnd::new(channel)?);
+        // Never closed but by the end of the process: seccomp allows it no more, so that nothing else can take its number.
+        std::mem::forget(channel.clone());
         let config = introduce(&channel).await?;
         let most = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
         let (facts, partings) = Facts::new();
