@@ -4,6 +4,8 @@
 
 #[path = "faults/crashes.rs"]
 mod crashes;
+#[path = "faults/cut.rs"]
+mod cut;
 #[path = "faults/gone.rs"]
 mod gone;
 #[path = "faults/supervisor.rs"]
@@ -162,6 +164,15 @@ fn failing(call: &str, errno: i32) -> Command {
         command.env("KEYHATCH_FAULT", format!("{call}:{errno}"));
     }
     command
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn a_cache_directory_that_cannot_be_locked_is_no_other_brokers() {
+    let broker = Broker::prepared(|_| String::new());
+    let (code, said) = broker.refused_by(failing("flock", libc::ENOLCK));
+    let why = "the cache directory cannot be locked: No locks available";
+    assert!(code == Some(78) && said.contains(why) && !said.contains("another broker"), "{code:?}: {said}");
 }
 
 #[test]

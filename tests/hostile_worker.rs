@@ -4,6 +4,8 @@
 
 #[path = "hostile_worker/arguments.rs"]
 mod arguments;
+#[path = "hostile_worker/credentials.rs"]
+mod credentials;
 #[path = "hostile_worker/facts.rs"]
 mod facts;
 mod support;
@@ -13,6 +15,7 @@ mod worker;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 use keyhatch::ipc::wire::{self, Counted, Layer, MAX_FRAME, PROTOCOL, Reply, RequestId, Served, ToParent, ToWorker};
 use keyhatch::secret::KeyPath;
@@ -83,7 +86,7 @@ fn after_the_configuration_comes_readiness_and_nothing_else() {
 #[test]
 fn what_is_out_of_order_ends_the_parent() {
     let cases: [(&str, Vec<u8>); 10] = [
-        ("a credential without an fd", credential(0)),
+        ("a credential without an fd", credentials::credential(0)),
         ("an attestation without an fd", encoded(&ToParent::Attest { id: 0 })),
         ("a second greeting", encoded(&hello())),
         ("ready twice", encoded(&ToParent::Ready { layers: Vec::new() })),
@@ -161,32 +164,6 @@ fn only_a_connection_of_ours_is_a_peer() {
     }
 }
 
-fn credential(id: u64) -> Vec<u8> {
-    encoded(&ToParent::Credential { id, request: RequestId(id) })
-}
-
-/// A worker that is honest hands over what is root's and has an address like systemd's, and nothing else.
-#[test]
-fn a_credential_is_of_systemd_or_the_end() {
-    let worker = Worker::greeted();
-    worker.send(&credential(0), &[worker.listener.as_fd()]);
-    worker.expect_end("the listener", "the fd beside a credential is no connection of ours");
-    let worker = Worker::greeted();
-    let (_peer, accepted) = worker.peer();
-    worker.send(&credential(0), &[accepted.as_fd()]);
-    worker.expect_end("a peer of HTTP", "a credential that systemd has not asked for");
-    if !nix::unistd::Uid::effective().is_root() {
-        return;
-    }
-    // By its address, but of no unit: refused, and no surprise. What is not read is held, and so much is too many.
-    let worker = Worker::greeted();
-    let peers: Vec<_> = (0..=CONNECTIONS).map(|n| (n, worker.peer_named(&format!("{n:x}/unit/a.service/b")))).collect();
-    for (n, (_, accepted)) in &peers {
-        worker.send(&credential(*n), &[accepted.as_fd()]);
-    }
-    worker.expect_end("a flood", "more requests in flight than connections");
-}
-
 #[test]
 fn the_requests_in_flight_are_bounded() {
     let worker = Worker::greeted();
@@ -260,6 +237,23 @@ fn the_end_of_the_worker_is_the_end_of_the_parent() {
     let (end, _) = channel_pair().unwrap();
     drop(std::mem::replace(&mut worker.channel, end));
     worker.expect_end("an end of file", "the worker is gone");
+}
+
+/// The parent has things to end after a surprise, and here it waits for last lines that do not come.
+#[test]
+fn after_a_surprise_nothing_more_is_said() {
+    let lived_on = |_: u32| {
+        let mut worker = Worker::greeted();
+        assert!(worker.send(&[200], &[]));
+        assert!(worker.hear().is_none(), "it says something");
+        // Without that, the channel ends with the process.
+        std::thread::park_timeout(Duration::from_millis(100));
+        let lives = worker.lives();
+        worker.expect_end("a surprise", "a frame that does not decode");
+        lives
+    };
+    // On a busy machine it may have ended before anybody looks.
+    assert!((0..10).any(lived_on), "the channel was open for as long as the parent lived");
 }
 
 /// Whatever was said last, and whatever is on its way.

@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -157,7 +157,16 @@ fn whoever_takes_over_the_worker_is_killed_at_the_first_step() {
     for step in around.never(1) {
         forbids("worker", WORKER, &step.iter().map(String::as_str).collect::<Vec<_>>(), KILLED);
     }
-    let steps: [&[&str]; 10] = [
+    let datagrams = around.broker.path("datagrams.sock");
+    let _journal = UnixDatagram::bind(&datagrams).unwrap();
+    fs::set_permissions(&datagrams, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let steps: [&[&str]; 16] = [
+        &["send-to", datagrams.to_str().unwrap()],
+        &["make-datagrams"],
+        &["give-a-peer"],
+        &["take-from-a-peer"],
+        &["close-the-channel"],
+        &["end-a-listener"],
         &["open", &around.file],
         &["list", "/"],
         &["look", &around.file],
@@ -172,6 +181,7 @@ fn whoever_takes_over_the_worker_is_killed_at_the_first_step() {
     for step in steps {
         forbids("worker", WORKER, step, KILLED);
     }
+    permits("worker", &["give-and-take-by-the-channel"]);
     assert_eq!(outcome(Command::new(probe()), "none", &["root"]), DONE);
     assert_eq!(outcome(Command::new(probe()), "worker", &["root"]), KILLED);
 }

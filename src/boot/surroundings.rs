@@ -25,8 +25,9 @@ const KEPT: &[&str] = &[
 ];
 const KEPT_PREFIXES: &[&str] = &["KEYHATCH_", "LC_"];
 
-/// Of open files beside those of connections and fetches: sockets, the channel, the cache, TLS roots, the log.
-const RESERVED_FILES: u64 = 128;
+/// Of open files beside those of connections and fetches: connections that wait to be turned away, sockets, the channel, the
+/// cache, TLS roots, the log.
+const RESERVED_FILES: u64 = 384;
 
 /// What the service manager gave to this process.
 pub struct Surroundings {

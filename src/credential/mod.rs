@@ -8,7 +8,7 @@ mod kept;
 mod refusal;
 
 pub use kept::Kept;
-pub use refusal::refuse;
+pub use refusal::{refuse, write};
 
 use crate::acl::Unit;
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::OVERLENGTH;
@@ -20,12 +21,7 @@ const PART: usize = 16 << 10;
 pub async fn refuse(stream: &UnixStream) -> io::Result<()> {
     let (part, mut left) = (part(), still_to_write(stream.as_fd()));
     while left > 0 {
-        stream.writable().await?;
-        match stream.try_write(&part[..left.min(PART)]) {
-            Ok(written) => left -= written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        left -= write(stream, &part[..left.min(PART)]).await?;
     }
     peer::end(stream.as_fd())
 }
@@ -38,4 +34,12 @@ pub(super) fn part() -> Vec<u8> {
 pub(super) fn still_to_write(stream: BorrowedFd<'_>) -> usize {
     peer::mark(stream);
     OVERLENGTH
+}
+
+/// Writes some of these bytes, as soon as there is room. Waits for that in the event loop alone: the connection is not only ours.
+///
+/// # Errors
+/// When the peer has gone.
+pub async fn write(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    stream.async_io(Interest::WRITABLE, || peer::send_now(stream.as_fd(), bytes)).await
 }

@@ -74,6 +74,12 @@ impl<Out: Serialize, In: DeserializeOwned> ChannelEnd<Out, In> {
         sent.map(drop).map_err(ChannelError::Io)
     }
 
+    /// Says and hears nothing more; what the other end has said before this can still be received. The other end learns of it.
+    pub fn shut(&self) {
+        // One that is shut already is none the less.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
     /// The next frame and its fd; `None` when the other end is gone. More than one fd is a surprise.
     pub async fn recv(&self) -> Result<Option<(In, Passed)>, ChannelError> {
         let mut frame = Zeroizing::new(vec![0; MAX_FRAME + 1]);

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, accept4, connect,
-    getpeername, getsockname, getsockopt, shutdown, socket, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, accept4, connect,
+    getpeername, getsockname, getsockopt, send, shutdown, socket, sockopt,
 };
 use nix::sys::stat::Mode;
 
@@ -159,6 +159,11 @@ pub fn accepted_from(fd: BorrowedFd<'_>) -> Option<PathBuf> {
 pub fn abstract_name(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
     let address: UnixAddr = getpeername(socket.as_raw_fd())?;
     Ok(address.as_abstract().map(<[u8]>::to_vec))
+}
+
+/// Writes what there is room for (send(2)). Never waits, whatever others who have this connection have set it to.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
 }
 
 /// Ends what the peer can read, for all who have this connection (shutdown(2)).

@@ -11,7 +11,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair
 /// Where the worker finds its listener, and the runner its list.
 const FIRST_FD: i32 = 3;
 /// Where both find their channel.
-const CHANNEL_FD: i32 = 4;
+pub const CHANNEL_FD: i32 = 4;
 
 /// A SEQPACKET pair: a reader is woken when the other end closes, and frames stay whole (unix(7)).
 pub fn channel_pair() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -30,13 +30,16 @@ mod watch;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::timeout;
@@ -76,7 +79,7 @@ impl fmt::Display for WorkerError {
             Self::Io(error) => write!(f, "the worker cannot run: {error}"),
             Self::Channel(error) => write!(f, "{error}"),
             Self::Protocol(what) => write!(f, "the parent broke the protocol: {what}"),
-            Self::ParentGone => write!(f, "the parent is gone"),
+            Self::ParentGone => write!(f, "the parent is gone, or has shut the channel"),
         }
     }
 }
@@ -99,10 +102,16 @@ impl From<io::Error> for WorkerError {
 pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let listener = std::os::unix::net::UnixListener::from(listener);
+        let listener = UnixListener::from(listener);
         listener.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(listener)?;
+        #[expect(
+            deprecated,
+            reason = "unsound for types that change their descriptor; a listener keeps it open and the same"
+        )]
+        let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
         let channel = Rc::new(WorkerEnd::new(channel)?);
+        // Never closed but by the end of the process: seccomp allows it no more, so that nothing else can take its number.
+        std::mem::forget(channel.clone());
         let config = introduce(&channel).await?;
         let most = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
         let (facts, partings) = Facts::new();
@@ -214,7 +223,7 @@ async fn go_round(shared: Rc<Shared>) {
     shared.turns.go_round().await;
 }
 
-async fn let_in(listener: UnixListener, shared: Rc<Shared>) {
+async fn let_in(listener: AsyncFd<UnixListener>, shared: Rc<Shared>) {
     let converse = |stream, connection| {
         tokio::task::spawn_local(converse(stream, connection, shared.clone()));
     };

@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use nix::sys::socket::Shutdown;
+
+use super::support::channel::End;
 use super::support::wait_until;
 use super::*;
 
@@ -120,5 +123,44 @@ fn either_role_dies_in_the_middle_of_a_value() {
         let whole = !parent_dies && read.length == 1_000_000;
         assert!(read.fails_the_unit() || whole, "{read:?}\n{}", broker.log());
         wait_until("the other follows", || broker.has_ended());
+    }
+}
+
+/// Both roles live on for as long as they need to refuse what they hold.
+#[test]
+#[ignore = "needs root: makes control groups, takes a descriptor of another process"]
+fn the_channel_is_cut_before_while_and_after_the_parent_fetches() {
+    for (n, how) in [Shutdown::Read, Shutdown::Write, Shutdown::Both].into_iter().enumerate() {
+        // On its way to the parent.
+        let (_upstream, mut broker, group, unit) = scene(&format!("cut-early-{n}"));
+        let (parent, worker) = (broker.parent(), broker.worker());
+        send("STOP", parent);
+        let before = descriptors(worker);
+        let asking = group.ask(&broker.path("keyhatch.sock"), &[address(1, &unit, "web.db-password")]);
+        wait_until("it is accepted", || descriptors(worker) > before);
+        wait_until("it is handed over", || End::of(parent).unwrap().has_waiting());
+        End::of(parent).unwrap().cut(how);
+        send("CONT", parent);
+        let read = asking.read_one();
+        assert!(read.fails_the_unit() || read.text == "the password", "{how:?}: {read:?}\n{}", broker.log());
+        wait_until("both end", || broker.has_ended() && descriptors(worker) == 0);
+
+        let (upstream, mut broker, group, unit) = scene(&format!("cut-late-{n}"));
+        let worker = broker.worker();
+        let asking = group.ask(&broker.path("keyhatch.sock"), &[address(1, &unit, "billing.database-url")]);
+        wait_until("it is fetched", || upstream.calls.load(Ordering::SeqCst) == 1);
+        End::of(broker.parent()).unwrap().cut(how);
+        let read = asking.read_one();
+        assert!(read.fails_the_unit(), "{how:?}: {read:?}\n{}", broker.log());
+        wait_until("both end", || broker.has_ended() && descriptors(worker) == 0);
+
+        let (_upstream, mut broker, group, unit) = scene(&format!("cut-mid-{n}"));
+        let worker = broker.worker();
+        let mut asking = group.ask(&broker.path("keyhatch.sock"), &[address(1, &unit, "web.large")]);
+        asking.peek();
+        End::of(broker.parent()).unwrap().cut(how);
+        let read = asking.read_one();
+        assert!(read.fails_the_unit() || read.length == 1_000_000, "{how:?}: {read:?}\n{}", broker.log());
+        wait_until("both end", || broker.has_ended() && descriptors(worker) == 0);
     }
 }

@@ -129,6 +129,11 @@ impl Worker {
         (child, self.listener.accept().unwrap().0)
     }
 
+    /// Whether the parent has not ended.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// How many descriptors the parent has.
     pub(crate) fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()

@@ -2,13 +2,16 @@
 #![allow(unsafe_code, reason = "most of this is a bare system call")]
 
 use std::ffi::CString;
+use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use keyhatch::sys::spawn::CHANNEL_FD;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{self, c_long};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
-use nix::sys::socket::{connect, recv, send, socket, socketpair};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{connect, recv, recvmsg, send, sendmsg, sendto, shutdown, socket, socketpair};
 
 type Done = Result<(), Errno>;
 pub(crate) type Step = Box<dyn FnOnce() -> Done>;
@@ -55,6 +58,34 @@ fn open(path: &CString, flags: libc::c_int) -> Done {
 fn map(protection: libc::c_int) -> Result<c_long, Errno> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     call(libc::SYS_mmap, [0, 4096, protection.into(), flags.into(), -1, 0])
+}
+
+/// Both ends of a connection, out of the way of the channel's number.
+fn pair() -> (OwnedFd, OwnedFd) {
+    let (one, other) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty()).unwrap();
+    // SAFETY: fcntl has just made this fd, and nothing else owns it.
+    let above = |fd: OwnedFd| unsafe { OwnedFd::from_raw_fd(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(10)).unwrap()) };
+    (above(one), above(other))
+}
+
+/// Gives standard input away, over this.
+fn give(over: RawFd) -> Done {
+    let rights = [ControlMessage::ScmRights(&[0])];
+    sendmsg::<()>(over, &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None).map(drop)
+}
+
+fn take(from: RawFd) -> Done {
+    let (mut byte, mut room) = ([0], nix::cmsg_space!(RawFd));
+    recvmsg::<()>(from, &mut [IoSliceMut::new(&mut byte)], Some(&mut room), MsgFlags::empty()).map(drop)
+}
+
+fn send_to(from: &OwnedFd, path: &str) -> Done {
+    sendto(from.as_raw_fd(), b"x", &UnixAddr::new(path)?, MsgFlags::empty()).map(drop)
+}
+
+/// In the place of the worker's channel.
+fn as_channel(end: &OwnedFd) {
+    call(libc::SYS_dup3, [end.as_raw_fd().into(), CHANNEL_FD.into(), 0, 0, 0, 0]).unwrap();
 }
 
 pub(crate) fn prepare(name: &str, arguments: &[&str]) -> Step {
@@ -110,6 +141,37 @@ pub(crate) fn prepare(name: &str, arguments: &[&str]) -> Step {
                 drop(one);
                 heard.map(drop)
             })
+        }
+        // By a socket that was there before, and by one that is made for it.
+        "send-to" => {
+            let there = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty()).unwrap();
+            Box::new(move || send_to(&there.0, &argument))
+        }
+        "make-datagrams" => {
+            Box::new(|| socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty()).map(drop))
+        }
+        "give-a-peer" => {
+            let (one, other) = pair();
+            Box::new(move || give(one.as_raw_fd()).inspect(|()| drop(other)))
+        }
+        "take-from-a-peer" => {
+            let (one, other) = pair();
+            give(one.as_raw_fd()).unwrap();
+            Box::new(move || take(other.as_raw_fd()))
+        }
+        "give-and-take-by-the-channel" => {
+            let (one, other) = pair();
+            as_channel(&one);
+            give(other.as_raw_fd()).unwrap();
+            Box::new(move || give(CHANNEL_FD).and_then(|()| take(CHANNEL_FD)).inspect(|()| drop(other)))
+        }
+        "close-the-channel" => {
+            as_channel(&pair().0);
+            Box::new(|| call(libc::SYS_close, [CHANNEL_FD.into(), 0, 0, 0, 0, 0]).map(drop))
+        }
+        "end-a-listener" => {
+            let (one, _other) = pair();
+            Box::new(move || shutdown(one.as_raw_fd(), Shutdown::Read))
         }
         "execute" => Box::new(|| {
             let path = c"/bin/true";

@@ -1,6 +1,7 @@
 //! What the tests from outside share: an upstream, a broker, and peers of another uid.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "a test may panic; each test uses its share")]
 
+pub mod channel;
 pub mod parameters;
 pub mod process;
 pub mod service_account;
@@ -140,7 +141,11 @@ impl Broker {
 
     /// Starts it although it cannot: the exit code, and what it says.
     pub fn refused(&self) -> (Option<i32>, String) {
-        let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        self.refused_by(Command::new(env!("CARGO_BIN_EXE_keyhatch")))
+    }
+
+    /// The same by a command that ends in the program's path and executes it.
+    pub fn refused_by(&self, mut serve: Command) -> (Option<i32>, String) {
         let done = serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).output().unwrap();
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     }
@@ -161,25 +166,25 @@ impl Broker {
     }
 
     /// Starts it by a command that ends in the program's path and executes it.
-    pub fn start_by(&mut self, mut serve: Command, more: &[&str]) {
-        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).args(more).stdin(Stdio::null()).stderr(log);
+    pub fn start_by(&mut self, serve: Command, more: &[&str]) {
         let already = self.log().matches("serving").count();
-        let mut spawned = None;
-        wait_until("it is executed", || {
-            // A program that was just copied is busy while a process that another test forked still holds it open.
-            spawned = serve.spawn().map_or_else(
-                |error| (error.kind() != std::io::ErrorKind::ExecutableFileBusy).then(|| panic!("{error}")),
-                Some,
-            );
-            spawned.is_some()
-        });
-        let mut child: Child = spawned.unwrap();
+        self.launch(serve, more);
         wait_until("the broker serves", || {
-            assert!(child.try_wait().unwrap().is_none(), "the broker ended:\n{}", self.log());
+            assert!(!self.has_ended(), "the broker ended:\n{}", self.log());
             self.log().matches("serving").count() > already
         });
-        self.child = Some(child);
+    }
+
+    /// The same, and does not wait until it serves.
+    pub fn launch(&mut self, mut serve: Command, more: &[&str]) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).args(more).stdin(Stdio::null()).stderr(log);
+        wait_until("it is executed", || {
+            // A program that was just copied is busy while a process that another test forked still holds it open.
+            let busy = |error: std::io::Error| error.kind() == std::io::ErrorKind::ExecutableFileBusy;
+            self.child = serve.spawn().map_or_else(|error| (!busy(error)).then(|| panic!("it is not executed")), Some);
+            self.child.is_some()
+        });
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -206,8 +211,7 @@ impl Broker {
 
     /// The one child of the parent.
     pub fn worker(&self) -> u32 {
-        let path = format!("/proc/{0}/task/{0}/children", self.parent());
-        std::fs::read_to_string(path).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+        children(self.parent())[0]
     }
 
     /// Whether it is gone without being told to.
@@ -276,6 +280,11 @@ pub fn as_uid(uid: u32, program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into(), program.into()]);
     command
+}
+
+pub fn children(pid: u32) -> Vec<u32> {
+    let told = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    told.split_whitespace().map(|child| child.parse().unwrap()).collect()
 }
 
 pub fn send(signal: &str, pid: u32) {

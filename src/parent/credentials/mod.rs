@@ -22,7 +22,7 @@ use super::notify::Notifier;
 use super::outbox::Outbox;
 use super::serve::ParentError;
 use super::units::Units;
-use crate::credential::refuse;
+use crate::credential::{refuse, write};
 use crate::ipc::channel::{ParentEnd, Passed};
 use crate::ipc::wire::{RequestId, ToParent, ToWorker};
 use crate::sys::peer;
@@ -177,8 +177,10 @@ impl Credentials {
         self.phase.send_replace(Phase::Ending);
     }
 
-    /// Refuses all that are held, and what is on its way here. The caller ends after this.
+    /// Shuts the channel, and refuses all that are held and what is on its way here. The caller ends after this.
     pub(super) async fn finish(self: &Rc<Self>, channel: &ParentEnd) {
+        // Whoever broke a rule is told nothing more, and the worker ends now and not when all is sealed.
+        channel.shut();
         self.phase.send_replace(Phase::Ended);
         for _ in 0..=self.most {
             let Ok(Ok(Some((message, passed)))) = timeout(Duration::ZERO, channel.recv()).await else { break };
@@ -216,12 +218,7 @@ fn connected(socket: OwnedFd) -> std::io::Result<UnixStream> {
 async fn serve(stream: &UnixStream, mut bytes: &[u8]) -> std::io::Result<()> {
     peer::mark(stream.as_fd());
     while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        bytes = &bytes[write(stream, bytes).await?..];
     }
     peer::end(stream.as_fd())
 }

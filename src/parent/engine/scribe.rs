@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Engine;
 use super::state::StateDue;
-use crate::parent::cache::{Item, Lane, Record, State, Store, StoreError, Tombstone};
+use crate::parent::cache::{BUNDLE_FILES, BUNDLE_SIZE, Item, Lane, Record, State, Store, StoreError, Tombstone};
 use crate::parent::clock::Mark;
 use crate::secret::KeyPath;
 
@@ -24,8 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_secs(20);
 /// More files than this are written as one bundle first.
 const FEW: usize = 2;
-/// The bytes of values in one bundle, and of the largest value that goes into one.
-const BUNDLE_SIZE: u64 = 8 << 20;
+/// The bytes of the largest value that goes into a bundle.
 const LARGE: u64 = 1 << 20;
 /// So many files are taken out of their bundle in one go: what is new comes between.
 const PLACED_AT_ONCE: usize = 8;
@@ -273,7 +272,7 @@ impl Engine {
         let mut all: Vec<Written> = single.into_iter().map(|(key, wanted)| Written::File(key, wanted)).collect();
         let (mut bundle, mut size) = (Vec::new(), 0);
         for (key, wanted) in many {
-            if size + wanted.size() > BUNDLE_SIZE {
+            if size + wanted.size() > BUNDLE_SIZE || bundle.len() == BUNDLE_FILES {
                 all.push(self.bundle(std::mem::take(&mut bundle)));
                 size = 0;
             }

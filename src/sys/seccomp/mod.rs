@@ -17,12 +17,13 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// `argument & mask == value`, of the lower half of an argument: of all that are looked at, the kernel takes no more.
+/// `argument & mask == value`, or the opposite, of the lower half of an argument: of all that are looked at, the kernel takes no more.
 #[derive(Clone, Copy)]
 pub struct Check {
     argument: u8,
     mask: u32,
     value: u32,
+    differs: bool,
 }
 
 /// A call that is allowed if all checks of one alternative hold; without alternatives, always.
@@ -43,17 +44,27 @@ const fn only(number: libc::c_long, alternatives: &'static [&'static [Check]], w
 
 /// The argument is this value.
 const fn is(argument: u8, value: libc::c_int) -> Check {
-    Check { argument, mask: u32::MAX, value: value.cast_unsigned() }
+    Check { argument, mask: u32::MAX, value: value.cast_unsigned(), differs: false }
+}
+
+/// The argument is any other.
+const fn is_not(argument: u8, value: libc::c_int) -> Check {
+    Check { differs: true, ..is(argument, value) }
+}
+
+/// A socket of this kind, whatever flags come with that (socket(2)).
+const fn of_kind(argument: u8, kind: libc::c_int) -> Check {
+    Check { mask: 0xf, ..is(argument, kind) }
 }
 
 /// None of these bits is set in the argument.
 const fn without(argument: u8, bits: libc::c_int) -> Check {
-    Check { argument, mask: bits.cast_unsigned(), value: 0 }
+    Check { argument, mask: bits.cast_unsigned(), value: 0, differs: false }
 }
 
 /// All of these bits are set in the argument.
 const fn with(argument: u8, bits: libc::c_int) -> Check {
-    Check { argument, mask: bits.cast_unsigned(), value: bits.cast_unsigned() }
+    Check { argument, mask: bits.cast_unsigned(), value: bits.cast_unsigned(), differs: false }
 }
 
 /// Refuses all calls but these, for good and for all threads: any other ends the process.
@@ -106,7 +117,8 @@ fn install(calls: &[Call], others: SeccompAction, these: SeccompAction) -> Resul
 fn rule(checks: &[Check]) -> Result<SeccompRule, seccompiler::BackendError> {
     let condition = |check: &Check| {
         let masked = SeccompCmpOp::MaskedEq(u64::from(check.mask));
-        SeccompCondition::new(check.argument, SeccompCmpArgLen::Dword, masked, u64::from(check.value))
+        let compares = if check.differs { SeccompCmpOp::Ne } else { masked };
+        SeccompCondition::new(check.argument, SeccompCmpArgLen::Dword, compares, u64::from(check.value))
     };
     SeccompRule::new(checks.iter().map(condition).collect::<Result<Vec<_>, _>>()?)
 }

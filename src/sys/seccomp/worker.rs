@@ -1,9 +1,10 @@
 //! What the worker still calls: an event loop, its connections, the channel, memory. Nothing that takes a path, makes a
-//! socket of another kind, or starts something.
+//! socket of another kind, starts something, or gives a descriptor to a peer or takes one: by the channel alone they come and go.
 
 use libc::{MSG_FASTOPEN, MSG_OOB, PROT_EXEC};
 
-use super::{Call, any, is, only, with, without};
+use super::{Call, any, is, is_not, of_kind, only, with, without};
+use crate::sys::spawn::CHANNEL_FD;
 
 pub const CALLS: &[Call] = &[
     // The event loop.
@@ -13,21 +14,36 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_epoll_wait, "tokio waits"),
     any(libc::SYS_epoll_pwait, "tokio waits, where epoll_wait is a function of the C library only"),
     any(libc::SYS_eventfd2, "tokio wakes its event loop"),
-    only(libc::SYS_socketpair, &[&[is(0, libc::AF_UNIX)]], "tokio's signal driver has one, used or not"),
+    only(
+        libc::SYS_socketpair,
+        &[&[is(0, libc::AF_UNIX), of_kind(1, libc::SOCK_STREAM)]],
+        "tokio's signal driver has one, used or not",
+    ),
     // Connections and the channel.
     any(libc::SYS_accept4, "connections of applications"),
     any(libc::SYS_read, "tokio reads connections"),
     only(libc::SYS_recvfrom, &[&[without(3, MSG_OOB)]], "tokio reads connections; out-of-band data never"),
-    only(libc::SYS_recvmsg, &[&[without(2, MSG_OOB)]], "frames of the channel, with descriptors"),
+    only(libc::SYS_recvmsg, &[&[is(0, CHANNEL_FD), without(2, MSG_OOB)]], "frames of the channel, with descriptors"),
     any(libc::SYS_write, "answers; the log; waking the event loop"),
     any(libc::SYS_writev, "answers of several parts"),
-    only(libc::SYS_sendto, &[&[without(3, MSG_OOB | MSG_FASTOPEN)]], "tokio writes connections"),
-    only(libc::SYS_sendmsg, &[&[without(2, MSG_OOB | MSG_FASTOPEN)]], "frames of the channel, with the peer's socket"),
+    // Without an address: one end of a pair of datagram sockets would send to any other, such as the journal's.
+    only(libc::SYS_sendto, &[&[without(3, MSG_OOB | MSG_FASTOPEN), is(5, 0)]], "tokio writes connections"),
+    only(
+        libc::SYS_sendmsg,
+        &[&[is(0, CHANNEL_FD), without(2, MSG_OOB | MSG_FASTOPEN)]],
+        "frames of the channel, with the peer's socket",
+    ),
     any(libc::SYS_getsockopt, "who the peer is; errors of a socket"),
     any(libc::SYS_getsockname, "tokio, of an accepted connection"),
     any(libc::SYS_getpeername, "tokio, of an accepted connection"),
-    any(libc::SYS_shutdown, "the end of an answer"),
-    any(libc::SYS_close, "the end of anything"),
+    // Not of what can be read: the listener may be the service manager's, and nobody would get through to the next start.
+    only(libc::SYS_shutdown, &[&[is(1, libc::SHUT_WR)]], "the end of an answer"),
+    // Its number stays the channel's: a connection in its place could be given descriptors.
+    only(
+        libc::SYS_close,
+        &[&[is_not(0, CHANNEL_FD)]],
+        "the end of anything but the channel, which ends with the process",
+    ),
     // Descriptors. The duplicate is the peer's socket, for the parent; debug builds ask whether one is open.
     only(
         libc::SYS_fcntl,
