@@ -364,11 +364,11 @@ fn a_root_that_cannot_drop_does_not_serve() {
 fn there_is_room_for_as_many_connections_as_are_allowed() {
     let mut scene = Scene::new(GOOD);
     let log = scene.refused(serve_by(&["prlimit", "--nofile=100:2000"]), 78);
-    assert!(log.contains("limits.connections = 1024 needs 2177 open files, and this process may have 2000"), "{log}");
-    assert!(log.contains("LimitNOFILE=2177"), "{log}");
+    assert!(log.contains("limits.connections = 1024 needs 2433 open files, and this process may have 2000"), "{log}");
+    assert!(log.contains("LimitNOFILE=2433"), "{log}");
     assert!(!scene.path().join("keyhatch.sock").exists());
 
-    for (connections, files) in [(500, 1129), (900, 1929)] {
+    for (connections, files) in [(500, 1385), (800, 1985)] {
         let mut scene = Scene::new(&format!("{GOOD}[limits]\nconnections = {connections}\n"));
         scene.serves(serve_by(&["prlimit", "--nofile=100:2000"]));
         let limits = fs::read_to_string(format!("/proc/{}/limits", scene.child.as_ref().unwrap().id())).unwrap();

@@ -206,6 +206,24 @@ fn what_is_not_ours_is_named_and_stays() {
 }
 
 #[test]
+#[ignore = "needs root: drops to two uids"]
+fn of_many_files_that_are_not_ours_some_are_named_and_the_rest_is_counted() {
+    let mut broker = Broker::prepared(|_| String::new());
+    broker.start();
+    assert_eq!(broker.end("TERM"), Some(0));
+    (0..25).for_each(|n| std::fs::write(broker.path("cache").join(format!("notes-{n}")), "mine").unwrap());
+    broker.start();
+    let log = broker.log();
+    assert_eq!(
+        log.lines().filter(|line| line.contains("left alone") && line.contains("file=\"notes-")).count(),
+        10,
+        "{log}"
+    );
+    let rest = "more of them left alone in the cache directory; `keyhatch cache ls` names each files=15";
+    assert_eq!(log.matches(rest).count(), 1, "{log}");
+}
+
+#[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
 fn what_is_deleted_costs_what_was_in_it_and_makes_nothing_younger() {
     let (_upstream, mut broker, [a, b]) = two_values_in_an_outage();

@@ -1,6 +1,8 @@
 //! The command line from outside: exit codes, help that teaches, and what is said to whom.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "cli/sockets.rs"]
+mod sockets;
 mod support;
 
 use std::process::{Command, Output};
@@ -69,27 +71,6 @@ fn wrong_use_is_64_and_no_broker_is_69() {
     assert_eq!(nobody.status.code(), Some(69));
     assert!(stderr(&nobody).contains("/nonexistent/keyhatch.sock"), "{nobody:?}");
     assert_eq!(keyhatch(&[&["list"][..], &socket].concat()).status.code(), Some(69));
-}
-
-#[test]
-fn a_socket_that_is_not_there_is_told_from_one_that_nobody_serves() {
-    let directory = tempfile::tempdir().unwrap();
-    let left = directory.path().join("left.sock");
-    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
-    for (socket, why) in [(directory.path().join("absent.sock"), "No such file"), (left, "Connection refused")] {
-        let socket = socket.to_str().unwrap();
-        for asked in [
-            &["status", "--admin-socket", socket][..],
-            &["metrics", "--admin-socket", socket],
-            &["reload", "--admin-socket", socket],
-            &["get", KEY, "--socket", socket],
-            &["list", "--socket", socket],
-        ] {
-            let asked = keyhatch(asked);
-            assert_eq!(asked.status.code(), Some(69), "{asked:?}");
-            assert!(stderr(&asked).contains(&format!("no broker answers at {socket}: {why}")), "{asked:?}");
-        }
-    }
 }
 
 #[test]

@@ -175,13 +175,23 @@ fn a_key_becomes_composed_and_simple_again_by_reload() {
         reload.arg("reload").arg("--config").arg(broker.path("keyhatch.toml"));
         let done = reload.arg("--admin-socket").arg(broker.path("admin.sock")).output().unwrap();
         assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
     };
     let simple = format!("[keys.\"/app\"]\nsource = {{ type = \"http\", {} }}\n", at(&upstream, "/db", ""));
     broker.configure(&(beside() + &simple));
-    reload();
+    let told = reload();
+    assert!(told.contains("; 1 removed"), "the other one; parts are no keys: {told}");
     gives(&broker, &[], "{\"value\":\"good-value\"}");
     broker.configure(&sections(&upstream, "max-age = \"1h\""));
     reload();
     gives(&broker, &[], WHOLE);
+    broker.configure(
+        &sections(&upstream, "max-age = \"1h\"").replace("/db\"", "/other\"").replace("/cache\"", "/other\""),
+    );
+    let told = reload();
+    assert!(told.contains("; 2 defined otherwise"), "{told}");
+    broker.configure(&beside());
+    let told = reload();
+    assert!(told.contains("; 2 removed"), "{told}");
     logs(&broker, "reloaded");
 }

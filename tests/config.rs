@@ -1,7 +1,13 @@
 //! What a good configuration means, and that no text at all brings the parser down.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "config/absent.rs"]
+mod absent;
 mod common;
+#[path = "config/files.rs"]
+mod files;
+#[path = "config/requests.rs"]
+mod requests;
 
 use std::time::Duration;
 
@@ -23,13 +29,6 @@ fn config(text: &str) -> Config {
 
 fn key<'a>(config: &'a Config, path: &str) -> &'a Key {
     config.keys.iter().find(|key| key.path.as_str() == path).unwrap()
-}
-
-/// One key with this source.
-fn source(source: &str) -> keyhatch::config::Source {
-    let text =
-        format!("[tokens]\nt = {{ file = \"/t\" }}\nu = {{ file = \"/u\" }}\n[keys.\"/k\"]\nsource = {source}\n");
-    config(&text).keys.remove(0).source
 }
 
 #[test]
@@ -54,101 +53,6 @@ fn the_full_example_means_what_it_says() {
     assert_eq!(config.acl.clients[0].at.to_string(), "keyhatch.toml:49");
     assert_eq!(config.acl.clients[1].who, Who::Ids { users: None, groups: Some(vec![2001]), units: None });
     assert_eq!(config.acl.clients[2].who, Who::Anyone);
-}
-
-#[test]
-fn heroku_becomes_the_request_that_it_is() {
-    let config = config(FULL);
-    let key = key(&config, "/billing/database-url");
-    let Document::Http(document) = &key.source.document else { panic!("not http") };
-    assert_eq!(document.url.origin(), "https://api.heroku.com:443");
-    assert_eq!(document.url.target, "/apps/billing-prod/config-vars");
-    assert_eq!((document.method, document.format), (Method::Get, Format::Json));
-    assert_eq!(document.headers, [("accept".into(), "application/vnd.heroku+json; version=3".into())]);
-    assert_eq!(document.auth, Auth::Bearer { token: TokenName("heroku".into()) });
-    assert_eq!(key.source.projection, Projection::Fields(vec!["DATABASE_URL".into()]));
-    assert_eq!(key.settings.failover_timeout, Duration::from_millis(300));
-    assert_eq!(key.settings.stale_while_revalidate, Span::Finite(Duration::from_secs(300)));
-    assert_eq!(key.at.to_string(), "keyhatch.toml:33");
-}
-
-#[test]
-fn heroku_elsewhere_is_said_in_full() {
-    let there = source(
-        r#"{ type = "heroku", app = "a", config-var = ["A", "B"], token = "t", base-url = "http://127.0.0.1:8080/api/", allow-plaintext = true }"#,
-    );
-    let Document::Http(document) = &there.document else { panic!("not http") };
-    assert_eq!(document.url.origin(), "http://127.0.0.1:8080");
-    assert_eq!(document.url.target, "/api/apps/a/config-vars");
-}
-
-#[test]
-fn keys_of_one_app_share_their_document() {
-    let one = source(r#"{ type = "heroku", app = "a", config-var = "A", token = "t" }"#);
-    let two = source(r#"{ type = "heroku", app = "a", config-var = "B", token = "t" }"#);
-    assert_eq!(one.document, two.document);
-    assert_ne!(one.definition, two.definition);
-}
-
-/// These texts bind sealed values: a change here loses the last known good of every installation.
-#[test]
-fn definitions_are_the_same_in_every_version() {
-    for (text, expected) in [
-        (
-            r#"{ type = "http", url = "https://H/a?b=c", field = "x", auth = { type = "bearer", token = "t" } }"#,
-            r#"{"field":["x"],"format":"json","method":"GET","token":"t","type":"http","url":"https://h:443/a?b=c"}"#,
-        ),
-        (
-            r#"{ type = "http", url = "http://h/", method = "POST", body = "{}", format = "text", headers = { X-B = "2", User-Agent = "u", Accept = "a/b", Accept-Language = "de", x-a = "1" } }"#,
-            r#"{"body":"{}","format":"text","headers":[["x-a","1"],["x-b","2"]],"method":"POST","type":"http","url":"http://h:80/"}"#,
-        ),
-        (
-            r#"{ type = "http", url = "https://h/", pointer = "/a~1b/0", auth = { type = "hawk", id = "acme", key = "t" }, ca-file = "/ca.pem", proxy = "http://p:3128" }"#,
-            r#"{"account":"acme","format":"json","method":"GET","pointer":["a/b","0"],"token":"t","type":"http","url":"https://h:443/"}"#,
-        ),
-        (
-            r#"{ type = "heroku", app = "a", config-var = "A", token = "t" }"#,
-            r#"{"app":"a","field":["A"],"token":"t","type":"heroku"}"#,
-        ),
-        (
-            r#"{ type = "file", path = "/a", format = "env", field = ["A", "B"] }"#,
-            r#"{"field":["A","B"],"format":"env","path":"/a","type":"file"}"#,
-        ),
-    ] {
-        assert_eq!(source(text).definition, expected);
-    }
-}
-
-#[test]
-fn another_token_or_account_is_another_definition() {
-    let with = |auth: &str| source(&format!(r#"{{ type = "http", url = "https://h/", auth = {auth} }}"#)).definition;
-    let bearer = with(r#"{ type = "bearer", token = "t" }"#);
-    assert_ne!(bearer, with(r#"{ type = "bearer", token = "u" }"#));
-    assert_eq!(bearer, with(r#"{ type = "header", name = "X-Key", token = "t" }"#), "how it is shown selects no data");
-    let hawk = |id: &str| with(&format!(r#"{{ type = "hawk", id = "{id}", key = "t" }}"#));
-    assert_ne!(hawk("a"), hawk("b"));
-}
-
-#[test]
-fn ways_to_authenticate() {
-    let auth = |text: &str| match source(&format!(r#"{{ type = "http", url = "https://h/", auth = {text} }}"#)).document
-    {
-        Document::Http(document) => document.auth,
-        _ => panic!("not http"),
-    };
-    let token = || TokenName("t".into());
-    assert_eq!(
-        auth(r#"{ type = "basic", user = "me", token = "t" }"#),
-        Auth::Basic { user: "me".into(), token: token() }
-    );
-    assert_eq!(
-        auth(r#"{ type = "header", name = "Authorization", prefix = "Token ", token = "t" }"#),
-        Auth::Header { name: "authorization".into(), prefix: "Token ".into(), token: token() }
-    );
-    assert_eq!(
-        auth(r#"{ type = "hawk", id = "a", key = "t", algorithm = "sha1" }"#),
-        Auth::Hawk { id: "a".into(), key: token(), algorithm: HawkAlgorithm::Sha1 }
-    );
 }
 
 #[test]
@@ -178,82 +82,6 @@ fn a_setting_is_the_keys_own_else_the_defaults_else_the_tables() {
     assert_eq!((own.max_age, own.timeout), (Span::Forever, Duration::from_secs(2)));
     assert_eq!(own.fetch_timeout, Duration::from_secs(30));
     assert_eq!(own.revocation, Revocation::Never);
-}
-
-#[test]
-fn who_cannot_be_found_is_a_problem_and_matches_nobody() {
-    let config = config(
-        r#"
-        [server]
-        admin-group = "operators"
-        [tokens]
-        heroku = { file = "/t" }
-        [keys."/a"]
-        source = { type = "http", url = "https://h/", auth = { type = "bearer", token = "herku" } }
-        [keys."/b"]
-        source = { type = "http", url = "https://h/", auth = { type = "bearer", token = "partner" } }
-        [clients.typo]
-        user = ["billing", "biling"]
-        keys = "/a"
-        [clients.overflow]
-        group = 65534
-        keys = "/a"
-        [clients.nobody]
-        user = "nobody"
-        keys = "/a"
-        [clients.number]
-        user = "47111"
-        group = 0
-        keys = "/a"
-        [clients.lookup]
-        user = "broken"
-        keys = "/a"
-        "#,
-    );
-    assert!(config.acl.clients.iter().all(|client| client.who == Who::Nobody));
-    assert_eq!(
-        config.problems,
-        [
-            "keyhatch.toml:3: `admin-group`: there is no group `operators`; the admin socket is for root alone",
-            "keyhatch.toml:7: there is no token `herku`; did you mean `heroku`?",
-            "keyhatch.toml:9: there is no token `partner`; add it: [tokens] partner = { file = \"/etc/keyhatch/tokens/partner\" }",
-            "keyhatch.toml:11: client `typo` matches nobody: there is no user `biling`",
-            "keyhatch.toml:14: client `overflow` matches nobody: group 65534 is the overflow id 65534, which never matches",
-            "keyhatch.toml:17: client `nobody` matches nobody: user `nobody` is the overflow id 65534, which never matches",
-            "keyhatch.toml:20: client `number` matches nobody: there is no user `47111`; a uid is written without quotes: user = 47111",
-            "keyhatch.toml:24: client `lookup` matches nobody: looking up user `broken`: the name service does not answer",
-        ]
-    );
-    assert_eq!(config.keys.len(), 2, "keys of unknown tokens stay: they serve their last known good");
-}
-
-#[test]
-fn a_user_that_is_not_found_does_not_become_a_client_without_conditions() {
-    let config = config(
-        "[keys.\"/a\"]\nsource = { type = \"file\", path = \"/a\" }\n[clients.x]\nuser = \"biling\"\ngroup = \"deploy\"\nkeys = \"/a\"\n",
-    );
-    assert_eq!(config.acl.clients[0].who, Who::Nobody);
-}
-
-#[test]
-fn names_too_long_for_systemd_are_a_warning() {
-    let key = |path: &str| format!("[keys.\"{path}\"]\nsource = {{ type = \"file\", path = \"/a\" }}\n");
-    let warnings = |unit: &str, more: &str, path: &str| {
-        let client = format!("[clients.c]\nunit = \"{unit}\"\nkeys = \"/**\"\n{more}\n");
-        config(&(key(path) + &client)).warnings
-    };
-    // 9 bytes and 74 are as many as there may be.
-    let (fits, long) = (format!("/{}", "k".repeat(74)), format!("/{}", "k".repeat(75)));
-    assert_eq!(warnings("a.service", "", &fits), Vec::<String>::new());
-    assert_eq!(warnings("a*.service", "", &fits), Vec::<String>::new());
-    let told = warnings("a.service", "", &long);
-    assert!(told.len() == 1 && told[0].contains("84 bytes together, and an address has room for 83"), "{told:?}");
-    let by_name = format!("credentials = {{ \"{}\" = \"/k\" }}", "i".repeat(75));
-    assert!(warnings("*.service", &by_name, "/k").is_empty());
-    assert_eq!(warnings("a.service", &by_name, "/k").len(), 1);
-    // For HTTP there is no such limit, and what dots cannot name is never asked for.
-    assert!(warnings("a.service", "user = 1", &long).is_empty());
-    assert!(warnings("a.service", "", &format!("/a:{}", "k".repeat(75))).is_empty());
 }
 
 #[test]
@@ -296,70 +124,6 @@ fn limits_follow_each_other_when_not_set() {
     let limits = config("[limits]\nconnections = 10\nvalue-size = \"128MiB\"\n").limits;
     assert_eq!(limits.connections_per_user, 10);
     assert_eq!((limits.document_size, limits.memory), (128 << 20, 128 << 20));
-}
-
-const DOCUMENT: &str = include_str!("../docs/configuration.md");
-
-/// The fenced blocks of the documentation in this language.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let fence = format!("```{language}\n");
-    DOCUMENT.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
-}
-
-#[test]
-fn the_examples_of_the_documentation_are_legal() {
-    let examples = blocks("toml");
-    assert!(examples.len() >= 4, "only {} examples found", examples.len());
-    for example in examples {
-        config(example);
-    }
-}
-
-#[test]
-fn the_error_in_the_documentation_is_a_real_one() {
-    let shown = DOCUMENT.split("```\n").find(|block| block.starts_with("error: ")).unwrap();
-    let text = "\n\n[keys.\"/a\"]\nsource = { type = \"file\", path = \"/a\" }\n\nmax-age = 30\n";
-    let mut files = sources(text);
-    files[0].path = "/etc/keyhatch/keyhatch.toml".into();
-    let error = parse(files, &Names).err().unwrap();
-    assert_eq!(error.render(false).trim_end(), shown.trim_end());
-}
-
-#[test]
-fn loading_reads_the_file_and_its_drop_ins() {
-    let directory = tempfile::tempdir().unwrap();
-    let main = directory.path().join("keyhatch.toml");
-    let trust = Trust::Caller(nix::unistd::geteuid());
-    let absent = load(&main, trust).err().unwrap().render(false);
-    assert_eq!(
-        absent,
-        format!(
-            "error: cannot open the configuration: No such file or directory\n--> {}\n = help: name another file with --config FILE or $KEYHATCH_CONFIG",
-            main.display()
-        )
-    );
-    std::fs::write(&main, "").unwrap();
-    std::fs::create_dir(directory.path().join("conf.d")).unwrap();
-    let drop_in = directory.path().join("conf.d/a.toml");
-    std::fs::write(&drop_in, "[keys.\"/a\"]\nsource = { type = \"file\", path = \"/a\" }\n").unwrap();
-    let config = load(&main, trust).unwrap();
-    assert_eq!(config.keys[0].at.file, drop_in);
-}
-
-#[test]
-fn an_unsafe_drop_in_and_errors_elsewhere_are_told_together() {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = tempfile::tempdir().unwrap();
-    let main = directory.path().join("keyhatch.toml");
-    std::fs::write(&main, "sever = 1\n").unwrap();
-    std::fs::create_dir(directory.path().join("conf.d")).unwrap();
-    let drop_in = directory.path().join("conf.d/a.toml");
-    std::fs::write(&drop_in, "").unwrap();
-    std::fs::set_permissions(&drop_in, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let error = load(&main, Trust::Caller(nix::unistd::geteuid())).err().unwrap();
-    assert_eq!(error.count(), 2);
-    let text = error.render(false);
-    assert!(text.contains("everybody can write") && text.contains("chmod o-w") && text.contains("`server`"), "{text}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! have, and never nothing or a part.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "credentials/kept.rs"]
+mod kept;
 #[path = "credentials/killed.rs"]
 mod killed;
 #[path = "credentials/lab.rs"]

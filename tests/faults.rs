@@ -167,6 +167,15 @@ fn failing(call: &str, errno: i32) -> Command {
 }
 
 #[test]
+#[ignore = "needs root: drops to two uids"]
+fn a_cache_directory_that_cannot_be_locked_is_no_other_brokers() {
+    let broker = Broker::prepared(|_| String::new());
+    let (code, said) = broker.refused_by(failing("flock", libc::ENOLCK));
+    let why = "the cache directory cannot be locked: No locks available";
+    assert!(code == Some(78) && said.contains(why) && !said.contains("another broker"), "{code:?}: {said}");
+}
+
+#[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
 fn a_directory_that_cannot_be_read_costs_what_is_in_it_and_no_answer() {
     let upstream = std::cell::OnceCell::new();

@@ -60,6 +60,13 @@ fn what_is_no_request_gets_a_problem_and_harms_nobody() {
     problem(&send(&broker, b"GET http://keyhatch/billing/database-url HTTP/1.1\r\nConnection: close\r\n\r\n"), "400");
     problem(&send(&broker, b"OPTIONS * HTTP/1.1\r\nConnection: close\r\n\r\n"), "400");
     problem(&send(&broker, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"), "400");
+    for target in
+        [format!("{KEY}#x"), format!("{KEY}#"), format!("{KEY}?#x"), format!("{KEY}x#x"), "/-/health#x".into()]
+    {
+        problem(&send(&broker, format!("GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n").as_bytes()), "400");
+    }
+    let header = format!("GET {KEY} HTTP/1.1\r\nX-Number: #1\r\nConnection: close\r\n\r\n");
+    assert!(send(&broker, header.as_bytes()).starts_with("HTTP/1.1 200 OK"), "a header may have one");
     problem(&send(&broker, format!("GET /{long} HTTP/1.1\r\n\r\n").as_bytes()), "414");
     problem(&send(&broker, format!("GET {KEY} HTTP/1.1\r\nX-Long: {long}\r\n\r\n").as_bytes()), "431");
     let many = "X-Many: 1\r\n".repeat(200);

@@ -1,11 +1,15 @@
 //! The units in `systemd/` on a real systemd: started by a connection, restarted under load, watched, crashed, refused.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "systemd/killed.rs"]
+mod killed;
 #[path = "units/lab.rs"]
 mod lab;
 #[path = "systemd/scene.rs"]
 mod scene;
 mod support;
+#[path = "systemd/thousand.rs"]
+mod thousand;
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,8 +34,7 @@ fn the_units_do_the_same_on_debian_13() {
 
 /// One after the other: each leaves a broker that serves. One guest after the other, too: the watchdog is short.
 fn all_in_one_guest(root: &str) {
-    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = one_at_a_time();
     let scene = Scene::up(root);
     the_units_are_sound(&scene);
     the_first_connection_starts_it(&scene);
@@ -43,6 +46,11 @@ fn all_in_one_guest(root: &str) {
     a_wrong_configuration_is_not_restarted(&scene);
     socket_units_of_another_kind_are_told(&scene);
     the_journal_has_priorities_and_no_secret(&scene);
+}
+
+fn one_at_a_time() -> impl Sized {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn the_units_are_sound(scene: &Scene) {

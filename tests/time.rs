@@ -4,8 +4,9 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{DirEntryExt, FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -74,6 +75,19 @@ impl Scene {
         let age: i64 = answer.lines().find_map(|line| line.strip_prefix("age: ")).unwrap().trim().parse().unwrap();
         assert!(age >= 0, "{answer}");
         age
+    }
+
+    /// What is sealed: names and inodes.
+    fn files(&self) -> BTreeMap<String, u64> {
+        let files = fs::read_dir(self.broker.path("cache")).unwrap().map(Result::unwrap);
+        let files = files.map(|file| (file.file_name().into_string().unwrap(), file.ino()));
+        files.filter(|(name, _)| !name.starts_with('.')).collect()
+    }
+
+    /// How many of these files have others in their place.
+    fn rewritten(&self, before: &BTreeMap<String, u64>) -> usize {
+        let now = self.files();
+        before.iter().filter(|(name, inode)| now.get(*name) != Some(inode)).count()
     }
 
     fn comes_of_age(&self, least: i64) {
@@ -170,4 +184,37 @@ fn suspend_counts() {
     assert!(scene.age() >= 2 * HOUR, "at once");
     scene.restart("KILL");
     scene.comes_of_age(2 * HOUR);
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn what_is_confirmed_costs_one_small_write_a_minute_and_is_a_minute_behind_at_most() {
+    let mut scene = Scene::new("stale-if-error = \"forever\"", 0);
+    assert_eq!(scene.age(), 0);
+    wait_until("the value and the clock are sealed", || scene.files().len() == 2);
+    let before = scene.files();
+    let asked = |scene: &Scene| (0..20).for_each(|_| assert_eq!(scene.age(), 0));
+    asked(&scene);
+    assert_eq!(scene.files(), before, "written again");
+
+    scene.step(61, 61);
+    asked(&scene);
+    wait_until("the age and the clock are", || scene.files().len() == 3 && scene.rewritten(&before) == 1);
+    let before = scene.files();
+    asked(&scene);
+    scene.step(50, 50);
+    asked(&scene);
+    assert_eq!(scene.files(), before, "twice in a minute");
+    assert_eq!(scene.upstream.requests_for("/good").len(), 81, "and was asked for each answer");
+
+    // The answer waits for it: no crash comes between.
+    for (passed, ages) in [(0, 50..112), (61, 0..60)] {
+        scene.step(passed, passed);
+        wait_until("the upstream answers", || scene.age() == 0);
+        scene.upstream.behave("/good", "/status/503");
+        scene.restart("KILL");
+        let age = scene.age();
+        assert!(ages.contains(&age), "{age} after {passed}");
+        scene.upstream.behave("/good", "/good");
+    }
 }

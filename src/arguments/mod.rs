@@ -9,6 +9,7 @@ mod fuzz;
 mod query;
 
 pub use canonical::{Fault, MAX_DEPTH};
+pub use query::percent_decoded;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

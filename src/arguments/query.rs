@@ -17,14 +17,16 @@ pub(super) fn parts(query: &str) -> Result<[Option<Zeroizing<String>>; 2], Fault
             "kwargs" => &mut parts[1],
             _ => return Err(Fault::Query),
         };
-        if place.replace(decoded(text).ok_or(Fault::Query)?).is_some() {
+        let text = percent_decoded(text, b' ').ok_or(Fault::Query)?;
+        if place.replace(text).is_some() {
             return Err(Fault::Query);
         }
     }
     Ok(parts)
 }
 
-fn decoded(text: &str) -> Option<Zeroizing<String>> {
+/// A text in which `%XX` is a byte, and `+` this one. `None` where that is no encoding, or not UTF-8.
+pub fn percent_decoded(text: &str, plus: u8) -> Option<Zeroizing<String>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
     let mut encoded = text.bytes();
     while let Some(byte) = encoded.next() {
@@ -34,7 +36,7 @@ fn decoded(text: &str) -> Option<Zeroizing<String>> {
                 let low = char::from(encoded.next()?).to_digit(16)?;
                 u8::try_from(high * 16 + low).ok()?
             }
-            b'+' => b' ',
+            b'+' => plus,
             plain => plain,
         });
     }

@@ -1,4 +1,5 @@
-//! Sockets that systemd passes (sd_listen_fds(3)): taken once, told apart by their names, and never believed unseen.
+//! Sockets that systemd passes (sd_listen_fds(3)): taken once, told apart by their names, and never believed unseen. Beside
+//! the listeners these are the connections that it has kept.
 //!
 //! Must run before anything is opened: the numbers are those that a careless caller may have lied about.
 
@@ -6,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::{StartError, at};
+use crate::credential::{KEPT, Kept};
 use crate::sys::inherited;
 
 /// `FileDescriptorName=` of the applications' socket, and of the operator's.
@@ -23,6 +25,7 @@ pub(super) struct Listener {
 pub(super) struct Passed {
     pub(super) data: Option<Listener>,
     pub(super) admin: Option<Listener>,
+    pub(super) kept: Kept,
 }
 
 /// What the variables say. Nothing of it is known to be so.
@@ -65,27 +68,29 @@ impl Announced {
             ));
         }
         let count = number("LISTEN_FDS")?.unwrap_or(0);
-        if count > 2 {
+        let told = variable("LISTEN_FDNAMES").unwrap_or_default();
+        let names: Vec<String> =
+            if told.is_empty() { Vec::new() } else { told.split(':').map(str::to_owned).collect() };
+        let kept = names.iter().filter(|name| *name == KEPT).count() as u64;
+        if count.saturating_sub(kept) > 2 {
             return Err(wrong(&format!(
                 "LISTEN_FDS={count}: there are at most two sockets to pass, `{DATA}` and `{ADMIN}`"
             )));
         }
-        let told = variable("LISTEN_FDNAMES").unwrap_or_default();
-        let names: Vec<String> =
-            if told.is_empty() { Vec::new() } else { told.split(':').map(str::to_owned).collect() };
         if names.len() as u64 != count {
             return Err(wrong(&format!(
                 "LISTEN_FDS={count} and LISTEN_FDNAMES=\"{}\" do not fit: one name for each socket, by FileDescriptorName=",
                 told.escape_debug()
             )));
         }
-        if let Some(other) = names.iter().find(|name| ![DATA, ADMIN].contains(&name.as_str())) {
+        let listeners: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != KEPT).collect();
+        if let Some(other) = listeners.iter().find(|name| ![DATA, ADMIN].contains(name)) {
             return Err(wrong(&format!(
                 "a socket has the name `{}`: FileDescriptorName= is `{DATA}` for applications and `{ADMIN}` for the operator",
                 other.escape_debug()
             )));
         }
-        if let [one, other] = &names[..]
+        if let [one, other] = listeners[..]
             && one == other
         {
             return Err(wrong(&format!(
@@ -105,6 +110,10 @@ impl Announced {
             .map_err(|number| wrong(&format!("LISTEN_FDS={}, but descriptor {number} is not open", self.count())))?;
         let mut passed = Passed::default();
         for (name, fd) in self.names.iter().zip(fds) {
+            if name == KEPT {
+                passed.kept.add(fd);
+                continue;
+            }
             let path = inherited::path_of_listener(fd.as_fd())
                 .map_err(|unfit| wrong(&format!("the socket `{name}` cannot be used: {unfit}")))?;
             let place = if name == DATA { &mut passed.data } else { &mut passed.admin };

@@ -18,7 +18,8 @@ pub(super) fn connect(variable: impl Fn(&str) -> Option<String>) -> Option<Resul
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&to)?;
         socket.set_nonblocking(true)?;
-        Ok(ServiceManager { socket, watchdog: watchdog(&variable) })
+        let keeps = variable("FDSTORE").and_then(|most| most.parse::<u32>().ok()).is_some_and(|most| most > 0);
+        Ok(ServiceManager { socket, watchdog: watchdog(&variable), keeps })
     };
     Some(connected().map_err(|error| format!("NOTIFY_SOCKET={}: {error}", address.escape_debug())))
 }

@@ -78,7 +78,7 @@ fn harden() -> Result<(), StartError> {
 pub fn start(mut config: Config, path: &Path, surroundings: Surroundings) -> Result<ParentInputs, StartError> {
     surroundings::refuse_half_a_root()?;
     let path = std::path::absolute(path).map_err(system("cannot tell where we are"))?;
-    surroundings::make_room(&config)?;
+    surroundings::make_room(&config, surroundings.passed.kept.count())?;
     let users = if creds::is_root() { Some(service_users(&config)?) } else { None };
     let parent_ids = users.map(|(parent, _)| parent);
     // All paths of the configuration are absolute; no file system stays busy because of where we were started.
@@ -152,6 +152,7 @@ pub fn start(mut config: Config, path: &Path, surroundings: Surroundings) -> Res
         admin,
         manager,
         layers,
+        kept: surroundings.passed.kept,
         start: Some(start),
         started_as_root: users.is_some(),
     })

@@ -57,9 +57,14 @@ fn bind(path: &Path, mode: u32, group: Option<u32>, start: &mut Unfinished) -> R
     };
     let directory = directories::make(above, 0o755).map_err(|error| wrong(error.to_string()))?;
     // Between its look for who listens and its own listening, no other start does the same.
-    let alone = file::lock_soon(directory.as_fd(), OTHERS).map_err(failed)?;
-    if alone.is_none() {
-        tracing::warn!("{} is locked by somebody: whether another broker starts there is not known", at(above));
+    let alone = file::lock_soon(directory.as_fd(), OTHERS);
+    let why = match &alone {
+        Ok(Some(_)) => None,
+        Ok(None) => Some("is locked by somebody".to_owned()),
+        Err(error) => Some(format!("cannot be locked ({error})")),
+    };
+    if let Some(why) = why {
+        tracing::warn!("{} {why}: whether another broker starts there is not known", at(above));
     }
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {

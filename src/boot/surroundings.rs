@@ -25,8 +25,9 @@ const KEPT: &[&str] = &[
 ];
 const KEPT_PREFIXES: &[&str] = &["KEYHATCH_", "LC_"];
 
-/// Of open files beside those of connections and fetches: sockets, the channel, the cache, TLS roots, the log.
-const RESERVED_FILES: u64 = 128;
+/// Of open files beside those of connections and fetches: connections that wait to be turned away, sockets, the channel, the
+/// cache, TLS roots, the log.
+const RESERVED_FILES: u64 = 384;
 
 /// What the service manager gave to this process.
 pub struct Surroundings {
@@ -63,7 +64,7 @@ fn is_kept(name: &[u8]) -> bool {
 }
 
 /// Room for as many descriptors as the limits of the configuration can need.
-pub(super) fn make_room(config: &Config) -> Result<(), StartError> {
+pub(super) fn make_room(config: &Config, kept: usize) -> Result<(), StartError> {
     let connections = u64::from(config.limits.connections);
     // In the worker each connection and the hold on its peer; in the parent each answer on its way and each fetch.
     // And in the parent, where units are attested, each connection's process.
@@ -71,7 +72,9 @@ pub(super) fn make_room(config: &Config) -> Result<(), StartError> {
     // As many credentials besides: in the worker the connection, in the parent that and its process.
     let credentials = if config.acl.has_units() { 2 * connections } else { 0 };
     let needed = 2 * connections + processes + credentials + config.keys.len() as u64 + RESERVED_FILES;
-    process::allow_open_files(needed).map_err(|hard| {
+    // Those of an earlier broker have a process each, too. What is there only for now keeps nobody from starting.
+    let room = process::allow_open_files(needed + 2 * kept as u64).or_else(|_| process::allow_open_files(needed));
+    room.map_err(|hard| {
         StartError::Configuration(format!(
             "limits.connections = {connections} needs {needed} open files, and this process may have {hard}. Raise it \
              with LimitNOFILE={needed} in the unit (or ulimit -Hn {needed} in a shell), or lower limits.connections"

@@ -40,16 +40,9 @@ pub(super) struct Global {
         help_heading = GLOBAL
     )]
     pub(super) config: PathBuf,
-    /// The broker's socket
-    #[arg(
-        long,
-        global = true,
-        env = "KEYHATCH_SOCKET",
-        default_value = "/run/keyhatch/keyhatch.sock",
-        value_name = "PATH",
-        help_heading = GLOBAL
-    )]
-    pub(super) socket: PathBuf,
+    /// The broker's socket, unless it is the one that the configuration names
+    #[arg(long, global = true, env = "KEYHATCH_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
+    pub(super) socket: Option<PathBuf>,
     /// How log lines on stderr look
     #[arg(long, global = true, value_enum, default_value_t = Log::Text, help_heading = GLOBAL)]
     pub(super) log: Log,
@@ -182,9 +175,8 @@ pub(super) enum Command {
     /// nothing is changed, and the exit code is 78.
     #[command(after_help = "Example: keyhatch reload")]
     Reload {
-        /// The operator's socket
-        #[arg(long, default_value = "/run/keyhatch/admin.sock", value_name = "PATH")]
-        admin_socket: PathBuf,
+        #[command(flatten)]
+        operator: Operator,
         /// Print each step as a line of JSON
         #[arg(long)]
         json: bool,
@@ -305,9 +297,9 @@ pub(super) struct Explain {
 /// Where the operator's commands ask.
 #[derive(Args)]
 pub(super) struct Operator {
-    /// The operator's socket
-    #[arg(long, default_value = "/run/keyhatch/admin.sock", value_name = "PATH")]
-    pub(super) admin_socket: PathBuf,
+    /// The operator's socket, unless it is the one that the configuration names
+    #[arg(long, env = "KEYHATCH_ADMIN_SOCKET", value_name = "PATH")]
+    pub(super) admin_socket: Option<PathBuf>,
 }
 
 #[derive(Args)]

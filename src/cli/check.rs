@@ -1,15 +1,21 @@
 //! `keyhatch check`: all that is wrong with a configuration, and with what it names, without starting anything.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::{cache, errors, show, tell, trust};
 use crate::boot::Credentials;
-use crate::config::{self, Config};
+use crate::client::http;
+use crate::config::{self, Config, Fixed};
 use crate::exit::Exit;
+use crate::parent::reload::{Greeting, needs_restart};
 use crate::shown;
 use crate::sys::creds;
+
+/// How long a broker may think about what it was started with.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What was found. Texts for a person, without secrets: `config` masks what it shows.
 #[derive(Default)]
@@ -33,7 +39,7 @@ pub(super) fn run(path: &Path, as_json: bool) -> Exit {
         tell(&format_args!("note: {whose}"));
     }
     let mut findings = match config::load(path, trust()) {
-        Ok(config) => examine(&config),
+        Ok(config) => examine(path, &config),
         Err(error) if as_json => Findings { errors: error.each(), ..Findings::default() },
         // As a whole: it says how many there are.
         Err(error) => {
@@ -53,14 +59,26 @@ pub(super) fn run(path: &Path, as_json: bool) -> Exit {
     exit
 }
 
-fn examine(config: &Config) -> Findings {
+fn examine(path: &Path, config: &Config) -> Findings {
     let (errors, _) = errors(config, Credentials::Needed);
     // What would be lost by a configuration that is refused is nothing.
     let (losses, notes) = if errors.is_empty() { cache::losses(config) } else { (Vec::new(), Vec::new()) };
-    let warnings = config.warnings.iter().cloned().chain(losses).collect();
+    let restart = if errors.is_empty() { restart(path, config) } else { None };
+    let warnings = config.warnings.iter().cloned().chain(losses).chain(restart).collect();
     let templates = config.templates.len();
     let counts = [config::served(&config.keys).count() + templates, templates, config.acl.clients.len()];
     Findings { errors, warnings, notes, counts: Some(counts) }
+}
+
+/// What a reload would be refused for, if a broker of this file runs here and tells this user so at once.
+fn restart(path: &Path, config: &Config) -> Option<String> {
+    let answer = http::ask_within(PATIENCE, &config.server.admin_socket, "/reload")?;
+    let Greeting { version, config: of, fixed } = serde_json::from_slice(&answer.body).ok()?;
+    if version != env!("CARGO_PKG_VERSION") || std::path::absolute(path).ok()? != of {
+        return None;
+    }
+    let why = needs_restart(&fixed, &Fixed::of(config, config.acl.has_units()))?;
+    Some(shown::part(&format!("the broker that runs will refuse a reload: {why}")))
 }
 
 impl Findings {

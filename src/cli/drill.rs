@@ -1,6 +1,7 @@
 //! `keyhatch drill`: stays as long as the drill, and prints who was served what.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -41,14 +42,13 @@ struct Line {
     failures: BTreeMap<u16, u64>,
 }
 
-pub(super) fn run(asked: &Drill) -> Exit {
+pub(super) fn run(asked: &Drill, socket: &Path) -> Exit {
     let mut body = serde_json::json!({ "fail": asked.fail.name(), "for": asked.length.as_secs() });
     for (name, of) in [("key", &asked.key), ("token", &asked.token), ("origin", &asked.origin)] {
         if let Some(of) = of {
             body[name] = of.as_str().into();
         }
     }
-    let socket = &asked.operator.admin_socket;
     let mut report = None;
     let answer = http::follow(socket, "/drill", &body, |line| {
         if let Ok(Begun { covers, keys, fail, ends_in }) = serde_json::from_str(line) {

@@ -17,15 +17,15 @@ mod table;
 mod top;
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use self::args::{Cli, Command, Log};
+use self::args::{Cli, Command, DEFAULT_CONFIG, Log, Operator};
 use crate::boot::{self, Credentials, Examined, StartError};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Sockets};
 use crate::exit::Exit;
 use crate::sys::creds;
 use crate::telemetry::Stderr;
@@ -63,23 +63,33 @@ pub fn run() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
+    done(cli).unwrap_or_else(ExitCode::from)
+}
+
+/// Runs the command. Where it ends before it has begun, that was told.
+fn done(cli: Cli) -> Result<ExitCode, Exit> {
     let global = &cli.global;
+    let configured = |option, of| configured(&global.config, option, of);
+    let socket = || global.socket.clone().map_or_else(|| configured("--socket", |all| all.socket), Ok);
+    let operators = |operator: &Operator| {
+        operator.admin_socket.clone().map_or_else(|| configured("--admin-socket", |all| all.admin_socket), Ok)
+    };
     let exit = match cli.command {
         Command::Serve { log_requests, log_level } => serve(&global.config, global.log, log_level.into(), log_requests),
-        Command::Get(asked) => get::run(&asked, &global.socket),
+        Command::Get(asked) => get::run(&asked, &socket()?),
         // Its end is that of another program, with codes that are none of ours.
-        Command::Exec(asked) => return exec::run(&asked, &global.socket),
-        Command::List { json } => status::list(&global.socket, json),
+        Command::Exec(asked) => return Ok(exec::run(&asked, &socket()?)),
+        Command::List { json } => status::list(&socket()?, json),
         Command::Check { file, json } => check::run(file.as_deref().unwrap_or(&global.config), json),
         Command::Cache { command } => cache::run(&global.config, &command),
         Command::Explain(asked) => explain::run(&global.config, &asked),
-        Command::Status(asked) => status::status(&asked),
-        Command::Top { operator, json } => top::run(&operator.admin_socket, json),
-        Command::Metrics { operator, json } => operate::metrics(&operator.admin_socket, json),
-        Command::Refresh { keys, operator, json } => operate::refresh(&operator.admin_socket, &keys, json),
-        Command::Purge(asked) => operate::purge(&asked),
-        Command::Drill(asked) => drill::run(&asked),
-        Command::Reload { admin_socket, json } => reload::run(&global.config, &admin_socket, json),
+        Command::Status(asked) => status::status(&asked, &operators(&asked.operator)?),
+        Command::Top { operator, json } => top::run(&operators(&operator)?, json),
+        Command::Metrics { operator, json } => operate::metrics(&operators(&operator)?, json),
+        Command::Refresh { keys, operator, json } => operate::refresh(&operators(&operator)?, &keys, json),
+        Command::Purge(asked) => operate::purge(&asked, &operators(&asked.operator)?),
+        Command::Drill(asked) => drill::run(&asked, &operators(&asked.operator)?),
+        Command::Reload { operator, json } => reload::run(&global.config, &operators(&operator)?, json),
         Command::Presets(asked) => presets::run(&global.config, &asked),
         Command::Import { from } => import::run(&global.config, &from),
         Command::Demo { once } => plain(demo::run(once)),
@@ -87,7 +97,19 @@ pub fn run() -> ExitCode {
         Command::Worker { arguments } => work(&arguments),
         Command::Runner { arguments } => run_commands(&arguments),
     };
-    exit.into()
+    Ok(exit.into())
+}
+
+/// The socket that the configuration names. That this user may not read the one that nobody named is no error.
+fn configured(path: &Path, option: &str, of: fn(Sockets) -> PathBuf) -> Result<PathBuf, Exit> {
+    match config::sockets(path, trust()) {
+        Ok(sockets) => Ok(of(sockets)),
+        Err(_) if path == Path::new(DEFAULT_CONFIG) => Ok(of(Sockets::default())),
+        Err(error) => {
+            tell(&format_args!("{error}\nwhere to ask stands there, unless {option} says it"));
+            Err(Exit::Configuration)
+        }
+    }
 }
 
 /// Tells whoever left it out of the `--` of `exec`.
@@ -144,12 +166,13 @@ fn plain(done: std::io::Result<()>) -> Exit {
 }
 
 fn serve(path: &Path, log: Log, level: tracing::Level, log_requests: bool) -> Exit {
+    let begun = boot::begin();
     if matches!(path.try_exists(), Ok(false)) {
         tell(&format_args!("{}: {SMALLEST}", path.display()));
         return Exit::Configuration;
     }
     let mut stderr = if std::io::stderr().is_terminal() { Stderr::Terminal } else { Stderr::Other };
-    let started = boot::begin().and_then(|surroundings| {
+    let started = begun.and_then(|surroundings| {
         if surroundings.journal {
             stderr = Stderr::Journal;
         }

@@ -108,7 +108,7 @@ struct Purged {
     had_a_value: usize,
 }
 
-pub(super) fn purge(asked: &Purge) -> Exit {
+pub(super) fn purge(asked: &Purge, socket: &Path) -> Exit {
     if asked.all && !asked.yes {
         if !std::io::stdin().is_terminal() {
             tell(&"purge --all asks first; where nobody can answer, give --yes");
@@ -120,7 +120,6 @@ pub(super) fn purge(asked: &Purge) -> Exit {
         }
     }
     let body = if asked.all { serde_json::json!({ "all": true }) } else { serde_json::json!({ "keys": asked.keys }) };
-    let socket = &asked.operator.admin_socket;
     let body = match told(http::post(socket, "/purge", &body), socket) {
         Ok(body) => body,
         Err(exit) => return exit,

@@ -12,6 +12,9 @@ use crate::config::{self, Description};
 use crate::exit::Exit;
 use crate::shown;
 
+/// Of a parameter of a preset in which one of a key may stand.
+const MARK: &str = " {…}";
+
 pub(super) fn run(path: &Path, asked: &Presets) -> Exit {
     let mut presets = config::shipped_presets();
     match own(path) {
@@ -77,9 +80,18 @@ fn describe(preset: &Description) -> String {
             (None, false) => "no".to_owned(),
         };
         let words = if one.one_of.is_empty() { String::new() } else { format!(" ({})", one.one_of.join(", ")) };
-        table.row([one.name.clone(), one.kind.to_owned(), needed, format!("{}{words}", one.doc)]);
+        let mark = if one.takes_parameters_of_keys { MARK } else { "" };
+        table.row([format!("{}{mark}", one.name), one.kind.to_owned(), needed, format!("{}{words}", one.doc)]);
     }
     text.push_str(&table.text());
+    if preset.parameters.iter().any(|one| one.takes_parameters_of_keys) {
+        let _ = writeln!(
+            text,
+            "\n{}: a parameter of the key may stand in it, as in [keys.\"/{}/{{name}}\"].",
+            MARK.trim(),
+            preset.name
+        );
+    }
     if !preset.ways.is_empty() {
         let _ = writeln!(text, "\nA way to authenticate is one of: {}.", preset.ways.join("; "));
     }

@@ -137,8 +137,8 @@ impl Line {
 }
 
 /// Every key, by the operator's socket.
-pub(super) fn status(asked: &args::Status) -> Exit {
-    let (status, text) = match ask(&asked.operator.admin_socket) {
+pub(super) fn status(asked: &args::Status, socket: &Path) -> Exit {
+    let (status, text) = match ask(socket) {
         Ok(found) => found,
         Err(exit) => return exit,
     };

@@ -55,6 +55,12 @@ pub(crate) fn ask(socket: &Path, path: &str, headers: &[(&'static str, &str)]) -
     runtime()?.block_on(get(socket, path, headers))
 }
 
+/// GET where nobody need answer; `None` also where they take longer.
+pub(crate) fn ask_within(longest: Duration, socket: &Path, path: &str) -> Option<Answer> {
+    let runtime = runtime().ok()?;
+    runtime.block_on(async { tokio::time::timeout(longest, get(socket, path, &[])).await }).ok()?.ok()
+}
+
 /// POST of a JSON body.
 pub(crate) fn post(socket: &Path, path: &str, body: &serde_json::Value) -> Result<Answer, Failed> {
     let request = posting(socket, path, body)?;

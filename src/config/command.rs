@@ -158,11 +158,20 @@ pub(super) struct Users<'a> {
     resolver: &'a dyn Resolver,
     /// By the name in the configuration: the ids, if there is such a user, and where it was first named.
     found: BTreeMap<String, (Option<(u32, u32)>, Place)>,
+    runs: Vec<Run>,
+}
+
+/// A command of a key: as whom, and with which token.
+struct Run {
+    key: String,
+    user: String,
+    token: Option<String>,
+    at: Place,
 }
 
 impl<'a> Users<'a> {
     pub(super) fn new(server: &'a Server, resolver: &'a dyn Resolver) -> Self {
-        Self { server, resolver, found: BTreeMap::new() }
+        Self { server, resolver, found: BTreeMap::new(), runs: Vec::new() }
     }
 
     /// Those of a key's sources of this type.
@@ -184,6 +193,8 @@ impl<'a> Users<'a> {
         else {
             return;
         };
+        let token = source.peek("token").and_then(|node| node.as_str()).map(str::to_owned);
+        self.runs.push(Run { key: key.to_owned(), user: name.clone(), token, at: node.place() });
         if self.found.contains_key(&name) {
             return;
         }
@@ -224,6 +235,28 @@ impl<'a> Users<'a> {
             _ if is(&self.server.parent_user) => Some("is the `parent-user` of keyhatch itself"),
             _ if is(&self.server.worker_user) => Some("is the `worker-user` of keyhatch itself"),
             _ => None,
+        }
+    }
+
+    /// Warns of tokens that other programs of the same user can read while they are used.
+    pub(super) fn check_tokens(&self, report: &mut Report<'_>) {
+        let uid = |run: &Run| self.found.get(&run.user).and_then(|(ids, _)| *ids).map(|(uid, _)| uid);
+        let same_user =
+            |one: &Run, other: &Run| one.user == other.user || (uid(one).is_some() && uid(one) == uid(other));
+        for (at, run) in self.runs.iter().enumerate() {
+            let mut earlier = self.runs[..at].iter().filter(|other| same_user(run, other));
+            // Once for each token of a user.
+            if let Some(first) = earlier.next()
+                && first.token != run.token
+                && earlier.all(|other| other.token != run.token)
+            {
+                let (key, other, user) = (quoted(&run.key), quoted(&first.key), quoted(&run.user));
+                let text = format!(
+                    "the commands of {key} and {other} run as {user} and have not the same token: programs of one user \
+                     can read each other's; give each token a user of its own"
+                );
+                report.warning(&run.at, text);
+            }
         }
     }
 
@@ -283,6 +316,27 @@ mod tests {
             token: TokenPlace::Descriptor,
         };
         assert_eq!(command, expected);
+    }
+
+    #[test]
+    fn tokens_of_programs_that_can_read_them_are_a_warning() {
+        let warnings = |sources: &[&str]| {
+            let key = |(number, more): (usize, &&str)| {
+                format!("[keys.\"/k{number}\"]\nsource = {{ type = \"command\", run = [\"/bin/x\"], {more} }}\n")
+            };
+            let keys: String = sources.iter().enumerate().map(key).collect();
+            let tokens = "[tokens]\nt = { file = \"/t\" }\nu = { file = \"/u\" }\n";
+            let clients = "[clients.c]\nanyone = true\nkeys = [\"/**\"]\n";
+            let path = PathBuf::from("keyhatch.toml");
+            parse(vec![SourceText { path, text: format!("{tokens}{keys}{clients}") }], &System).unwrap().warnings
+        };
+        let (t, u, none) = ("user = 7000, token = \"t\"", "user = 7000, token = \"u\"", "user = 7000");
+        assert!(warnings(&[t, t, "user = 7001, token = \"u\"", "user = 7001, token = \"u\""]).is_empty());
+        assert!(warnings(&[none, none]).is_empty());
+        let told = warnings(&[t, u, t, u, u]);
+        assert!(told.len() == 1 && told[0].contains(":7: the commands of `/k1` and `/k0` run as `7000`"), "{told:?}");
+        assert_eq!(warnings(&[t, u, none]).len(), 2);
+        assert_eq!(warnings(&[none, t]).len(), 1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Never shows a secret: a line goes to the reader only through [`mask`], and titles do not repeat values
 //! of settings that may hold one. `toml`'s own rendering is not used, because it prints lines as they are.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -164,6 +165,8 @@ pub(super) struct Report<'a> {
     pub(super) errors: Vec<Diagnostic>,
     pub(super) warnings: Vec<String>,
     pub(super) problems: Vec<String>,
+    /// What is in the last two: a source that a preset makes is judged more than once.
+    told: HashSet<String>,
     /// The offset of every newline of each file, for line numbers without reading the file again.
     newlines: Vec<Vec<usize>>,
 }
@@ -172,7 +175,7 @@ impl<'a> Report<'a> {
     pub(super) fn new(files: &'a [SourceText]) -> Self {
         let newlines = |file: &SourceText| file.text.match_indices('\n').map(|(at, _)| at).collect();
         let newlines = files.iter().map(newlines).collect();
-        Self { files, errors: Vec::new(), warnings: Vec::new(), problems: Vec::new(), newlines }
+        Self { files, errors: Vec::new(), warnings: Vec::new(), problems: Vec::new(), told: HashSet::new(), newlines }
     }
 
     pub(super) fn error(&mut self, error: Diagnostic) {
@@ -181,12 +184,18 @@ impl<'a> Report<'a> {
 
     /// Legal, but looks like a mistake.
     pub(super) fn warning(&mut self, place: &Place, text: impl fmt::Display) {
-        self.warnings.push(format!("{}: {text}", self.location(place)));
+        let text = format!("{}: {text}", self.location(place));
+        if self.told.insert(text.clone()) {
+            self.warnings.push(text);
+        }
     }
 
     /// Does not stop a start, but is an error for `check`.
     pub(super) fn problem(&mut self, place: &Place, text: impl fmt::Display) {
-        self.problems.push(format!("{}: {text}", self.location(place)));
+        let text = format!("{}: {text}", self.location(place));
+        if self.told.insert(text.clone()) {
+            self.problems.push(text);
+        }
     }
 
     pub(super) fn location(&self, place: &Place) -> Location {

@@ -330,6 +330,12 @@ impl Document {
         names
     }
 
+    /// Whether fetching asks there: for the document, or for the session that it shows.
+    pub fn asks(&self, origin: &str) -> bool {
+        let session = if let Self::Http(http) = self { http.auth.endpoint() } else { None };
+        self.origin() == origin || session.is_some_and(|url| url.origin() == origin)
+    }
+
     pub fn needs(&self, token: &TokenName) -> bool {
         self.tokens().iter().any(|needed| needed.token == *token)
     }

@@ -6,7 +6,7 @@ use super::table::{Bad, Entry, Node, Table};
 use super::text::{Scope, Text};
 use super::tokens::Tokens;
 use super::{Broker, NamekoDocument, mask, url, values};
-use crate::arguments::Carried;
+use crate::arguments::{Carried, percent_decoded};
 
 /// Where Nameko's services listen, unless they are configured otherwise.
 pub(super) const EXCHANGE: &str = "nameko-rpc";
@@ -118,21 +118,8 @@ fn broker(name: &str, text: &str) -> Result<Broker, Bad> {
 
 /// One segment, percent-decoded.
 fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut encoded = text.bytes();
-    while let Some(byte) = encoded.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let high = char::from(encoded.next()?).to_digit(16)?;
-                let low = char::from(encoded.next()?).to_digit(16)?;
-                u8::try_from(high * 16 + low).ok()?
-            }
-            b'/' => return None,
-            plain => plain,
-        });
-    }
-    let decoded = String::from_utf8(bytes).ok()?;
-    (!decoded.is_empty() && !decoded.chars().any(char::is_control)).then_some(decoded)
+    let decoded = percent_decoded(text, b'+').filter(|_| !text.contains('/'))?;
+    (!decoded.is_empty() && !decoded.chars().any(char::is_control)).then(|| decoded.as_str().to_owned())
 }
 
 fn user(name: &str, text: &str) -> Result<String, Bad> {

@@ -87,7 +87,7 @@ fn drop_ins(directory: &Path, trust: Trust) -> Result<Vec<OsString>, Box<Diagnos
     Ok(names)
 }
 
-fn read_file(path: &Path, trust: Trust) -> Result<SourceText, Box<Diagnostic>> {
+pub(super) fn read_file(path: &Path, trust: Trust) -> Result<SourceText, Box<Diagnostic>> {
     let file = match open_file(path, trust) {
         // A symlink is followed to where it leads in the end, and that directory has to be safe as well.
         Err(Failure::Errno(Errno::ELOOP)) => {

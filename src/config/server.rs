@@ -16,14 +16,11 @@ use crate::acl::OVERFLOW_ID;
 pub(super) fn server(section: Option<Node<'_>>, resolver: &dyn Resolver, report: &mut Report<'_>) -> Server {
     let table = section.and_then(|node| node.table(report, &names::SERVER));
     let get = |name| table.as_ref().and_then(|table| table.get(name));
-    let socket = |report: &mut Report<'_>, name, default: &str| {
-        let path = get(name).and_then(|node| node.parsed(report, values::socket_path));
-        path.unwrap_or_else(|| PathBuf::from(default))
-    };
+    let Sockets { socket, admin_socket } = sockets(table.as_ref(), report);
     let server = Server {
-        socket: socket(report, "socket", "/run/keyhatch/keyhatch.sock"),
+        socket,
         socket_mode: get("socket-mode").and_then(|node| values::mode(&node, report)).unwrap_or(0o666),
-        admin_socket: socket(report, "admin-socket", "/run/keyhatch/admin.sock"),
+        admin_socket,
         admin_group: get("admin-group").and_then(|node| admin_group(&node, resolver, report)),
         parent_user: service_user(get("parent-user"), "keyhatch", resolver, report),
         worker_user: service_user(get("worker-user"), "keyhatch-worker", resolver, report),
@@ -36,6 +33,26 @@ pub(super) fn server(section: Option<Node<'_>>, resolver: &dyn Resolver, report:
         check_apart(&server, table, report);
     }
     server
+}
+
+/// Where a broker listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sockets {
+    pub socket: PathBuf,
+    pub admin_socket: PathBuf,
+}
+
+impl Default for Sockets {
+    fn default() -> Self {
+        Self { socket: "/run/keyhatch/keyhatch.sock".into(), admin_socket: "/run/keyhatch/admin.sock".into() }
+    }
+}
+
+/// Those of `[server]`, else the default ones.
+pub(super) fn sockets(table: Option<&Table<'_>>, report: &mut Report<'_>) -> Sockets {
+    let mut named = |name| table?.get(name)?.parsed(report, values::socket_path);
+    let (socket, admin_socket, default) = (named("socket"), named("admin-socket"), Sockets::default());
+    Sockets { socket: socket.unwrap_or(default.socket), admin_socket: admin_socket.unwrap_or(default.admin_socket) }
 }
 
 /// The sockets must differ, and so must the users.

@@ -35,8 +35,11 @@ pub(super) fn source(
     }
     let types: Vec<&str> = names::SOURCE_TYPES.iter().copied().chain(made_of.presets.names()).collect();
     let Some(kind) = node.peek("type") else {
-        let legal = types.join(", ");
-        report.error(node.error("a source needs `type`").help(format!("legal are {legal}")).absence());
+        let error = node.error("a source needs `type`").help(format!("legal are {}", types.join(", ")));
+        report.error(match node.peek("preset") {
+            Some(_) => error.label("a preset is named by `type`"),
+            None => error.absence(),
+        });
         return None;
     };
     let tokens = made_of.tokens;

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Place, Report, quoted, similar};
-use super::names::Names;
+use super::names::{self, Names};
 
 /// A value, the name it was given under, and where it stood.
 #[derive(Clone, Copy)]
@@ -195,12 +195,17 @@ impl<'a> Node<'a> {
         if let Some(found) = legal.iter().find(|word| **word == text) {
             return Some(found);
         }
-        let label = similar(text, legal.iter().copied()).map(|word| format!("did you mean \"{word}\"?"));
+        let mut meant: Vec<&str> = similar(text, legal.iter().copied()).into_iter().collect();
+        if meant.is_empty() && !text.is_empty() {
+            // The name of the service alone, such as "gitlab".
+            let longer = |word: &&str| word.strip_prefix(text).is_some_and(|rest| rest.starts_with('-'));
+            meant = legal.iter().copied().filter(longer).collect();
+        }
+        let meant: Vec<String> = meant.iter().map(|word| format!("\"{word}\"")).collect();
+        let label = if meant.is_empty() { String::new() } else { format!("did you mean {}?", meant.join(" or ")) };
         let list: Vec<String> = legal.iter().map(|word| format!("\"{word}\"")).collect();
         report.error(
-            self.error(format!("unknown `{}`", self.name))
-                .label(label.unwrap_or_default())
-                .help(format!("legal are {}", list.join(", "))),
+            self.error(format!("unknown `{}`", self.name)).label(label).help(format!("legal are {}", list.join(", "))),
         );
         None
     }
@@ -306,8 +311,18 @@ fn unknown(place: Place, name: &str, names: &Names) -> Diagnostic {
             .label("not accepted, so that it is not silently ignored")
             .help(format!("legal in {} are {}", names.place, names.legal.join(", ")));
     }
-    let label = similar(name, names.legal.iter().copied()).map(|word| format!("did you mean `{word}`?"));
-    Diagnostic::at(place, format!("unknown setting {} in {}", quoted(name), names.place))
-        .label(label.unwrap_or_default())
-        .help(format!("legal in {} are {}", names.place, names.legal.join(", ")))
+    unknown_setting(place, name, names.place, names.legal)
+}
+
+/// The error for a name that is not legal in this place. A setting of a key in its source is told where it belongs.
+pub(super) fn unknown_setting(place: Place, name: &str, of: &str, legal: &[&str]) -> Diagnostic {
+    let mut of_key = names::KEY.legal.iter().filter(|setting| !["source", "sources"].contains(setting));
+    let label = if of.ends_with("source") && of_key.any(|setting| *setting == name.replace('_', "-")) {
+        "a setting of the key: it stands beside `source`, not in it".to_owned()
+    } else {
+        similar(name, legal.iter().copied()).map(|word| format!("did you mean `{word}`?")).unwrap_or_default()
+    };
+    Diagnostic::at(place, format!("unknown setting {} in {of}", quoted(name)))
+        .label(label)
+        .help(format!("legal in {of} are {}", legal.join(", ")))
 }

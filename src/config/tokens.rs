@@ -41,6 +41,11 @@ impl Tokens {
         self.entries.insert(entry.name.to_owned(), (file, entry.place.clone()));
     }
 
+    /// Whether it is defined, be it wrongly.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
     /// The name of a token where a source uses one. That nobody defined it is a problem, not an error: the
     /// keys that need it serve their last known good.
     pub(super) fn named(&self, node: &Node<'_>, report: &mut Report<'_>) -> Option<TokenName> {

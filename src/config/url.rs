@@ -62,6 +62,12 @@ pub(super) fn parse_with(name: &str, text: &str, scope: &Scope<'_>) -> Result<(U
     Ok((Url { https, host, port, target }, template))
 }
 
+/// The origin that a person has written, as [`Url::origin`] spells it: with its port, without a slash behind it. `None` where
+/// it is none of http or https.
+pub fn origin(text: &str) -> Option<String> {
+    parse("origin", text).ok().filter(|url| url.target == "/").map(|url| url.origin())
+}
+
 fn default_port(https: bool) -> u16 {
     if https { 443 } else { 80 }
 }

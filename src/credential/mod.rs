@@ -4,8 +4,10 @@
 //! Decides nothing about who may have what. Never lets a connection of systemd's end without data or a refusal.
 #![forbid(unsafe_code)]
 
+mod kept;
 mod refusal;
 
+pub use kept::Kept;
 pub use refusal::{refuse, write};
 
 use crate::acl::Unit;
@@ -17,6 +19,8 @@ pub const OVERLENGTH: usize = LARGEST + (256 << 10);
 /// The most bytes that the name of a unit and the id can have together: the rest of `sun_path` (107 bytes, unix(7)) is
 /// `@`, up to 16 digits, `/unit/` and `/`. systemd does not connect with longer ones.
 pub const LONGEST_NAMES: usize = 83;
+/// What the service manager calls the connections that it keeps (`FDNAME=`, sd_notify(3)).
+pub const KEPT: &str = "credential";
 /// An id is the name of a file and of a descriptor (`FDNAME_MAX` of systemd).
 const LONGEST_ID: usize = 255;
 

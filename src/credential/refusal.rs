@@ -1,7 +1,7 @@
 //! How a unit is kept from starting: more bytes than a credential can have.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -19,12 +19,21 @@ const PART: usize = 16 << 10;
 /// # Errors
 /// When the peer has gone.
 pub async fn refuse(stream: &UnixStream) -> io::Result<()> {
-    let part: Vec<u8> = WORDS.iter().copied().cycle().take(PART).collect();
-    let mut left = OVERLENGTH;
+    let (part, mut left) = (part(), still_to_write(stream.as_fd()));
     while left > 0 {
         left -= write(stream, &part[..left.min(PART)]).await?;
     }
     peer::end(stream.as_fd())
+}
+
+pub(super) fn part() -> Vec<u8> {
+    WORDS.iter().copied().cycle().take(PART).collect()
+}
+
+/// From here on it is no connection to write a value to.
+pub(super) fn still_to_write(stream: BorrowedFd<'_>) -> usize {
+    peer::mark(stream);
+    OVERLENGTH
 }
 
 /// Writes some of these bytes, as soon as there is room. Waits for that in the event loop alone: the connection is not only ours.

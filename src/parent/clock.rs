@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 
 use crate::sys::clock::{BootId, boot_nanos};
 
-/// How far a mark reaches, in milliseconds: after a crash and a reboot ages may be that much too old.
-const REACH: u64 = 30_000;
+/// How far a mark reaches, in milliseconds: so often another one is sealed while time is told, and after a crash and a reboot ages
+/// may be that much too old.
+const REACH: u64 = 60_000;
 /// How far the wall clock may run ahead of `CLOCK_BOOTTIME` since the mark before that is sealed.
 const STEP: u64 = 1000;
 
@@ -79,10 +80,10 @@ impl Clock {
         self.overrun.notified().await;
     }
 
-    /// What is to be sealed, if time was told since the last mark. After the `last` one nothing more is told.
+    /// What is to be sealed, if the mark on disk does not cover what was told. After the `last` one nothing more is told.
     pub(super) fn mark(&self, last: bool) -> Option<Mark> {
         let (told, since_boot) = self.last.get();
-        if !last && self.sealed.get().is_some_and(|mark| mark.told >= told) {
+        if !last && self.sealed.get().is_some_and(|mark| mark.covers(told, since_boot)) {
             return None;
         }
         Some(Mark { boot: self.boot, since_boot, told, ceiling: if last { told } else { told.saturating_add(REACH) } })
@@ -192,9 +193,9 @@ mod tests {
     #[test]
     fn a_step_of_the_wall_clock_wants_another_mark() {
         let mark = mark(10 * DAY + REACH);
-        assert!(mark.covers(10 * DAY + 20_000, 120 * SECOND));
+        assert!(mark.covers(10 * DAY + REACH, 160 * SECOND));
         assert!(!mark.covers(10 * DAY + 20_000, 110 * SECOND), "ten seconds ahead");
-        assert!(!mark.covers(10 * DAY + REACH + 1, 131 * SECOND), "beyond its ceiling");
+        assert!(!mark.covers(10 * DAY + REACH + 1, 161 * SECOND), "beyond its ceiling");
     }
 
     #[tokio::test]
@@ -205,7 +206,7 @@ mod tests {
         let first = clock.mark(false).unwrap();
         assert_eq!((first.told, first.ceiling), (told, told + REACH));
         clock.sealed(first);
-        assert_eq!(clock.mark(false), None, "nothing told since");
+        assert_eq!(clock.mark(false), None, "it reaches");
         assert_eq!(clock.mark(true).unwrap().ceiling, told);
     }
 

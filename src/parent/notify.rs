@@ -4,17 +4,22 @@
 
 use std::cell::Cell;
 use std::fmt::Write;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::engine::{Engine, Health};
 use super::outbox::Outbox;
 use super::serve::ParentError;
+use crate::credential::KEPT;
 use crate::ipc::wire::ToWorker;
 use crate::shown;
+use crate::sys::pass;
 
 /// How often the state of the keys is looked at, and so the most often that it is told.
 const LOOK: Duration = Duration::from_secs(3);
@@ -25,15 +30,23 @@ pub struct ServiceManager {
     pub socket: std::os::unix::net::UnixDatagram,
     /// It ends us when it has not heard for so long that we are alive.
     pub watchdog: Option<Duration>,
+    /// It keeps descriptors for the next broker (`FDSTORE`, systemd.exec(5)).
+    pub keeps: bool,
 }
 
 pub(super) struct Notifier {
-    manager: Option<(UnixDatagram, Option<Duration>)>,
+    manager: Option<Manager>,
     /// What the worker was asked and has not answered.
     asked: Cell<Option<u64>>,
     ending: Cell<bool>,
     /// The last message did not get through.
     unheard: Cell<bool>,
+}
+
+struct Manager {
+    socket: UnixDatagram,
+    watchdog: Option<Duration>,
+    keeps: bool,
 }
 
 impl Notifier {
@@ -44,12 +57,14 @@ impl Notifier {
         outbox: &Outbox,
     ) -> std::io::Result<Rc<Self>> {
         let manager = match manager {
-            Some(manager) => Some((UnixDatagram::from_std(manager.socket)?, manager.watchdog)),
+            Some(ServiceManager { socket, watchdog, keeps }) => {
+                Some(Manager { socket: UnixDatagram::from_std(socket)?, watchdog, keeps })
+            }
             None => None,
         };
         let (asked, ending, unheard) = (Cell::new(None), Cell::new(false), Cell::new(false));
         let own = Rc::new(Self { manager, asked, ending, unheard });
-        if let Some((_, watchdog)) = &own.manager {
+        if let Some(Manager { watchdog, .. }) = &own.manager {
             tokio::task::spawn_local(own.clone().tell(engine.clone()));
             if let Some(longest) = watchdog {
                 tokio::task::spawn_local(own.clone().ask(*longest / 4, outbox.clone()));
@@ -99,13 +114,39 @@ impl Notifier {
     /// The end has begun. It is not waited for that this is heard.
     pub(super) fn stopping(&self) {
         self.ending.set(true);
-        if let Some((socket, _)) = &self.manager {
+        if let Some(Manager { socket, .. }) = &self.manager {
             self.heard(socket.try_send(b"STOPPING=1\nSTATUS=ending").map(drop));
         }
     }
 
+    /// Has a connection kept until it is at its end, which the manager sees by itself. `false`: not yet, as its queue is full.
+    pub(super) fn keep_now(&self, connection: BorrowedFd<'_>) -> bool {
+        let Some(Manager { socket, keeps: true, .. }) = &self.manager else { return true };
+        match pass::send(socket.as_fd(), format!("FDSTORE=1\nFDNAME={KEPT}").as_bytes(), &[connection]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            sent => {
+                self.heard(sent.map(drop));
+                true
+            }
+        }
+    }
+
+    /// The same, as soon as there is room for it.
+    pub(super) async fn keep(&self, connection: BorrowedFd<'_>) {
+        while let Some(Manager { socket, .. }) = &self.manager
+            && !self.keep_now(connection)
+        {
+            // Full is what the kernel says, which this does not know.
+            let full = || Err::<(), _>(ErrorKind::WouldBlock.into());
+            let _ = socket.try_io(Interest::WRITABLE, full);
+            if socket.writable().await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn say(&self, message: &str) {
-        if let Some((socket, _)) = &self.manager {
+        if let Some(Manager { socket, .. }) = &self.manager {
             self.heard(socket.send(message.as_bytes()).await.map(drop));
         }
     }

@@ -2,14 +2,25 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
 
+use super::engine::Engine;
 use crate::secret::KeyPath;
 
 /// How often counts are told.
-pub(super) const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 /// Different things that are told apart in one interval.
 const APART: usize = 1024;
+
+/// Tells what was counted, at every interval.
+pub(super) async fn tell(engine: Rc<Engine>) {
+    let mut tick = tokio::time::interval(INTERVAL);
+    loop {
+        tick.tick().await;
+        engine.repeats().flush();
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Repeats {

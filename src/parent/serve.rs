@@ -31,6 +31,7 @@ use super::units::{UnitSource, Units};
 use super::upstream::{SourceInputs, Sources};
 use super::vault::Vault;
 use crate::config::{Config, Fixed, SecretFile, TokenName, served};
+use crate::credential::Kept;
 use crate::ipc::channel::{ChannelError, ParentEnd, Passed};
 use crate::ipc::wire::{FetchRequest, Layer, Reply, RequestId, ToParent, ToWorker};
 use crate::secret::KeyPath;
@@ -68,6 +69,8 @@ pub struct ParentInputs {
     pub admin: Option<std::os::unix::net::UnixListener>,
     /// Who is told how this goes.
     pub manager: Option<ServiceManager>,
+    /// Connections of an earlier broker, which the manager has kept.
+    pub kept: Kept,
     /// What confines this process.
     pub layers: Vec<Layer>,
     /// Removes what the root phase has made, if this does not come to serve.
@@ -147,7 +150,7 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         let relayed = tokio::task::spawn_local(relay::relay(worker_log, log.dropped));
         let outbox = Outbox::new(channel.clone(), inputs.config.limits.memory);
         tokio::task::spawn_local(outbox.clone().relay(recalled));
-        tokio::task::spawn_local(tell_repeats(engine.clone()));
+        tokio::task::spawn_local(repeats::tell(engine.clone()));
         tokio::task::spawn_local(engine.clone().keep_sealed());
         let greeted = timeout(GREETING, greeting::greet(&channel, &inputs.config, log.requests)).await;
         let of_worker = match greeted.unwrap_or(Err(ParentError::WorkerStuck)) {
@@ -185,12 +188,13 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
         let notifier = Notifier::ready(inputs.manager, &engine, &outbox).map_err(ParentError::Io)?;
         let in_flight = InFlight::new(most);
         let of_broker = (engine.clone(), outbox.clone(), judges.clone());
-        let credentials = Credentials::new(of_broker, units.clone(), most);
+        let credentials = Credentials::new(of_broker, units.clone(), notifier.clone(), most);
         let calls = Calls::new(&inputs.config.limits);
         let broker = Broker { engine: engine.clone(), outbox, judges, units, in_flight, notifier, credentials, calls };
         if let Some(start) = inputs.start {
             start.finished();
         }
+        broker.credentials.resume(inputs.kept.take());
         let served = tokio::select! {
             served = broker.serve(&channel) => served,
             gone = runner_gone => Err(ParentError::Runner(gone)),
@@ -389,12 +393,4 @@ impl Broker {
 
 fn refuse_survey(outbox: &Outbox, id: u64, retry_after: Option<Duration>, open: Open) {
     outbox.say(ToWorker::SurveyRefused { id, retry_after }, None, Some(open));
-}
-
-async fn tell_repeats(engine: Rc<Engine>) {
-    let mut tick = tokio::time::interval(repeats::INTERVAL);
-    loop {
-        tick.tick().await;
-        engine.repeats().flush();
-    }
 }

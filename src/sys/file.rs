@@ -54,7 +54,7 @@ pub fn chmod(held: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
 pub fn lock_soon(found: BorrowedFd<'_>, longest: Duration) -> io::Result<Option<DirectoryLock>> {
     let give_up = Instant::now() + longest;
     loop {
-        match lock(reopen_directory(found)?) {
+        match lock(reopen_directory(found)?)? {
             None if Instant::now() < give_up => std::thread::sleep(Duration::from_millis(20)),
             outcome => return Ok(outcome),
         }
@@ -71,8 +71,12 @@ impl AsFd for DirectoryLock {
 }
 
 /// Takes the directory for this process; `None` when another one has it.
-pub fn lock(directory: OwnedFd) -> Option<DirectoryLock> {
-    Flock::lock(directory, FlockArg::LockExclusiveNonblock).ok().map(DirectoryLock)
+pub fn lock(directory: OwnedFd) -> io::Result<Option<DirectoryLock>> {
+    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(DirectoryLock(lock))),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
 }
 
 fn open_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<Option<File>> {

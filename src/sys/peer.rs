@@ -5,9 +5,10 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, accept4, connect,
@@ -168,6 +169,25 @@ pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// Ends what the peer can read, for all who have this connection (shutdown(2)).
 pub fn end(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(shutdown(socket.as_raw_fd(), Shutdown::Write)?)
+}
+
+/// Marks a connection for all who have it, in whatever process, now and later: `O_APPEND` means nothing to a socket, and is
+/// of the open file that their descriptors share (open(2)).
+pub fn mark(socket: BorrowedFd<'_>) {
+    // There is no such socket that refuses it.
+    let flags = fcntl(socket, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    let _ = flags.and_then(|flags| fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_APPEND)));
+}
+
+/// Whether anybody has marked it; what cannot be told counts as that.
+pub fn is_marked(socket: BorrowedFd<'_>) -> bool {
+    fcntl(socket, FcntlArg::F_GETFL).map_or(true, |flags| OFlag::from_bits_retain(flags).contains(OFlag::O_APPEND))
+}
+
+/// Whether something can be written to it, or its peer has gone, within so long (poll(2)).
+pub fn has_room(socket: BorrowedFd<'_>, within: Duration) -> io::Result<bool> {
+    let mut polled = [PollFd::new(socket, PollFlags::POLLOUT)];
+    Ok(poll(&mut polled, PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX))? > 0)
 }
 
 /// The process that listens at this socket file, as it was when it began to; `Some(None)` when it does not accept just now,

@@ -134,6 +134,11 @@ impl Connections {
         self.all.get()
     }
 
+    /// Resolves when one of them ends.
+    pub(super) async fn one_ends(&self) {
+        self.ended.notified().await;
+    }
+
     /// Resolves when no connection is left.
     pub(super) async fn drained(&self) {
         loop {

@@ -30,13 +30,16 @@ mod watch;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::timeout;
@@ -99,9 +102,13 @@ impl From<io::Error> for WorkerError {
 pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let listener = std::os::unix::net::UnixListener::from(listener);
+        let listener = UnixListener::from(listener);
         listener.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(listener)?;
+        #[expect(
+            deprecated,
+            reason = "unsound for types that change their descriptor; a listener keeps it open and the same"
+        )]
+        let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
         let channel = Rc::new(WorkerEnd::new(channel)?);
         // Never closed but by the end of the process: seccomp allows it no more, so that nothing else can take its number.
         std::mem::forget(channel.clone());
@@ -216,7 +223,7 @@ async fn go_round(shared: Rc<Shared>) {
     shared.turns.go_round().await;
 }
 
-async fn let_in(listener: UnixListener, shared: Rc<Shared>) {
+async fn let_in(listener: AsyncFd<UnixListener>, shared: Rc<Shared>) {
     let converse = |stream, connection| {
         tokio::task::spawn_local(converse(stream, connection, shared.clone()));
     };

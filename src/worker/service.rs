@@ -140,7 +140,7 @@ pub(super) async fn serve(
     conversation.enter_at(Phase::Exchange, started.0);
     let current = shared.current();
     let id = shared.next_request();
-    let (head, body) = request.into_parts();
+    let (head, body) = conversation.as_sent(request).into_parts();
     let (request, body, arguments) = (&Request::from_parts(head, ()), RefCell::new(body), OnceCell::new());
     let exchange =
         Exchange { shared, current: &current, connection, conversation, request, body, arguments, id, started };

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use hyper::StatusCode;
+use hyper::{Request, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
@@ -33,12 +33,35 @@ pub(super) enum Phase {
     Answered,
 }
 
+/// The request line of the request in hand, as far as it has come.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Line {
+    begun: bool,
+    /// What is too long from here on is a header.
+    ended: bool,
+    /// A `#` stands in it: hyper's parser drops that and all that follows.
+    has_fragment: bool,
+}
+
+impl Line {
+    /// The same after these bytes.
+    fn with(self, bytes: &[u8]) -> Self {
+        // Empty lines may stand before it (RFC 9112 section 2.2).
+        let bytes = if self.begun { bytes } else { bytes.trim_ascii_start() };
+        if self.ended || bytes.is_empty() {
+            return self;
+        }
+        let in_line = || bytes.iter().take_while(|byte| **byte != b'\n').any(|byte| *byte == b'#');
+        let has_fragment = self.has_fragment || (bytes.contains(&b'#') && in_line());
+        Self { begun: true, ended: bytes.contains(&b'\n'), has_fragment }
+    }
+}
+
 /// One connection's stream, shared by hyper, the service and the timer.
 pub(super) struct Conversation {
     stream: RefCell<UnixStream>,
     phase: Cell<(Phase, i64)>,
-    /// The request line has come whole: what is too long then is a header.
-    line_ended: Cell<bool>,
+    line: Cell<Line>,
     unparsed: Cell<Option<StatusCode>>,
     spoken: Notify,
     cut: Cell<bool>,
@@ -52,7 +75,7 @@ impl Conversation {
         Self {
             stream: RefCell::new(stream),
             phase: Cell::new((Phase::Idle, boot_nanos())),
-            line_ended: Cell::new(false),
+            line: Cell::default(),
             unparsed: Cell::new(None),
             spoken: Notify::new(),
             cut: Cell::new(false),
@@ -78,6 +101,17 @@ impl Conversation {
     /// The status for bytes that hyper could not parse, once it has given up on them.
     pub(super) fn unparsed(&self) -> Option<StatusCode> {
         self.unparsed.get()
+    }
+
+    /// The request that has just come, with a target that is no key if it was sent with a `#`: what hyper leaves of that is
+    /// not what was asked for. Of a request that came together with the one before it, nobody knows.
+    pub(super) fn as_sent<B>(&self, mut request: Request<B>) -> Request<B> {
+        let line = self.line.get();
+        if line.has_fragment {
+            self.line.set(Line { has_fragment: false, ..line });
+            *request.uri_mut() = Uri::from_static("*");
+        }
+        request
     }
 
     /// Since when the peer has an answer that it has not taken all of.
@@ -124,12 +158,10 @@ impl Conversation {
     fn received(&self, bytes: &[u8]) {
         if self.phase.get().0 == Phase::Idle {
             self.spoken.notify_one();
-            self.line_ended.set(false);
+            self.line.take();
             self.enter_at(Phase::Head, boot_nanos());
         }
-        if !self.line_ended.get() {
-            self.line_ended.set(bytes.contains(&b'\n'));
-        }
+        self.line.set(self.line.get().with(bytes));
     }
 
     /// What hyper writes while no request is with us is its own answer to what it could not parse.
@@ -140,7 +172,7 @@ impl Conversation {
         if self.unparsed.get().is_none() {
             let status = bytes.get(9..12).and_then(|code| StatusCode::from_bytes(code).ok());
             self.unparsed.set(Some(match status {
-                Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) if !self.line_ended.get() => StatusCode::URI_TOO_LONG,
+                Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) if !self.line.get().ended => StatusCode::URI_TOO_LONG,
                 other => other.unwrap_or(StatusCode::BAD_REQUEST),
             }));
         }
@@ -202,5 +234,33 @@ impl AsyncWrite for Watched {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut *self.0.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fragment_is_seen_in_the_request_line_alone_and_however_it_is_cut() {
+        let line = |parts: &[&str]| parts.iter().fold(Line::default(), |line, part| line.with(part.as_bytes()));
+        for with in [
+            &["GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n"][..],
+            &["GET /a", "#", " HTTP/1.1\r\n\r\n"],
+            &["GET /a#", "b HTTP/1.1\r\n\r\n"],
+            &["\r\n", "\r\n\r\nGET /a#b HTTP/1.1\r\n\r\n"],
+        ] {
+            assert_eq!(line(with), Line { begun: true, ended: true, has_fragment: true }, "{with:?}");
+        }
+        for without in [
+            &["GET /a HTTP/1.1\r\nX-#: #\r\n\r\n"][..],
+            &["GET /a HTTP/1.1\r\n", "X-#: #\r\n\r\n"],
+            &["GET /a HTTP/1.1", "\r\nX-#: #\r\n\r\n"],
+            &["POST /a HTTP/1.1\r\nContent-Length: 5\r\n\r\n", "[\"#\"]"],
+        ] {
+            assert_eq!(line(without), Line { begun: true, ended: true, has_fragment: false }, "{without:?}");
+        }
+        assert_eq!(line(&["\r\n"]), Line::default());
+        assert!(!line(&["GET /a"]).ended);
     }
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 
 /// Turns of one user in a round.
-const TURNS: u32 = 8;
+const TURNS: u32 = 2;
 /// What it costs to begin and end a connection, in turns.
 const CONNECTION: u32 = 3;
 

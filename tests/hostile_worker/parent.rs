@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keyhatch::config::{SourceText, System, parse};
+use keyhatch::credential::Kept;
 use keyhatch::parent::reload::Origin;
 use keyhatch::parent::{CacheInputs, LogOptions, ParentInputs, SourceInputs, UnitSource, run};
 use keyhatch::sys::{clock, file, peer, proc, spawn};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         admin: None,
         manager: None,
         layers: Vec::new(),
+        kept: Kept::default(),
         start: None,
         started_as_root: false,
     };

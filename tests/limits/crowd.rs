@@ -14,7 +14,8 @@ pub struct Swarm {
     done: Arc<AtomicU64>,
 }
 
-fn command(broker: &Broker, uid: u32, arguments: &[&str]) -> Command {
+/// A swarm that has not begun.
+pub fn command(broker: &Broker, uid: u32, arguments: &[&str]) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_keyhatch")).with_file_name("examples").join("swarm");
     assert!(program.exists(), "{} is missing: cargo build --example swarm", program.display());
     let mut swarm = as_uid(uid, program.to_str().unwrap());
@@ -61,9 +62,9 @@ impl Drop for Swarm {
     }
 }
 
-/// What so many requests took, in microseconds.
-pub fn measure(broker: &Broker, uid: u32, mode: &str, count: u32, path: &str) -> serde_json::Value {
-    let done = command(broker, uid, &[mode, &count.to_string(), path]).output().unwrap();
+/// What the requests of this swarm took, in microseconds.
+pub fn measure(mut swarm: Command) -> serde_json::Value {
+    let done = swarm.output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     serde_json::from_slice(&done.stdout).unwrap()
 }
@@ -75,8 +76,7 @@ pub struct Staying {
 }
 
 impl Staying {
-    pub fn start(broker: &Broker, uid: u32, count: u32, path: &str) -> Self {
-        let mut stay = command(broker, uid, &["stay", &count.to_string(), path]);
+    pub fn start(mut stay: Command) -> Self {
         let mut child = stay.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         let mut staying = Self { child, lines };

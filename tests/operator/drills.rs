@@ -165,6 +165,16 @@ fn a_drill_ends_by_its_time_and_with_whoever_began_it() {
     upstream.behave("/one", "/good");
     good(&broker, "/one");
     let origin = format!("http://127.0.0.1:{}", upstream.port("plain"));
+    for (wrong, exit, why) in [
+        (format!("{origin}/one"), 64, "scheme, host and port"),
+        ("http://x/".into(), 1, "no key is covered by origin http://x:80"),
+    ] {
+        let told = operate(&broker, &["drill", "--origin", &wrong, "--fail", "503", "--for", "2s"]);
+        let said = String::from_utf8_lossy(&told.stderr);
+        assert!(told.status.code() == Some(exit) && said.contains(why), "{told:?}");
+    }
+    // As a person writes it.
+    let origin = origin.replace("http", "HTTP") + "/";
     let drill = Drill::begin(&broker, &["--origin", &origin, "--fail", "503", "--for", "2s"]);
     assert_eq!(detail(&broker.curl(GRANTED, "/one", &[])), "drill");
     assert_eq!(drill.report()["over"], "time");

@@ -7,6 +7,50 @@ use keyhatch::config::{Description, ParameterDescription};
 const NOTE: &str =
     "<!-- Made of the preset's own file, and compared with it by tests/presets.rs: change that file. -->\n";
 
+const STAND_IN: &str = r#"
+## Try one against a stand-in
+
+Each has a parameter that says where its upstream is: `base-url`, `address` or `endpoint`. That can be a program of your own on this machine, which gives what the upstream would. A token is sent
+over plain http only where the source says `allow-plaintext = true`, so a key that you try has both. In an empty directory, as a user that is not root:
+
+```sh
+mkdir -p upstream/apps/billing-prod
+echo '{"DATABASE_URL":"postgres://stand-in"}' > upstream/apps/billing-prod/config-vars
+python3 -m http.server --bind 127.0.0.1 --directory upstream 8080 > requests 2>&1 &
+upstream=$!
+echo anything > token
+chmod 600 token
+cat > keyhatch.toml <<END
+[server]
+socket       = "$PWD/keyhatch.sock"
+admin-socket = "$PWD/admin.sock"
+
+[cache]
+directory = "$PWD/cache"
+seal-key  = { file = "$PWD/seal.key" }
+
+[tokens]
+heroku = { file = "$PWD/token" }
+
+[keys."/heroku/example"]
+source = { type = "heroku", app = "billing-prod", config-var = "DATABASE_URL", token = "heroku", base-url = "http://127.0.0.1:8080", allow-plaintext = true }
+
+[clients.me]
+user = $(id -u)
+keys = ["/heroku/*"]
+END
+export KEYHATCH_CONFIG=keyhatch.toml
+keyhatch serve 2> log &
+broker=$!
+keyhatch get /heroku/example --wait 10s; echo
+kill $upstream; wait $upstream
+keyhatch get /heroku/example; echo
+kill $broker
+```
+
+This prints `postgres://stand-in` twice, and says the second time, when the upstream is gone, that it is stale.
+"#;
+
 fn meaning(one: &ParameterDescription) -> String {
     let words: Vec<String> = one.one_of.iter().map(|word| format!("`{word}`")).collect();
     if words.is_empty() { one.doc.clone() } else { format!("{}: {}", one.doc, words.join(", ")) }
@@ -65,5 +109,6 @@ pub(crate) fn index(presets: &[Description]) -> String {
     for preset in presets {
         writeln!(page, "| [`\"{0}\"`]({0}.md) | {1} |", preset.name, preset.title).unwrap();
     }
+    page.push_str(STAND_IN);
     page
 }

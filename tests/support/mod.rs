@@ -141,7 +141,11 @@ impl Broker {
 
     /// Starts it although it cannot: the exit code, and what it says.
     pub fn refused(&self) -> (Option<i32>, String) {
-        let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        self.refused_by(Command::new(env!("CARGO_BIN_EXE_keyhatch")))
+    }
+
+    /// The same by a command that ends in the program's path and executes it.
+    pub fn refused_by(&self, mut serve: Command) -> (Option<i32>, String) {
         let done = serve.args(["serve", "--config"]).arg(self.path("keyhatch.toml")).output().unwrap();
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     }

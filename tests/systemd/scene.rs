@@ -57,10 +57,16 @@ pub(crate) fn request(path: &str) -> Vec<u8> {
 
 impl Scene {
     pub(crate) fn up(root: &str) -> Self {
-        let lab = Lab::up(root, &[("keyhatch.toml", CONFIGURATION), ("value", "the value of a unit")]);
+        let scene = Self::with(root, CONFIGURATION);
+        scene.start_upstream();
+        scene
+    }
+
+    /// With this configuration and without an upstream.
+    pub(crate) fn with(root: &str, configuration: &str) -> Self {
+        let lab = Lab::up(root, &[("keyhatch.toml", configuration), ("value", "the value of a unit")]);
         let scene = Self { lab };
         copy(&units(), &scene.lab.directory.path().join("systemd"));
-        scene.start_upstream();
         let installed = scene.run(&install());
         assert!(installed.status.success(), "{}", text(&installed));
         scene

@@ -34,6 +34,16 @@ const FIXED: &str = "type = \"static\", access-key-id = \"AKIDEXAMPLEEXAMPLE\", 
 const OAUTH: &str = "type = \"oauth2-client-credentials\", token-url = \"https://l.example/t\", client-id = \"a\", client-secret = \"t\"";
 
 #[test]
+fn a_document_asks_where_its_session_is_from_as_well() {
+    let asks = |auth: &str, origin: &str| key(auth).source.document.asks(origin);
+    for (auth, session) in [(login(""), "https://v.example:8200"), (OAUTH.to_owned(), "https://l.example:443")] {
+        assert!(asks(&auth, "https://a.example:443") && asks(&auth, session), "{auth}");
+        assert!(!asks(&auth, "https://b.example:443"));
+    }
+    assert!(!asks("type = \"bearer\", token = \"t\"", "https://v.example:8200"));
+}
+
+#[test]
 fn a_definition_says_which_account_asks() {
     let definition = |auth: &str| key(auth).source.definition;
     // Letter by letter: a change makes every sealed value unreadable.

@@ -27,7 +27,8 @@ pub struct Description {
     pub ways: Vec<String>,
     /// What answers are taken for, where their status does not say it.
     pub outcomes: Vec<OutcomeDescription>,
-    /// A configuration with a key for each way to authenticate.
+    /// A configuration with a key for each way to authenticate; of an own preset a drop-in, without the tokens that the
+    /// configuration has.
     pub example: String,
 }
 
@@ -57,10 +58,10 @@ pub struct OutcomeDescription {
 
 /// Those that keyhatch ships, by their names.
 pub fn shipped() -> Vec<Description> {
-    files::all().map(describe).collect()
+    files::all().map(|preset| describe(preset, |_| false)).collect()
 }
 
-pub(super) fn describe(preset: &Preset<'_>) -> Description {
+pub(super) fn describe(preset: &Preset<'_>, has_token: impl Fn(&str) -> bool) -> Description {
     let asked_for = preset.may_be_asked_for();
     let parameters = preset.parameters.iter().enumerate().map(|(index, one)| ParameterDescription {
         name: one.name.to_owned(),
@@ -83,7 +84,7 @@ pub(super) fn describe(preset: &Preset<'_>) -> Description {
         parameters: parameters.collect(),
         ways: if preset.alternatives > 1 { ways.collect() } else { Vec::new() },
         outcomes: outcomes(preset),
-        example: example(preset),
+        example: example(preset, has_token),
     }
 }
 
@@ -119,8 +120,18 @@ fn is_everywhere(preset: &Preset<'_>, index: usize) -> bool {
     preset.parameters_of(None).any(|one| one == index) || (0..preset.alternatives).all(in_way)
 }
 
-/// One key for each way, and the tokens that they name.
-fn example(preset: &Preset<'_>) -> String {
+/// Whether the URL of the example is plain http, which a key with a token has to allow.
+fn is_plain(preset: &Preset<'_>) -> bool {
+    let text = |name: &str| preset.source.peek(name).and_then(|node| node.as_str());
+    let url = text("url").unwrap_or_default();
+    let base = url.strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(name, _)| name);
+    let base = base.and_then(|name| preset.parameters.iter().find(|one| one.name == name));
+    let shown = base.map(|one| one.default.map_or_else(|| one.shown_example(), str::to_owned));
+    shown.as_deref().unwrap_or(url).trim_matches('"').starts_with("http:")
+}
+
+/// One key for each way, the tokens that they name, and who may read.
+fn example(preset: &Preset<'_>, has_token: impl Fn(&str) -> bool) -> String {
     let mut tokens: Vec<String> = Vec::new();
     let mut keys = String::new();
     for way in 0..preset.alternatives {
@@ -137,13 +148,23 @@ fn example(preset: &Preset<'_>) -> String {
                 tokens.push(one.shown_example().trim_matches('"').to_owned());
             }
         }
+        let secret = preset.source.peek("auth").is_some() && preset.source.peek("allow-plaintext").is_none();
+        if secret && is_plain(preset) {
+            settings.push_str(", allow-plaintext = true");
+        }
         let number = if way == 0 { String::new() } else { format!("-{}", way + 1) };
         let _ = write!(keys, "\n[keys.\"/{}/example{number}\"]\nsource = {{ {settings} }}\n", preset.name);
     }
+    tokens.retain(|name| !has_token(name));
     tokens.sort();
     tokens.dedup();
     let token = |name: &String| format!("{name} = {{ file = \"/etc/keyhatch/tokens/{name}\" }}\n");
     let section = if tokens.is_empty() { "" } else { "[tokens]\n" };
-    let text = format!("{section}{}{keys}", tokens.iter().map(token).collect::<String>());
+    // Root is on every machine, and reads its tokens anyway.
+    let client = format!(
+        "\n[clients.{0}]\nuser = \"root\" # in its place, the user of an application\nkeys = [\"/{0}/*\"]\n",
+        preset.name
+    );
+    let text = format!("{section}{}{keys}{client}", tokens.iter().map(token).collect::<String>());
     text.trim_start().to_owned()
 }

@@ -103,9 +103,10 @@ impl<'a> Presets<'a> {
         own.or_else(|| shipped::find(name).map(Some))
     }
 
-    /// The operator's own, for a person.
-    pub(super) fn describe(&self) -> Vec<Description> {
-        self.own.iter().filter_map(|(_, preset, _)| preset.as_ref()).map(describe::describe).collect()
+    /// The operator's own, for a person. Their examples leave out what the configuration has.
+    pub(super) fn describe(&self, tokens: &Tokens) -> Vec<Description> {
+        let sound = self.own.iter().filter_map(|(_, preset, _)| preset.as_ref());
+        sound.map(|preset| describe::describe(preset, |token| tokens.has(token))).collect()
     }
 }
 

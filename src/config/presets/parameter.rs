@@ -155,7 +155,9 @@ impl<'a> Parameter<'a> {
         match &self.example {
             Some(node) => node.shown(),
             None => match self.kind {
-                Kind::Text | Kind::Path | Kind::Fields | Kind::HostLabel => "\"x\"".to_owned(),
+                // Of a set, its first character.
+                Kind::Text => format!("\"{}\"", self.characters.and_then(|set| set.get(..1)).unwrap_or("x")),
+                Kind::Path | Kind::Fields | Kind::HostLabel => "\"x\"".to_owned(),
                 Kind::Token => "\"NAME\"".to_owned(),
                 Kind::Choice => format!("\"{}\"", self.words.first().unwrap_or(&"")),
                 Kind::Boolean => "true".to_owned(),

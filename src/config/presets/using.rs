@@ -3,10 +3,10 @@
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::super::diagnostic::{Diagnostic, Report, quoted, similar};
+use super::super::diagnostic::{Diagnostic, Report, similar};
 use super::super::expand::{Kind as SourceKind, Preset as Named};
 use super::super::source;
-use super::super::table::{Entry, Node};
+use super::super::table::{Entry, Node, unknown_setting};
 use super::super::text::{Encoding, Scope, Text};
 use super::super::tokens::Tokens;
 use super::expand::Filling;
@@ -60,13 +60,7 @@ impl Preset<'_> {
     fn refuse_unknown(&self, given: &[Entry<'_>], report: &mut Report<'_>) {
         let legal: Vec<&str> = OF_EVERY.into_iter().chain(self.parameters.iter().map(|one| one.name)).collect();
         for entry in given.iter().filter(|entry| !legal.contains(&entry.name)) {
-            let label = similar(entry.name, legal.iter().copied()).map(|word| format!("did you mean `{word}`?"));
-            let title = format!("unknown setting {} in {}", quoted(entry.name), self.place());
-            report.error(Diagnostic::at(entry.place.clone(), title).label(label.unwrap_or_default()).help(format!(
-                "legal in {} are {}",
-                self.place(),
-                legal.join(", ")
-            )));
+            report.error(unknown_setting(entry.place.clone(), entry.name, &self.place(), &legal));
         }
     }
 

@@ -74,6 +74,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "malformed", detail)
     }
 
+    /// For whoever may do nothing here.
+    pub(super) fn stranger() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "denied", "only root and members of `admin-group` may ask here")
+    }
+
     pub(super) fn denied() -> Self {
         let detail = "only root may change anything here; members of admin-group may look at status and metrics";
         Self::new(StatusCode::FORBIDDEN, "denied", detail)

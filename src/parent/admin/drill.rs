@@ -13,7 +13,7 @@ use serde_json::json;
 use super::answer::{Answer, AnswerBody, Problem, answer, json};
 use super::request::Call;
 use crate::acl::Pattern;
-use crate::config::TokenName;
+use crate::config::{self, TokenName};
 use crate::parent::engine::{Covers, Fail, LONGEST_DRILL, NoDrill, Over, RunningDrill};
 use crate::shown;
 
@@ -52,6 +52,16 @@ impl Lines {
     }
 }
 
+/// As status spells it, of what a person writes.
+fn origin(text: String) -> Result<String, Problem> {
+    let of_http = ["http://", "https://"].iter().any(|scheme| text.to_ascii_lowercase().starts_with(scheme));
+    if !of_http {
+        return Ok(text);
+    }
+    let legal = "an origin is scheme, host and port, such as https://api.example.com:443";
+    config::origin(&text).ok_or_else(|| Problem::malformed(format!("{}: {legal}", shown::part(&text))))
+}
+
 pub(super) async fn begin(call: Call) -> Result<Answer, Problem> {
     let asked: Drill = call.json()?;
     let longest = LONGEST_DRILL.as_secs();
@@ -72,7 +82,7 @@ pub(super) async fn begin(call: Call) -> Result<Answer, Problem> {
             }
             Covers::Token(name)
         }
-        (None, None, Some(origin)) => Covers::Origin(origin),
+        (None, None, Some(text)) => Covers::Origin(origin(text)?),
         _ => return Err(Problem::malformed("a drill is about one of `key`, `token` and `origin`")),
     };
     let (uid, pid, told) = (call.operator.uid, call.operator.pid, covers.told());

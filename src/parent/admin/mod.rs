@@ -33,6 +33,8 @@ use crate::sys::{creds, peer};
 /// Connections at a time, and how many of them those may have who only look.
 const MOST: usize = 32;
 const MOST_LOOKING: usize = 24;
+/// Connections beside those, of whoever may do nothing here and is told so.
+const MOST_DENIED: usize = 4;
 /// How long a request may take to come whole.
 const COMING: Duration = Duration::from_secs(5);
 
@@ -65,7 +67,30 @@ enum Right {
 struct Operator {
     uid: u32,
     pid: i32,
-    right: Right,
+    /// `None`: nothing at all.
+    right: Option<Right>,
+}
+
+/// The connections that there are, as so many owners of each.
+#[derive(Default)]
+struct Places {
+    changing: Rc<()>,
+    looking: Rc<()>,
+    denied: Rc<()>,
+}
+
+impl Places {
+    /// What a connection holds while it lasts; `None` where there are too many.
+    fn take(&self, right: Option<Right>) -> Option<Rc<()>> {
+        let taken = |of: &Rc<()>| Rc::strong_count(of) - 1;
+        let all = taken(&self.changing) + taken(&self.looking);
+        let (place, has_room) = match right {
+            None => (&self.denied, taken(&self.denied) < MOST_DENIED),
+            Some(Right::Look) => (&self.looking, taken(&self.looking) < MOST_LOOKING && all < MOST),
+            Some(Right::Change) => (&self.changing, all < MOST),
+        };
+        has_room.then(|| place.clone())
+    }
 }
 
 impl Who {
@@ -85,20 +110,19 @@ impl Who {
 
 /// Serves until the process ends.
 pub(super) async fn serve(listener: UnixListener, desk: Rc<Desk>, who: Who) {
-    let (all, looking) = (Rc::new(()), Rc::new(()));
+    let places = Places::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let Some(operator) = attest(&stream, who) else { continue };
-                let of_looking = (operator.right == Right::Look).then(|| looking.clone());
-                if Rc::strong_count(&all) > MOST || Rc::strong_count(&looking) > MOST_LOOKING + 1 {
+                let Some(place) = places.take(operator.right) else {
                     tracing::warn!(uid = operator.uid, pid = operator.pid, "too many connections to the admin socket");
                     continue;
-                }
-                let (place, desk) = (all.clone(), desk.clone());
+                };
+                let desk = desk.clone();
                 tokio::task::spawn_local(async move {
                     converse(stream, desk, operator).await;
-                    drop((place, of_looking));
+                    drop(place);
                 });
             }
             Err(error) => {
@@ -109,14 +133,14 @@ pub(super) async fn serve(listener: UnixListener, desk: Rc<Desk>, who: Who) {
     }
 }
 
-/// Who it is, if they may do anything here.
+/// Who it is, if the kernel says.
 fn attest(stream: &UnixStream, who: Who) -> Option<Operator> {
     let peer = peer::credentials(stream.as_fd()).ok()?;
     let right = who.right(peer.uid, peer.gid, &peer.groups);
     if right.is_none() {
         tracing::warn!(uid = peer.uid, pid = peer.pid, "denied on the admin socket");
     }
-    Some(Operator { uid: peer.uid, pid: peer.pid, right: right? })
+    Some(Operator { uid: peer.uid, pid: peer.pid, right })
 }
 
 /// One request and its answer.
@@ -140,11 +164,13 @@ async fn converse(stream: UnixStream, desk: Rc<Desk>, operator: Operator) {
 }
 
 async fn route(desk: Rc<Desk>, operator: Operator, request: Request<Incoming>, end: &Cell<Instant>) -> Answer {
+    // Not even what there is to ask; it is in the log already.
+    let Some(right) = operator.right else { return Problem::stranger().into() };
     let route = match routes::find(request.method(), request.uri().path()) {
         Ok(route) => route,
         Err(problem) => return problem.into(),
     };
-    if operator.right < route.right {
+    if right < route.right {
         tracing::warn!(uid = operator.uid, pid = operator.pid, path = route.path, "denied on the admin socket");
         return Problem::denied().into();
     }
@@ -159,6 +185,22 @@ async fn route(desk: Rc<Desk>, operator: Operator, request: Request<Incoming>, e
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_may_do_less_leaves_room_for_who_may_do_more() {
+        let places = Places::default();
+        let take = |right, most: usize| {
+            let taken: Vec<_> = std::iter::from_fn(|| places.take(right)).take(most + 1).collect();
+            assert_eq!(taken.len(), most, "{right:?}");
+            taken
+        };
+        let denied = take(None, MOST_DENIED);
+        let looking = take(Some(Right::Look), MOST_LOOKING);
+        let changing = take(Some(Right::Change), MOST - MOST_LOOKING);
+        assert!(places.take(Some(Right::Look)).is_none());
+        drop((denied, looking));
+        assert_eq!(take(Some(Right::Look), MOST_LOOKING).len() + changing.len(), MOST);
+    }
 
     #[test]
     fn root_changes_the_group_looks_and_nobody_else_does_anything() {

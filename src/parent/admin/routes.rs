@@ -56,6 +56,13 @@ pub(super) const ROUTES: &[Route] = &[
         handler: |call| Box::pin(act::purge(call)),
     },
     Route {
+        method: Method::GET,
+        path: "/reload",
+        right: Right::Change,
+        longest: SOON,
+        handler: |call| Box::pin(look::started_with(call)),
+    },
+    Route {
         method: Method::POST,
         path: "/reload",
         right: Right::Change,

@@ -5,17 +5,20 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::Ledger;
+use super::bundle;
 use super::format::{self, Definition, HEAD_LEN, Head, Label, State, Unreadable, ValueLabel};
 use super::seal::{KeyRing, NAME_LEN};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::file;
 use zeroize::Zeroizing;
 
-/// The longest file of a state: a million rows of a ledger, and some; of a clock, many times what one has.
+/// The longest file of a state: a million rows of a ledger, and some, since keys that have left are in it, too; of a clock,
+/// many times what one has.
 fn largest(state: State) -> u64 {
     match state {
         State::Clock => 64 << 10,
-        State::Ledger | State::Bundle(_) => 1 << 30,
+        State::Ledger => 1 << 30,
+        State::Bundle(_) => bundle::LARGEST,
     }
 }
 
@@ -241,6 +244,10 @@ impl<D: AsFd + Sync> Archive<D> {
     }
 
     pub(super) fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
+        // Nothing is read by its length but what one of our keys has sealed as this.
+        if self.look(name, &mut vec![0; HEAD_LEN]).ok()??.label != Label::State(state) {
+            return None;
+        }
         let bytes = file::read_at(self.directory.as_fd(), name, largest(state)).ok()??;
         let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64).ok()?;
         if head.label != Label::State(state) {

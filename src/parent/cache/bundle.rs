@@ -8,9 +8,16 @@ use std::os::fd::AsFd;
 
 use super::archive::Listing;
 use super::format::{self, Label, State};
+use super::seal::OVERHEAD;
 use super::store::{Store, StoreError};
 use crate::secret::KeyPath;
 use crate::sys::file;
+
+/// The bytes of values in one bundle, and its values, at most.
+pub const BUNDLE_SIZE: u64 = 8 << 20;
+pub const BUNDLE_FILES: usize = 4096;
+/// The longest file of a bundle, in bytes: each value behind its length, its header and label, and in its seal.
+pub(super) const LARGEST: u64 = BUNDLE_SIZE + (BUNDLE_FILES as u64 + 1) * (4 + (format::HEAD_LEN + OVERHEAD) as u64);
 
 /// Sealed files one after the other, each behind its length.
 pub(super) fn pack(files: &[Vec<u8>]) -> Option<Vec<u8>> {

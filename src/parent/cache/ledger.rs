@@ -1,6 +1,7 @@
 //! What is true of sealed values beside what is in their files. Sealed as one file of its own; no I/O here.
 //!
-//! A value that the upstream confirms is not written again: its new age stands here.
+//! A value that the upstream confirms is not written again: its new age stands here. On disk an age is at most a minute behind, and
+//! so a key has this file written at most once a minute.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +11,8 @@ use crate::secret::KeyPath;
 
 /// Of a key without a file that says better: the default of the setting.
 const FORGET_AFTER: u64 = 7 * 86_400_000;
+/// How far an age on disk may be behind, in milliseconds: after a crash the value is as much older than it is.
+const BEHIND: u64 = 60_000;
 
 #[derive(Default, Serialize, Deserialize)]
 pub struct Ledger {
@@ -18,6 +21,9 @@ pub struct Ledger {
     rows: BTreeMap<KeyPath, Row>,
     #[serde(skip)]
     changed: bool,
+    /// What has changed is to be on disk soon.
+    #[serde(skip)]
+    owed: bool,
 }
 
 /// Of one key.
@@ -32,6 +38,9 @@ struct Row {
     left_at: Option<u64>,
     /// Where the label of the file says another time than the configuration did last.
     forget_after: Option<u64>,
+    /// What is on disk of `confirmed`.
+    #[serde(skip)]
+    written: Option<Confirmed>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +52,9 @@ struct Confirmed {
 
 impl Ledger {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
+        let mut ledger: Self = postcard::from_bytes(bytes).ok()?;
+        ledger.note_written();
+        Some(ledger)
     }
 
     /// What is to be sealed, if anything has changed since the last call.
@@ -52,32 +63,55 @@ impl Ledger {
             return None;
         }
         self.written_at = now;
+        self.owed = false;
+        self.note_written();
         postcard::to_stdvec(self).ok()
+    }
+
+    fn note_written(&mut self) {
+        self.rows.values_mut().for_each(|row| row.written = row.confirmed);
     }
 
     /// Has it written although nothing has changed: what is on disk is not this.
     pub fn write_again(&mut self) {
-        self.changed = true;
+        (self.changed, self.owed) = (true, true);
     }
 
-    fn edit(&mut self, key: &KeyPath, edit: impl FnOnce(&mut Row)) {
+    /// Whether something is to be written that must not wait for something else to be.
+    pub fn is_owed(&self) -> bool {
+        self.owed
+    }
+
+    /// Says whether this changed something.
+    fn edit(&mut self, key: &KeyPath, edit: impl FnOnce(&mut Row)) -> bool {
         let mut row = self.rows.get(key).copied().unwrap_or_default();
         let before = row;
         edit(&mut row);
         if row == before {
-            return;
+            return false;
         }
         self.changed = true;
-        if row == Row::default() {
+        if row == (Row { written: row.written, ..Row::default() }) {
             self.rows.remove(key);
         } else {
             self.rows.insert(key.clone(), row);
         }
+        true
+    }
+
+    fn edit_soon(&mut self, key: &KeyPath, edit: impl FnOnce(&mut Row)) {
+        self.owed |= self.edit(key, edit);
     }
 
     /// The upstream says that what was sealed with `sealed` is still the value.
     pub fn confirm(&mut self, key: &KeyPath, sealed: u64, at: u64) {
-        self.edit(key, |row| row.confirmed = Some(Confirmed { sealed, at }).filter(|_| at > sealed));
+        let mut behind = 0;
+        self.edit(key, |row| {
+            row.confirmed = Some(Confirmed { sealed, at }).filter(|_| at > sealed);
+            let written = row.written.filter(|written| written.sealed == sealed).map_or(sealed, |written| written.at);
+            behind = at.saturating_sub(written);
+        });
+        self.owed |= behind >= BEHIND;
     }
 
     /// A value that was fetched then is on disk.
@@ -89,7 +123,7 @@ impl Ledger {
 
     /// What was fetched until `at` is given up.
     pub fn bury(&mut self, key: &KeyPath, at: u64) {
-        self.edit(key, |row| row.buried_at = row.buried_at.max(Some(at)));
+        self.edit_soon(key, |row| row.buried_at = row.buried_at.max(Some(at)));
     }
 
     /// Nothing of this key is on disk any more. What was given up stays so: a backup may have it.
@@ -99,7 +133,7 @@ impl Ledger {
 
     /// Its token was refused, or (`false`) one is accepted.
     pub fn withhold(&mut self, key: &KeyPath, withheld: bool) {
-        self.edit(key, |row| row.withheld = withheld);
+        self.edit_soon(key, |row| row.withheld = withheld);
     }
 
     pub fn is_withheld(&self, key: &KeyPath) -> bool {
@@ -142,12 +176,12 @@ impl Ledger {
             let of_label = sealed.get(&key).copied();
             if let Some(setting) = configured(&key) {
                 let differs = of_label.is_some_and(|of_label| of_label != setting);
-                self.edit(&key, |row| (row.left_at, row.forget_after) = (None, differs.then_some(setting)));
+                self.edit_soon(&key, |row| (row.left_at, row.forget_after) = (None, differs.then_some(setting)));
                 continue;
             }
             let left_at = self.rows.get(&key).and_then(|row| row.left_at).unwrap_or(now);
             let forget = self.forgotten_in(&key, of_label.unwrap_or(FORGET_AFTER), now) == 0;
-            self.edit(&key, |row| if forget { *row = Row::default() } else { row.left_at = Some(left_at) });
+            self.edit_soon(&key, |row| if forget { *row = Row::default() } else { row.left_at = Some(left_at) });
             if forget {
                 forgotten.push(key);
             }
@@ -236,5 +270,42 @@ mod tests {
         ledger.replaced(&key(), 7000);
         ledger.encode(0).unwrap();
         assert!(ledger.rows.is_empty());
+    }
+
+    #[test]
+    fn an_age_is_a_minute_behind_at_most_and_written_once_in_it() {
+        let mut ledger = Ledger::default();
+        let mut writes = 0;
+        for second in 1..=600 {
+            ledger.confirm(&key(), 1000, 1000 + second * 1000);
+            if ledger.is_owed() {
+                ledger.encode(0).unwrap();
+                writes += 1;
+            }
+        }
+        assert_eq!(writes, 10);
+        ledger.write_again();
+        let mut read = Ledger::decode(&ledger.encode(0).unwrap()).unwrap();
+        read.confirm(&key(), 1000, 601_000 + BEHIND - 1);
+        assert!(!read.is_owed(), "what was read is on disk");
+        read.confirm(&key(), 1000, 601_000 + BEHIND);
+        assert!(read.is_owed());
+    }
+
+    #[test]
+    fn what_is_given_up_or_serves_again_does_not_wait() {
+        let mut ledger = Ledger::default();
+        let mut soon = |edit: &dyn Fn(&mut Ledger)| {
+            edit(&mut ledger);
+            let owed = ledger.is_owed();
+            ledger.encode(0);
+            owed
+        };
+        assert!(!soon(&|ledger| ledger.withhold(&key(), false)), "as it was");
+        assert!(soon(&|ledger| ledger.withhold(&key(), true)));
+        assert!(soon(&|ledger| ledger.withhold(&key(), false)));
+        assert!(soon(&|ledger| ledger.bury(&key(), 5000)));
+        assert!(soon(&|ledger| drop(ledger.sweep(&BTreeMap::new(), |_| None, 6000))), "since when it has left");
+        assert!(soon(&|ledger| ledger.write_again()));
     }
 }

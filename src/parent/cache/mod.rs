@@ -19,6 +19,7 @@ mod seal;
 mod store;
 
 pub use archive::{Archive, Listing, Loaded, Problem, Sealed};
+pub use bundle::{BUNDLE_FILES, BUNDLE_SIZE};
 pub use format::{Definition, Label, State, Tombstone, Unreadable, Validators, ValueLabel};
 pub use inspect::{Inspected, Inspection, Standing};
 pub use lane::Lane;

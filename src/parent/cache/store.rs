@@ -80,6 +80,8 @@ impl Item {
 pub enum StoreError {
     /// Another process has the directory.
     Locked,
+    /// Whether one has it cannot be found out.
+    Unlockable(io::Error),
     Seal,
     Io(io::Error),
 }
@@ -88,6 +90,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Locked => write!(f, "another broker has this cache directory"),
+            Self::Unlockable(error) => write!(f, "the cache directory cannot be locked: {error}"),
             Self::Seal => write!(f, "the value cannot be sealed"),
             Self::Io(error) => write!(f, "{error}"),
         }
@@ -107,7 +110,7 @@ impl Deref for Store {
 impl Store {
     /// `cap` is the longest value, in bytes.
     pub fn open(directory: OwnedFd, keys: KeyRing, cap: u64) -> Result<Self, StoreError> {
-        let directory = file::lock(directory).ok_or(StoreError::Locked)?;
+        let directory = file::lock(directory).map_err(StoreError::Unlockable)?.ok_or(StoreError::Locked)?;
         Ok(Self { archive: Archive::new(directory, keys, cap) })
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Asked {
     pub(super) credentials: Rc<Credentials>,
     pub(super) claim: Claim,
     pub(super) request: RequestId,
+    /// Something was written to it, by a broker that was killed.
+    pub(super) begun: bool,
 }
 
 /// What is written: never empty, and never too long.
@@ -57,9 +59,13 @@ impl Refused {
 impl Asked {
     /// To its end: the peer has read all of a value, more than it takes, or is gone.
     pub(super) async fn answer(self, stream: &UnixStream) {
-        let Self { credentials, claim: Claim { pid, said }, request } = self;
+        let Self { credentials, claim: Claim { pid, said }, request, begun } = self;
         let counts = &credentials.engine;
         let (unit, id, answer) = match said {
+            Said::True { unit, id, .. } if begun => {
+                let why = "something was written before the broker was killed".to_owned();
+                (unit, id, Err(Refused { client: None, key: None, served: Served::Unavailable, why }))
+            }
             Said::True { unit, id, process } => {
                 let found = Search { credentials: &credentials, unit: &unit, id: &id, pid, request, process };
                 let found = found.run().await;

@@ -14,15 +14,18 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use self::claim::Said;
 use super::engine::Engine;
 use super::in_flight::{InFlight, Open};
 use super::judge::Judges;
+use super::notify::Notifier;
 use super::outbox::Outbox;
 use super::serve::ParentError;
 use super::units::Units;
 use crate::credential::{refuse, write};
 use crate::ipc::channel::{ParentEnd, Passed};
 use crate::ipc::wire::{RequestId, ToParent, ToWorker};
+use crate::sys::peer;
 
 /// How long units may take to read why they do not start, when the parent ends.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -32,6 +35,7 @@ pub(super) struct Credentials {
     outbox: Outbox,
     judges: Rc<Judges>,
     units: Rc<Units>,
+    notifier: Rc<Notifier>,
     in_flight: Rc<InFlight>,
     most: u32,
     phase: watch::Sender<Phase>,
@@ -51,14 +55,16 @@ enum Phase {
 /// One connection among those that are held.
 struct Held {
     among: Rc<Credentials>,
-    id: u64,
-    open: Option<Open>,
+    /// What the worker calls it, if it came from there.
+    handed: Option<(u64, Open)>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         // Whatever came of it, it is at its end for all who have it: the worker closes its own descriptor.
-        self.among.outbox.say(ToWorker::CredentialEnded { id: self.id, ended: true }, None, self.open.take());
+        if let Some((id, open)) = self.handed.take() {
+            self.among.outbox.say(ToWorker::CredentialEnded { id, ended: true }, None, Some(open));
+        }
         self.among.held.set(self.among.held.get() - 1);
         self.among.done.notify_waiters();
     }
@@ -69,6 +75,7 @@ impl Credentials {
     pub(super) fn new(
         (engine, outbox, judges): (Rc<Engine>, Outbox, Rc<Judges>),
         units: Rc<Units>,
+        notifier: Rc<Notifier>,
         most: u32,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -76,6 +83,7 @@ impl Credentials {
             outbox,
             judges,
             units,
+            notifier,
             in_flight: InFlight::new(most),
             most,
             phase: watch::Sender::new(Phase::Serving),
@@ -100,16 +108,62 @@ impl Credentials {
             self.hand_back(id, open);
             return Ok(());
         };
-        self.held.set(self.held.get() + 1);
-        let held = Held { among: self.clone(), id, open: Some(open) };
-        let of = answer::Asked { credentials: self.clone(), claim, request };
+        let asks = matches!(claim.said, Said::True { .. });
+        // As soon as can be: if both roles are killed from here on, the unit waits for the next broker.
+        let kept = !asks || self.notifier.keep_now(stream.as_fd());
+        let held = self.hold(Some((id, open)));
+        let of = answer::Asked { credentials: self.clone(), claim, request, begun: false };
         tokio::task::spawn_local(async move {
-            of.answer(&stream).await;
+            let keeping = async {
+                if !kept {
+                    held.among.notifier.keep(stream.as_fd()).await;
+                }
+                std::future::pending::<()>().await;
+            };
+            // A value that is there does not wait for the manager.
+            tokio::select! {
+                biased;
+                () = of.answer(&stream) => {}
+                () = keeping => {}
+            }
             // In this order: what the worker has is not the last one before this is at its end.
             drop(held);
             drop(stream);
         });
         Ok(())
+    }
+
+    /// Those that the service manager has kept of an earlier broker's. They are judged as if they came just now; one that
+    /// something was written to is refused, since nobody knows how much that was.
+    pub(super) fn resume(self: &Rc<Self>, kept: Vec<OwnedFd>) {
+        for (number, socket) in (0..).zip(kept) {
+            let begun = peer::is_marked(socket.as_fd());
+            let looked = claim::look(socket.as_fd(), &self.judges, &self.units);
+            let stream = match connected(socket) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::error!(%error, "a connection that systemd has kept is lost: its unit has an empty credential");
+                    continue;
+                }
+            };
+            let held = self.hold(None);
+            let (credentials, request) = (self.clone(), RequestId(number));
+            tokio::task::spawn_local(async move {
+                match looked {
+                    Ok(Some(claim)) => answer::Asked { credentials, claim, request, begun }.answer(&stream).await,
+                    Ok(None) | Err(_) => {
+                        tracing::error!(%request, "credential refused: systemd has kept what cannot be looked at any more");
+                        deny(&stream).await;
+                    }
+                }
+                drop(held);
+            });
+        }
+    }
+
+    fn hold(self: &Rc<Self>, handed: Option<(u64, Open)>) -> Held {
+        self.held.set(self.held.get() + 1);
+        Held { among: self.clone(), handed }
     }
 
     /// There is no descriptor or memory for it here: the worker refuses it.
@@ -162,10 +216,11 @@ fn connected(socket: OwnedFd) -> std::io::Result<UnixStream> {
 
 /// Writes all of a value, then ends what the peer can read.
 async fn serve(stream: &UnixStream, mut bytes: &[u8]) -> std::io::Result<()> {
+    peer::mark(stream.as_fd());
     while !bytes.is_empty() {
         bytes = &bytes[write(stream, bytes).await?..];
     }
-    crate::sys::peer::end(stream.as_fd())
+    peer::end(stream.as_fd())
 }
 
 /// The same for what has no value.

@@ -133,7 +133,7 @@ impl Covers {
         match self {
             Self::Keys(pattern) => pattern.matches(&key.whole()),
             Self::Token(token) => document.needs(token),
-            Self::Origin(origin) => document.origin() == *origin,
+            Self::Origin(origin) => document.asks(origin),
         }
     }
 
@@ -298,7 +298,7 @@ impl Engine {
                     paths.iter().any(|path| Pattern::parse(path).is_ok_and(|path| path.overlaps(pattern)))
                 }
                 Covers::Token(token) => table.key.source.any_document().needs(token),
-                Covers::Origin(origin) => table.key.source.any_document().origin() == *origin,
+                Covers::Origin(origin) => table.key.source.any_document().asks(origin),
             })
         };
         fixed.any(|(key, state)| covers.covers(key, &state.document)) || of_tables()

@@ -367,6 +367,7 @@ impl Engine {
             Some(GivenUp::Withheld) => {
                 tracing::error!(%key, "the token is refused: the value is withheld");
                 self.ledger.borrow_mut().withhold(key, true);
+                self.settle_ledger();
             }
             Some(GivenUp::Shredded) => {
                 tracing::error!(%key, outcome = failure.class.name(), "revoked: the value is shredded");

@@ -21,6 +21,7 @@ mod ranking;
 mod reconfigure;
 mod removal;
 mod scribe;
+mod state;
 mod status;
 mod steps;
 mod storage;

@@ -132,13 +132,18 @@ pub(super) fn hold(
     Ok(held)
 }
 
-/// Names each file that gives nothing, once.
+/// So many files of a kind are named.
+const NAMED: usize = 10;
+
+/// Names files that give nothing, once.
 fn tell_strange(listing: &Listing) {
-    for (file, problem) in &listing.strange {
-        if problem.is_foreign() {
-            tracing::warn!(file, %problem, "left alone in the cache directory");
-        } else {
-            tracing::warn!(file, %problem, "ignored in the cache directory");
+    let (foreign, ignored): (Vec<_>, Vec<_>) = listing.strange.iter().partition(|(_, problem)| problem.is_foreign());
+    for (what, files) in [("left alone in the cache directory", foreign), ("ignored in the cache directory", ignored)] {
+        for (file, problem) in files.iter().take(NAMED) {
+            tracing::warn!(file, %problem, "{what}");
+        }
+        if let Some(more) = files.len().checked_sub(NAMED).filter(|more| *more > 0) {
+            tracing::warn!(files = more, "more of them {what}; `keyhatch cache ls` names each");
         }
     }
 }

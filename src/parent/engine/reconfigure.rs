@@ -4,7 +4,7 @@
 //! A key whose definition is the same keeps its value, its age, and what is known of its source; all else of the old
 //! configuration goes. Nothing on disk is removed here: that has its time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::Engine;
@@ -31,9 +31,9 @@ pub(in crate::parent) struct Prepared {
 
 /// What a change has led to.
 pub(in crate::parent) struct Reconfigured {
-    /// Keys that are not in the configuration any more.
+    /// Keys that are not in the configuration any more; one with several sources is one key.
     pub(in crate::parent) removed: usize,
-    /// Keys whose value was one of another definition.
+    /// Keys that had a value of another definition.
     pub(in crate::parent) redefined: usize,
     /// The number of the reload.
     pub(in crate::parent) reload: u64,
@@ -125,7 +125,8 @@ impl Engine {
         self.counters.renew(Names::of(&live.keys, &live.templates, &live.acl, &live.tokens));
         let went = self.token_origins();
         let mut before = std::mem::take(&mut *self.entries.borrow_mut());
-        let (configured, mut redefined) = (live.keys.len(), 0);
+        let (configured, mut redefined) = (live.keys.len(), HashSet::new());
+        let wholes: HashSet<KeyPath> = live.keys.iter().map(|key| key.path.whole()).collect();
         let templates = {
             let mut documents = self.documents.borrow_mut();
             let mut of_key = documents.arrange(&live.keys);
@@ -137,9 +138,9 @@ impl Engine {
                     continue;
                 };
                 let known = before.remove(&key.path);
-                redefined += usize::from(
-                    known.as_ref().is_some_and(|known| known.definition != definition && known.held.is_some()),
-                );
+                if known.as_ref().is_some_and(|known| known.definition != definition && known.held.is_some()) {
+                    redefined.insert(key.path.whole());
+                }
                 let new =
                     || Entry::new(document, key.source.projection.clone(), definition, key.settings.clone(), None);
                 let mut entry = known.filter(|known| known.definition == definition).unwrap_or_else(|| {
@@ -167,7 +168,9 @@ impl Engine {
             self.expanded.replace(tables);
             templates
         };
-        let removed = before.values().filter(|entry| entry.standing == Standing::Fixed).count();
+        let fixed = before.iter().filter(|(_, entry)| entry.standing == Standing::Fixed).map(|(key, _)| key.whole());
+        let removed = fixed.filter(|key| !wholes.contains(key)).collect::<HashSet<_>>().len();
+        let redefined = redefined.len();
         drop(before);
         self.sources.replace(Rc::new(sources));
         let (vault, tokens) = self.vault().replaced_by(tokens.given, &tokens.kept, (&went, &self.token_origins()));

@@ -10,22 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Engine;
-use crate::parent::cache::{Item, Lane, Record, State, Store, StoreError, Tombstone};
+use super::state::StateDue;
+use crate::parent::cache::{BUNDLE_FILES, BUNDLE_SIZE, Item, Lane, Record, State, Store, StoreError, Tombstone};
 use crate::parent::clock::Mark;
 use crate::secret::KeyPath;
-use crate::sys::clock::boot_nanos;
 
 /// How long an answer waits for its value to be on disk.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often ages and the clock are written, if there is something new: after a crash a value may be that much older.
-const STATES_EVERY: Duration = Duration::from_secs(20);
+/// How long what could not be written waits for another try.
+const RETRY_AFTER: Duration = Duration::from_secs(20);
 /// More files than this are written as one bundle first.
 const FEW: usize = 2;
-/// The bytes of values in one bundle, and of the largest value that goes into one.
-const BUNDLE_SIZE: u64 = 8 << 20;
+/// The bytes of the largest value that goes into a bundle.
 const LARGE: u64 = 1 << 20;
 /// So many files are taken out of their bundle in one go: what is new comes between.
 const PLACED_AT_ONCE: usize = 8;
@@ -49,8 +48,7 @@ pub(super) struct Scribe {
     /// The round under way has lasted too long: nobody waits for it any more.
     slow: Cell<bool>,
     last_bundle: Cell<u64>,
-    /// The state is to be written in the next round.
-    pub(super) state_wanted: Cell<bool>,
+    pub(super) state: StateDue,
 }
 
 #[derive(Default)]
@@ -111,13 +109,13 @@ impl Scribe {
             removed: watch::Sender::default(),
             slow: Cell::new(false),
             last_bundle: Cell::new(0),
-            state_wanted: Cell::new(false),
+            state: StateDue::new(),
         })
     }
 
-    /// Has these files written, and waits for that: not for ever.
-    pub(super) async fn write(&self, wanted: Vec<(KeyPath, Wanted)>) {
-        if wanted.is_empty() {
+    /// Has these files written, and the ledger if it is `owed`, and waits for that: not for ever.
+    pub(super) async fn write(&self, wanted: Vec<(KeyPath, Wanted)>, owed: bool) {
+        if wanted.is_empty() && !(owed && self.state.ledger_may()) {
             return;
         }
         self.write_behind(wanted);
@@ -164,7 +162,7 @@ impl Scribe {
 }
 
 /// What one item of a round is of.
-enum Written {
+pub(super) enum Written {
     File(KeyPath, Wanted),
     Bundle(u64, Vec<(KeyPath, Wanted)>),
     Clock(Mark),
@@ -172,7 +170,7 @@ enum Written {
 }
 
 impl Written {
-    fn item(&self) -> Option<Item> {
+    pub(super) fn item(&self) -> Option<Item> {
         match self {
             Self::File(_, wanted) => Some(wanted.item()),
             Self::Bundle(number, files) => {
@@ -194,30 +192,33 @@ enum Round {
 }
 
 impl Engine {
-    /// Writes what is pending whenever there is something, and the state now and then, until it is closed.
+    /// Writes what is pending whenever there is something, until it is closed.
     pub(in crate::parent) async fn keep_sealed(self: Rc<Self>) {
-        let mut tick = interval(STATES_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retry = Instant::now();
         loop {
             let may_retry = retry <= Instant::now();
             let to_place = may_retry && !self.scribe.pending.borrow().bundled.is_empty();
+            let owed = self.ledger.borrow().is_owed();
             let round = tokio::select! {
                 biased;
-                () = self.scribe.wake.notified() => self.write_round(false).await,
-                () = self.clock.overrun(), if may_retry => self.write_round(true).await,
-                _ = tick.tick() => self.write_round(true).await,
+                () = self.scribe.wake.notified() => self.write_round().await,
+                () = self.clock.overrun(), if may_retry => self.write_round().await,
+                () = sleep_until(self.scribe.state.leases_due.get()) => {
+                    self.tell_time_of_leases();
+                    Round::Good
+                }
+                () = sleep_until(self.scribe.state.ledger_due.get().max(retry)), if owed => self.write_round().await,
                 () = std::future::ready(()), if to_place => self.place_some().await,
             };
             match round {
                 Round::Good => {}
-                Round::Failed => retry = Instant::now() + STATES_EVERY,
+                Round::Failed => retry = Instant::now() + RETRY_AFTER,
                 Round::Last => return,
             }
         }
     }
 
-    async fn write_round(&self, state: bool) -> Round {
+    async fn write_round(&self) -> Round {
         let (files, gone, round, last) = {
             let mut pending = self.scribe.pending.borrow_mut();
             pending.rounds_taken += 1;
@@ -232,9 +233,7 @@ impl Engine {
         let buries = files.values().any(|wanted| matches!(wanted, Wanted::Tombstone(_)));
         let mut all = self.bundled(files);
         let mut items: Vec<Item> = all.iter().filter_map(Written::item).collect();
-        if state || last || buries || self.scribe.state_wanted.take() {
-            self.add_state(last, &mut items, &mut all);
-        }
+        self.add_state(last, buries, &mut items, &mut all);
         let mut good = true;
         if !items.is_empty() {
             let results = self.scribe.lane.run(move |store| store.write(&items)).await.unwrap_or_default();
@@ -273,7 +272,7 @@ impl Engine {
         let mut all: Vec<Written> = single.into_iter().map(|(key, wanted)| Written::File(key, wanted)).collect();
         let (mut bundle, mut size) = (Vec::new(), 0);
         for (key, wanted) in many {
-            if size + wanted.size() > BUNDLE_SIZE {
+            if size + wanted.size() > BUNDLE_SIZE || bundle.len() == BUNDLE_FILES {
                 all.push(self.bundle(std::mem::take(&mut bundle)));
                 size = 0;
             }
@@ -288,22 +287,6 @@ impl Engine {
 
     fn bundle(&self, files: Vec<(KeyPath, Wanted)>) -> Written {
         Written::Bundle(self.scribe.next_bundle(self.clock.now()), files)
-    }
-
-    fn add_state(&self, last: bool, items: &mut Vec<Item>, all: &mut Vec<Written>) {
-        let leased = self.entries.borrow().values().any(|entry| entry.leased_until > boot_nanos());
-        if leased || last {
-            // The worker tells ages by itself while its leases last.
-            self.clock.now();
-        }
-        if let Some(mark) = self.clock.mark(last) {
-            all.push(Written::Clock(mark));
-            items.extend(all.last().and_then(Written::item));
-        }
-        if let Some(bytes) = self.ledger.borrow_mut().encode(self.clock.now()) {
-            all.push(Written::Ledger);
-            items.push(Item::State(State::Ledger, bytes));
-        }
     }
 
     /// `false` when it was not written, and is worth another try.
@@ -322,7 +305,10 @@ impl Engine {
                     pending.bundled.insert(key, (number, wanted));
                 }
             }
-            (Written::Clock(mark), Ok(())) => self.clock.sealed(mark),
+            (Written::Clock(mark), Ok(())) => {
+                self.clock.sealed(mark);
+                self.scribe.state.mark_is_sealed();
+            }
             (Written::Ledger, Ok(())) => {}
             // The next answer of its source tries again.
             (Written::File(key, Wanted::Value(..)), Err(error)) => {

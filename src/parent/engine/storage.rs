@@ -27,7 +27,8 @@ impl Engine {
             }
             accepted.push((key, held, status));
         }
-        self.scribe.write(wanted).await;
+        let owed = self.ledger.borrow().is_owed();
+        self.scribe.write(wanted, owed).await;
         for (key, held, status) in accepted {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(&key).filter(|entry| landed.is_of(&key, entry)) else { continue };
@@ -44,6 +45,7 @@ impl Engine {
             self.take_place(&key);
             self.trim(&key);
         }
+        self.settle_ledger();
     }
 
     /// What is held of a key from now on. A value that is the same keeps its file.
@@ -66,7 +68,7 @@ impl Engine {
         let Some((definition, forget_after)) = self.entries.borrow().get(key).map(of_entry) else { return };
         self.ledger.borrow_mut().bury(key, buried_at);
         let tombstone = Tombstone { key: key.clone(), definition, buried_at, forget_after };
-        self.scribe.write(vec![(key.clone(), Wanted::Tombstone(tombstone))]).await;
+        self.scribe.write(vec![(key.clone(), Wanted::Tombstone(tombstone))], true).await;
     }
 
     /// These tokens were accepted: what was withheld for the sake of some of them, and of no others, serves again, from disk.
@@ -99,5 +101,6 @@ impl Engine {
             }
             self.trim(&key);
         }
+        self.settle_ledger();
     }
 }

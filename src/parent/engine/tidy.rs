@@ -53,6 +53,7 @@ impl Engine {
             let configured = |key: &KeyPath| entries.get(key).map(Entry::forget_after);
             self.ledger.borrow_mut().sweep(&sealed, configured, now).into_iter().collect()
         };
+        self.settle_ledger();
         let is_forgotten = |sealed: &&Sealed| sealed.label.of_key().is_some_and(|(key, _)| forgotten.contains(key));
         let files: Vec<String> = listing.sealed.iter().filter(is_forgotten).map(|sealed| sealed.name.clone()).collect();
         forgotten.iter().for_each(|key| tracing::info!(%key, "left the configuration long ago: forgotten"));

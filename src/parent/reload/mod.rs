@@ -101,6 +101,11 @@ impl Reloader {
         })
     }
 
+    /// What this broker was started with.
+    pub(super) fn greeting(&self) -> Greeting {
+        Greeting { version: version(), config: self.origin.config.clone(), fixed: self.fixed.clone() }
+    }
+
     /// One conversation, to its end. One after another: each reads the configuration when it is its turn.
     async fn converse(self: Rc<Self>, mut stream: UnixStream) {
         if self.waiting.get() >= WAITING {
@@ -111,8 +116,7 @@ impl Reloader {
         let turn = self.turn.acquire().await;
         self.waiting.set(self.waiting.get() - 1);
         let Ok(turn) = turn else { return };
-        let greeting = Greeting { version: version(), config: self.origin.config.clone(), fixed: self.fixed.clone() };
-        if say(&mut stream, &greeting).await.is_none() {
+        if say(&mut stream, &self.greeting()).await.is_none() {
             return;
         }
         let applied = match timeout(OFFER, receive::receive(&stream)).await {

@@ -1,9 +1,11 @@
 //! The authorities that sign certificates of upstreams: the system's, or those of one file and no others.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -74,7 +76,7 @@ impl Authorities {
     }
 
     /// The system's. That there are none shows at the first call.
-    pub(super) fn of_the_system() -> Self {
+    fn of_the_system() -> Self {
         let mut roots = RootCertStore::empty();
         let (added, refused) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if added == 0 {
@@ -83,13 +85,35 @@ impl Authorities {
         tracing::debug!(added, refused, "system TLS roots");
         Self(roots)
     }
+}
 
-    /// Whether both trust the same.
-    pub(super) fn are(&self, others: &Self) -> bool {
-        self.0.roots == others.0.roots
+/// Those of a configuration, by their files.
+#[derive(Clone, Default)]
+pub(super) struct Trusted(BTreeMap<PathBuf, Authorities>);
+
+/// The system's, once some way has needed them.
+#[derive(Default)]
+pub(super) struct OfTheSystem(Option<Authorities>);
+
+impl Trusted {
+    pub(super) fn new(files: BTreeMap<PathBuf, Authorities>) -> Self {
+        Self(files)
     }
 
-    pub(super) fn roots(&self) -> RootCertStore {
-        self.0.clone()
+    /// Whom to trust on a way: nobody where there is no TLS, and none but those of the file where one is named.
+    pub(super) fn roots(&self, tls: bool, ca_file: Option<&PathBuf>, system: &mut OfTheSystem) -> RootCertStore {
+        match ca_file {
+            _ if !tls => RootCertStore::empty(),
+            Some(path) => self.0.get(path).map_or_else(RootCertStore::empty, |authorities| authorities.0.clone()),
+            None => system.0.get_or_insert_with(Authorities::of_the_system).0.clone(),
+        }
+    }
+
+    /// Whether a way with this file trusts the same as it does with those others.
+    pub(super) fn are(&self, others: &Self, ca_file: Option<&PathBuf>) -> bool {
+        ca_file.is_none_or(|path| match (self.0.get(path), others.0.get(path)) {
+            (Some(one), Some(other)) => one.0.roots == other.0.roots,
+            _ => false,
+        })
     }
 }

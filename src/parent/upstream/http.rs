@@ -2,7 +2,7 @@
 //!
 //! The token goes to the configured origin alone; a redirect elsewhere is refused, never followed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use hyper::{StatusCode, Uri};
 
 use super::ahead::Ahead;
 use super::aside::parse_aside;
-use super::authorities::Authorities;
+use super::authorities::{OfTheSystem, Trusted};
 use super::body::{self, DocumentBody};
 use super::connect::{self, Client};
 use super::exchange::Exchange;
@@ -37,8 +37,8 @@ type Way = (bool, Option<PathBuf>, Option<Url>);
 /// The clients that all HTTP documents share.
 pub(super) struct HttpUpstream {
     pub(super) clients: HashMap<Way, Rc<Client>>,
-    /// Of the clients that do not trust the system's.
-    authorities: BTreeMap<PathBuf, Authorities>,
+    /// By the clients that do not trust the system's.
+    trusted: Trusted,
     limit: usize,
     pub(super) ahead: Ahead,
     /// Also of the configuration before, until it is gone.
@@ -71,34 +71,29 @@ impl HttpUpstream {
     pub(super) fn new<'d>(
         limit: usize,
         documents: impl Iterator<Item = &'d HttpDocument>,
-        authorities: BTreeMap<PathBuf, Authorities>,
+        trusted: Trusted,
         before: Option<&Self>,
     ) -> Result<Self, TlsSetupError> {
         let mut clients = HashMap::new();
-        let mut system = None;
-        let nobody = rustls::RootCertStore::empty;
+        let mut system = OfTheSystem::default();
         let documents: Vec<&HttpDocument> = documents.collect();
         let ways = documents.iter().flat_map(|document| [Some(way(document)), way_of_endpoint(document)]);
         for way in ways.flatten() {
             if clients.contains_key(&way) {
                 continue;
             }
-            if let Some(kept) = before.and_then(|before| before.kept(&way, &authorities)) {
+            if let Some(kept) = before.and_then(|before| before.kept(&way, &trusted)) {
                 clients.insert(way, kept);
                 continue;
             }
             let (https, ca_file, proxy) = &way;
-            let roots = match ca_file {
-                _ if !https => nobody(),
-                Some(path) => authorities.get(path).map_or_else(nobody, Authorities::roots),
-                None => system.get_or_insert_with(Authorities::of_the_system).roots(),
-            };
+            let roots = trusted.roots(*https, ca_file.as_ref(), &mut system);
             let proxy = proxy.as_ref().and_then(|proxy| proxy.origin().parse::<Uri>().ok());
             clients.insert(way, Rc::new(connect::client(roots, proxy).map_err(TlsSetupError)?));
         }
         let ahead = before.map(|before| before.ahead.clone()).unwrap_or_default();
         let sessions = before.map(|before| before.sessions.clone()).unwrap_or_default();
-        Ok(Self { clients, authorities, limit, ahead, sessions, shows: session::shown_by(&documents) })
+        Ok(Self { clients, trusted, limit, ahead, sessions, shows: session::shown_by(&documents) })
     }
 
     /// Drops the sessions of no document, and of tokens that are not in use.
@@ -107,16 +102,9 @@ impl HttpUpstream {
     }
 
     /// The client for this way, if it would trust the same.
-    fn kept(&self, way: &Way, authorities: &BTreeMap<PathBuf, Authorities>) -> Option<Rc<Client>> {
+    fn kept(&self, way: &Way, trusted: &Trusted) -> Option<Rc<Client>> {
         let known = self.clients.get(way)?;
-        let same = match &way.1 {
-            None => true,
-            Some(path) => match (self.authorities.get(path), authorities.get(path)) {
-                (Some(before), Some(now)) => before.are(now),
-                _ => false,
-            },
-        };
-        same.then(|| known.clone())
+        self.trusted.are(trusted, way.1.as_ref()).then(|| known.clone())
     }
 
     pub(super) async fn fetch(&self, document: &HttpDocument, known: &Validators, vault: &Vault) -> Fetched {

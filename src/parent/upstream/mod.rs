@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use self::authorities::Trusted;
 use self::command::Commands;
 use self::file::Files;
 use self::http::HttpUpstream;
@@ -134,10 +135,10 @@ impl Sources {
             Document::Http(http) => Some(&**http),
             _ => None,
         });
-        let authorities = inputs.authorities.clone();
+        let trusted = Trusted::new(inputs.authorities);
         Ok(Self {
-            nameko: NamekoUpstream::new(limit, calls, authorities, before.map(|before| &before.nameko))?,
-            http: HttpUpstream::new(limit, documents, inputs.authorities, before.map(|before| &before.http))?,
+            nameko: NamekoUpstream::new(limit, calls, trusted.clone(), before.map(|before| &before.nameko))?,
+            http: HttpUpstream::new(limit, documents, trusted, before.map(|before| &before.http))?,
             files: Files::new(limit, inputs.files),
             commands: Commands::new(limit, before.and_then(|before| before.commands.runner())),
         })

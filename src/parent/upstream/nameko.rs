@@ -4,7 +4,7 @@
 //! against the values that there are.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::amqp::{Call, Connection, Login, Message};
-use super::authorities::Authorities;
+use super::authorities::{OfTheSystem, Trusted};
 use super::connect::{Connector, TlsFault};
 use super::{Answer, DocumentBody};
 use crate::config::{Broker, Format, NamekoDocument, TokenName};
@@ -40,7 +40,7 @@ type Place = (Broker, String, TokenName, String);
 /// The brokers of all documents.
 pub(super) struct NamekoUpstream {
     ways: HashMap<Way, Rc<Reached>>,
-    authorities: BTreeMap<PathBuf, Authorities>,
+    trusted: Trusted,
     limit: usize,
 }
 
@@ -70,45 +70,34 @@ impl NamekoUpstream {
     pub(super) fn new<'d>(
         limit: usize,
         documents: impl Iterator<Item = &'d NamekoDocument>,
-        authorities: BTreeMap<PathBuf, Authorities>,
+        trusted: Trusted,
         before: Option<&Self>,
     ) -> Result<Self, TlsFault> {
         let mut ways: HashMap<Way, Rc<Reached>> = HashMap::new();
         let mut needed = HashSet::new();
-        let nobody = rustls::RootCertStore::empty;
+        let mut system = OfTheSystem::default();
         for document in documents {
             needed.insert(place(document));
             let way = way(document);
             if ways.contains_key(&way) {
                 continue;
             }
-            if let Some(kept) = before.and_then(|before| before.kept(&way, limit, &authorities)) {
+            if let Some(kept) = before.and_then(|before| before.kept(&way, limit, &trusted)) {
                 ways.insert(way, kept);
                 continue;
             }
-            let roots = match &document.ca_file {
-                _ if !document.broker.tls => nobody(),
-                Some(path) => authorities.get(path).map_or_else(nobody, Authorities::roots),
-                None => Authorities::of_the_system().roots(),
-            };
+            let roots = trusted.roots(way.0, way.1.as_ref(), &mut system);
             let reached = Reached { connector: Connector::new(roots)?, places: RefCell::default() };
             ways.insert(way, Rc::new(reached));
         }
         // What nobody needs any more ends with the last call of before.
         ways.values().for_each(|reached| reached.places.borrow_mut().retain(|place, _| needed.contains(place)));
-        Ok(Self { ways, authorities, limit })
+        Ok(Self { ways, trusted, limit })
     }
 
-    fn kept(&self, way: &Way, limit: usize, authorities: &BTreeMap<PathBuf, Authorities>) -> Option<Rc<Reached>> {
+    fn kept(&self, way: &Way, limit: usize, trusted: &Trusted) -> Option<Rc<Reached>> {
         let known = self.ways.get(way).filter(|_| limit == self.limit)?;
-        let same = match &way.1 {
-            None => true,
-            Some(path) => match (self.authorities.get(path), authorities.get(path)) {
-                (Some(before), Some(now)) => before.are(now),
-                _ => false,
-            },
-        };
-        same.then(|| known.clone())
+        self.trusted.are(trusted, way.1.as_ref()).then(|| known.clone())
     }
 
     /// Calls the service; without arguments, only the broker is asked whether it takes the token.
