@@ -20,6 +20,9 @@ use std::sync::atomic::Ordering;
 use manager::{Asking, Group, Read};
 use support::{Broker, STRANGER, Upstream, VALUE, send, wait_until};
 
+/// More than the buffer of a socket holds (some 200 KiB), and so little that systemd would take it with much more in it.
+const MIDDLING: usize = 300_000;
+
 /// Different for each test, as tests run at once.
 fn unit(name: &str) -> String {
     format!("keyhatch-{name}-{}.service", std::process::id())
@@ -39,10 +42,11 @@ fn configuration(upstream: u16, settings: &str, clients: &str) -> String {
          [tokens]\nheroku = {{ file = \"DIR/token\" }}\n\
          [keys.\"/billing/database-url\"]\nsource = {{ type = \"heroku\", app = \"billing-prod\", config-var = \"DATABASE_URL\", \
          token = \"heroku\", base-url = \"http://127.0.0.1:{upstream}\", allow-plaintext = true }}\n{settings}\n\
-         {}{}{}{}{}{clients}",
+         {}{}{}{}{}{}{clients}",
         file("/web/db-password", "password", "format = \"text\""),
         file("/web/object", "object", "format = \"json\""),
         file("/web/empty", "empty", "format = \"json\""),
+        file("/web/middling", "middling", "format = \"text\""),
         file("/web/large", "large", "format = \"text\""),
         file("/web/huge", "huge", "format = \"text\""),
     )
@@ -53,6 +57,7 @@ fn broker(upstream: u16, settings: &str, clients: &str) -> Broker {
     broker.write("password", "the password", 0o600);
     broker.write("object", "{\"a\": [1, 2]}", 0o600);
     broker.write("empty", "\"\"", 0o600);
+    broker.write("middling", &"v".repeat(MIDDLING), 0o600);
     broker.write("large", &"v".repeat(1_000_000), 0o600);
     broker.write("huge", &"v".repeat(2_000_000), 0o600);
     broker.start();

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::Interest;
 use tokio_seqpacket::UnixSeqpacket;
 use tokio_seqpacket::ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage};
 use zeroize::Zeroizing;
@@ -78,6 +79,18 @@ impl<Out: Serialize, In: DeserializeOwned> ChannelEnd<Out, In> {
     pub fn shut(&self) {
         // One that is shut already is none the less.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Resolves when the other end is shut in both directions, as [`Self::shut`] does, or its process is gone. One direction
+    /// alone is not that. What has come and was not received does not matter.
+    pub async fn until_shut(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.socket.as_async_fd().ready(Interest::WRITABLE).await?;
+            if ready.ready().is_write_closed() {
+                return Ok(());
+            }
+            ready.clear_ready();
+        }
     }
 
     /// The next frame and its fd; `None` when the other end is gone. More than one fd is a surprise.

@@ -271,6 +271,8 @@ impl Broker {
                 Some((ToParent::Configured { generation }, Passed::Nothing))
                     if self.outbox.confirm_configuration(generation) => {}
                 Some((ToParent::Drained, Passed::Nothing)) if end.is_some() => return Ok(()),
+                // It says why in its log, and waits for the channel to be shut.
+                Some((ToParent::Drained, Passed::Nothing)) => return Err(ParentError::WorkerGone),
                 Some(_) => return Err(ParentError::Protocol("a message out of order")),
                 None if end.is_some() => return Ok(()),
                 None => return Err(ParentError::WorkerGone),

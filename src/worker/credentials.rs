@@ -27,6 +27,9 @@ use crate::sys::peer;
 /// How long units may take to read why they do not start, when this process ends.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// How long the parent may take to shut the channel when it is told the end, which it does at once.
+const NO_ANSWER: Duration = Duration::from_secs(1);
+
 pub(super) struct Credentials {
     channel: Rc<WorkerEnd>,
     next: Cell<u64>,
@@ -106,8 +109,16 @@ impl Credentials {
         self.until(|| self.handed.borrow().is_empty() && self.refusing.get() == 0).await;
     }
 
-    /// Refuses all that the parent is not done with, whatever it has written: this process ends.
-    pub(super) async fn refuse_all(self: &Rc<Self>) {
+    /// Tells the parent that this process ends, and refuses all that it is not done with, whatever it has written. Not before it
+    /// has shut the channel: until then it may end a value, which would then have some of these words in it.
+    pub(super) async fn take_leave(self: &Rc<Self>) {
+        let shut = async {
+            // It may be gone, or have said the same before.
+            let _ = self.channel.send(&ToParent::Drained, None).await;
+            self.channel.until_shut().await
+        };
+        // Without it when it stands still: it ends no value then, and may never do anything else.
+        let _ = timeout(NO_ANSWER, shut).await;
         self.refuse_those(|_| true);
         // Who does not read it now never will, as far as this process can tell.
         let _ = timeout(LAST_WORDS, self.until(|| self.refusing.get() == 0)).await;

@@ -121,16 +121,16 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         channel.send(&ToParent::Ready { layers }, None).await?;
         let parting = tokio::task::spawn_local(part(link, partings));
         let accepting = tokio::task::spawn_local(let_in(listener, shared.clone()));
-        let ended = serve(&channel, &shared, &accepting).await;
+        let ended = serve(&shared, &accepting).await;
         accepting.abort();
         parting.abort();
-        credentials.refuse_all().await;
+        credentials.take_leave().await;
         ended
     })
 }
 
 /// Until the parent says to drain, and that is done, or until it is gone.
-async fn serve(channel: &WorkerEnd, shared: &Rc<Shared>, accepting: &JoinHandle<()>) -> Result<(), WorkerError> {
+async fn serve(shared: &Rc<Shared>, accepting: &JoinHandle<()>) -> Result<(), WorkerError> {
     let link = &shared.link;
     let going_round = tokio::task::spawn_local(go_round(shared.clone()));
     let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
@@ -153,7 +153,6 @@ async fn serve(channel: &WorkerEnd, shared: &Rc<Shared>, accepting: &JoinHandle<
     counting.abort();
     going_round.abort();
     shared.log.flush(&shared.current().slots);
-    channel.send(&ToParent::Drained, None).await?;
     Ok(())
 }
 

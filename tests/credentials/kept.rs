@@ -56,6 +56,7 @@ fn scene(name: &str) -> (Upstream, Broker, ServiceManager, Group, String) {
     broker.write("empty", "\"\"", 0o600);
     // With a part of it before it, it would still be no longer than a credential can be.
     broker.write("large", &"v".repeat(600_000), 0o600);
+    broker.write("middling", "", 0o600);
     broker.write("huge", "", 0o600);
     let manager = ServiceManager::of(&broker);
     manager.start(&mut broker, None);

@@ -9,6 +9,9 @@ use super::support::channel::End;
 use super::support::wait_until;
 use super::*;
 
+/// Of these the buffer of a socket (some 200 KiB) holds a part.
+const LARGE: [(&str, usize); 2] = [("web.middling", MIDDLING), ("web.large", 1_000_000)];
+
 fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
@@ -109,9 +112,9 @@ fn the_parent_dies_before_it_has_looked_and_while_it_fetches() {
 #[test]
 #[ignore = "needs root: makes control groups"]
 fn either_role_dies_in_the_middle_of_a_value() {
-    for parent_dies in [true, false] {
+    for (parent_dies, (id, length)) in [true, false].into_iter().flat_map(|dies| LARGE.map(|large| (dies, large))) {
         let (_upstream, mut broker, group, unit) = scene(if parent_dies { "parent-mid" } else { "worker-mid" });
-        let mut asking = group.ask(&broker.path("keyhatch.sock"), &[address(1, &unit, "web.large")]);
+        let mut asking = group.ask(&broker.path("keyhatch.sock"), &[address(1, &unit, id)]);
         // Nobody reads: the buffer of the socket holds some 200 KiB.
         asking.peek();
         if parent_dies {
@@ -120,7 +123,7 @@ fn either_role_dies_in_the_middle_of_a_value() {
             send("KILL", broker.worker());
         }
         let read = asking.read_one();
-        let whole = !parent_dies && read.length == 1_000_000;
+        let whole = !parent_dies && read.length == length;
         assert!(read.fails_the_unit() || whole, "{read:?}\n{}", broker.log());
         wait_until("the other follows", || broker.has_ended());
     }
@@ -154,13 +157,51 @@ fn the_channel_is_cut_before_while_and_after_the_parent_fetches() {
         assert!(read.fails_the_unit(), "{how:?}: {read:?}\n{}", broker.log());
         wait_until("both end", || broker.has_ended() && descriptors(worker) == 0);
 
-        let (_upstream, mut broker, group, unit) = scene(&format!("cut-mid-{n}"));
-        let worker = broker.worker();
-        let mut asking = group.ask(&broker.path("keyhatch.sock"), &[address(1, &unit, "web.large")]);
+        for (id, length) in LARGE {
+            let (_upstream, mut broker, group, unit) = scene(&format!("cut-mid-{n}"));
+            let worker = broker.worker();
+            let mut asking = group.ask(&broker.path("keyhatch.sock"), &[address(1, &unit, id)]);
+            asking.peek();
+            End::of(broker.parent()).unwrap().cut(how);
+            let read = asking.read_one();
+            assert!(read.fails_the_unit() || read.length == length, "{how:?}: {read:?}\n{}", broker.log());
+            wait_until("both end", || broker.has_ended() && descriptors(worker) == 0);
+        }
+    }
+}
+
+/// Both have the connections then and refuse them: a value with some of those words in it would be taken for one.
+#[test]
+#[ignore = "needs root: makes control groups, takes a descriptor of another process"]
+fn either_role_ends_by_an_error_in_the_middle_of_a_value() {
+    let frame_of_nobody = [200];
+    for of_parent in [true, false] {
+        let (_upstream, mut broker, group, unit) = scene(if of_parent { "parent-error" } else { "worker-error" });
+        let (parent, worker) = (broker.parent(), broker.worker());
+        let names: Vec<String> = (0..10).map(|n| address(n, &unit, "web.middling")).collect();
+        let mut asking = group.ask(&broker.path("keyhatch.sock"), &names);
         asking.peek();
-        End::of(broker.parent()).unwrap().cut(how);
-        let read = asking.read_one();
-        assert!(read.fails_the_unit() || read.length == 1_000_000, "{how:?}: {read:?}\n{}", broker.log());
+        // What one is told in the name of the other.
+        End::of(if of_parent { worker } else { parent }).unwrap().put(&frame_of_nobody);
+        for read in asking.read() {
+            assert!(read.fails_the_unit() || read.length == MIDDLING, "{read:?}\n{}", broker.log());
+        }
         wait_until("both end", || broker.has_ended() && descriptors(worker) == 0);
     }
+}
+
+/// What is not read by the end of the drain is refused by both, and not ended by one while the other writes.
+#[test]
+#[ignore = "needs root: makes control groups"]
+fn a_reader_that_begins_late_has_no_value_with_other_bytes_in_it() {
+    let (_upstream, mut broker, group, unit) = scene("late-reader");
+    let names: Vec<String> = (0..10).map(|n| address(n, &unit, "web.middling")).collect();
+    let mut asking = group.ask(&broker.path("keyhatch.sock"), &names);
+    asking.peek();
+    send("TERM", broker.parent());
+    log_says(&broker, &["credential refused", "the broker ends in the middle"]);
+    for read in asking.read() {
+        assert!(read.fails_the_unit(), "{read:?}\n{}", broker.log());
+    }
+    wait_until("it ends", || broker.has_ended());
 }

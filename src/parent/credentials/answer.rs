@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 use super::claim::{self, Claim, Said};
-use super::{Credentials, Phase, deny, serve};
+use super::{Credentials, Phase, deny};
 use crate::acl::Unit;
 use crate::credential::LARGEST;
 use crate::ipc::wire::{Body, Reply, RequestId, Served, ValueReply};
@@ -81,24 +81,30 @@ impl Asked {
                 return deny(stream).await;
             }
         };
-        match answer {
-            Ok(Given { client, key, bytes, served, detail }) => {
-                let written = serve(stream, &bytes).await.is_ok();
-                counts.count_credential(Some(&client), served, Some(&key));
-                let verdict = served.name();
-                if written {
-                    tracing::info!(%unit, id, %key, client, verdict, detail, pid, %request, "credential");
-                } else {
-                    tracing::info!(%unit, id, %key, client, verdict, pid, %request, "credential: the unit has gone");
+        let refused = match answer {
+            Ok(Given { client, key, bytes, served, detail }) => match credentials.serve(stream, &bytes).await {
+                Ok(false) => {
+                    let why = "the broker ends in the middle of its value".to_owned();
+                    Refused { client: Some(client), key: Some(key), served: Served::Unavailable, why }
                 }
-            }
-            Err(Refused { client, key, served, why }) => {
-                counts.count_credential(client.as_deref(), served, None);
-                let (key, verdict) = (key.map(tracing::field::display), served.name());
-                tracing::warn!(%unit, id, key, client, verdict, why, pid, %request, "credential refused");
-                deny(stream).await;
-            }
-        }
+                written => {
+                    counts.count_credential(Some(&client), served, Some(&key));
+                    let verdict = served.name();
+                    if written.is_ok() {
+                        tracing::info!(%unit, id, %key, client, verdict, detail, pid, %request, "credential");
+                    } else {
+                        tracing::info!(%unit, id, %key, client, verdict, pid, %request, "credential: the unit has gone");
+                    }
+                    return;
+                }
+            },
+            Err(refused) => refused,
+        };
+        let Refused { client, key, served, why } = refused;
+        counts.count_credential(client.as_deref(), served, None);
+        let (key, verdict) = (key.map(tracing::field::display), served.name());
+        tracing::warn!(%unit, id, key, client, verdict, why, pid, %request, "credential refused");
+        deny(stream).await;
     }
 }
 

@@ -177,11 +177,31 @@ impl Credentials {
         self.phase.send_replace(Phase::Ending);
     }
 
+    /// Writes all of a value, then ends what the peer can read. `false`: this process ends first, and the worker writes, too;
+    /// what the peer reads has to be made too long by both.
+    async fn serve(&self, stream: &UnixStream, mut bytes: &[u8]) -> std::io::Result<bool> {
+        let mut phase = self.phase.subscribe();
+        peer::mark(stream.as_fd());
+        while !bytes.is_empty() {
+            tokio::select! {
+                biased;
+                _ = phase.wait_for(|phase| *phase == Phase::Ended) => return Ok(false),
+                written = write(stream, bytes) => bytes = &bytes[written?..],
+            }
+        }
+        // Nothing is waited for between this look and the end.
+        if *phase.borrow() == Phase::Ended {
+            return Ok(false);
+        }
+        peer::end(stream.as_fd())?;
+        Ok(true)
+    }
+
     /// Shuts the channel, and refuses all that are held and what is on its way here. The caller ends after this.
     pub(super) async fn finish(self: &Rc<Self>, channel: &ParentEnd) {
-        // Whoever broke a rule is told nothing more, and the worker ends now and not when all is sealed.
-        channel.shut();
+        // In this order: the worker refuses what it holds when the channel is shut, and no value is ended from here on.
         self.phase.send_replace(Phase::Ended);
+        channel.shut();
         for _ in 0..=self.most {
             let Ok(Ok(Some((message, passed)))) = timeout(Duration::ZERO, channel.recv()).await else { break };
             if let ToParent::Credential { id, request } = message
@@ -214,16 +234,7 @@ fn connected(socket: OwnedFd) -> std::io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// Writes all of a value, then ends what the peer can read.
-async fn serve(stream: &UnixStream, mut bytes: &[u8]) -> std::io::Result<()> {
-    peer::mark(stream.as_fd());
-    while !bytes.is_empty() {
-        bytes = &bytes[write(stream, bytes).await?..];
-    }
-    peer::end(stream.as_fd())
-}
-
-/// The same for what has no value.
+/// For what has no value.
 async fn deny(stream: &UnixStream) {
     // A peer that has gone starts nothing.
     let _ = refuse(stream).await;
