@@ -131,7 +131,15 @@ const ONLY: &[(&[&str], &[&str])] = &[
     // An event loop begins after the drop: nothing of the start may know one.
     (
         &["tokio", "tokio_seqpacket"],
-        &["ipc/channel.rs", "credential/refusal.rs", "parent/", "worker/", "client/", "cli/exec/watch.rs"],
+        &[
+            "ipc/channel.rs",
+            "credential/refusal.rs",
+            "credential/watched.rs",
+            "parent/",
+            "worker/",
+            "client/",
+            "cli/exec/watch.rs",
+        ],
     ),
 ];
 

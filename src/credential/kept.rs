@@ -1,9 +1,8 @@
 //! Connections that the service manager has kept while no broker ran (`FDSTORE=1`, sd_notify(3)): this process is the only
 //! one that can still tell their units anything.
 
-use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::is_meant;
@@ -19,7 +18,8 @@ const A_MOMENT: Duration = Duration::from_millis(10);
 pub struct Kept(Vec<OwnedFd>);
 
 impl Kept {
-    /// Takes what was passed if it is a connection like systemd's: nothing else is ever written to.
+    /// Takes what was passed if it is a connection like systemd's: nothing else is ever written to. The manager has what is
+    /// dropped here, too, and whoever is at its other end waits until the service stops.
     pub fn add(&mut self, passed: OwnedFd) {
         let named = || peer::abstract_name(passed.as_fd()).ok().flatten();
         if peer::accepted_from(passed.as_fd()).is_some() && named().is_some_and(|name| is_meant(&name)) {
@@ -46,36 +46,36 @@ impl Drop for Kept {
 /// As [`super::refuse`], without an event loop. All have their turns: one that does not read keeps no other.
 fn refuse_all(connections: Vec<OwnedFd>, within: Duration) {
     let (part, until) = (part(), Instant::now() + within);
-    let refused = |connection: OwnedFd| (still_to_write(connection.as_fd()), UnixStream::from(connection));
-    let mut refused: Vec<(usize, UnixStream)> = connections.into_iter().map(refused).collect();
-    // What was kept may be told to block, by whoever else has it.
-    refused.retain(|(_, stream)| stream.set_nonblocking(true).is_ok());
+    let refused = |connection: OwnedFd| (still_to_write(connection.as_fd()), connection);
+    let mut refused: Vec<(usize, OwnedFd)> = connections.into_iter().map(refused).collect();
     while let Some((_, first)) = refused.first()
         && Instant::now() < until
     {
         // Whether it reads or not, others have done so when this is over.
         let _ = peer::has_room(first.as_fd(), A_MOMENT);
-        refused.retain_mut(|(left, stream)| goes_on(stream, left, &part));
+        refused.retain_mut(|(left, connection)| goes_on(connection.as_fd(), left, &part));
     }
 }
 
 /// Writes as much as there is room for. `false`: that was the end of it.
-fn goes_on(stream: &mut UnixStream, left: &mut usize, part: &[u8]) -> bool {
+fn goes_on(connection: BorrowedFd<'_>, left: &mut usize, part: &[u8]) -> bool {
     while *left > 0 {
-        match stream.write(&part[..part.len().min(*left)]) {
+        // Whoever else has it may have told it to block.
+        match peer::send_now(connection, &part[..part.len().min(*left)]) {
             Ok(written) => *left -= written,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
             // A peer that has gone starts nothing.
             Err(_) => return false,
         }
     }
-    let _ = peer::end(stream.as_fd());
+    let _ = peer::end(connection);
     false
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
     use crate::credential::LARGEST;
@@ -85,7 +85,7 @@ mod tests {
         let pairs: Vec<_> = (0..4).map(|_| UnixStream::pair().unwrap()).collect();
         let (ours, theirs): (Vec<UnixStream>, Vec<UnixStream>) = pairs.into_iter().unzip();
         let mut theirs = theirs.into_iter();
-        // The first does not read, and the second has gone.
+        // The first does not read, and the second has gone. All of them block, as far as they are told.
         let (_silent, gone) = (theirs.next(), theirs.next());
         drop(gone);
         let readers: Vec<_> = theirs

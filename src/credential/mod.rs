@@ -6,9 +6,11 @@
 
 mod kept;
 mod refusal;
+mod watched;
 
 pub use kept::Kept;
 pub use refusal::{refuse, write};
+pub use watched::{watched, watched_in_time};
 
 use crate::acl::Unit;
 

@@ -1,10 +1,10 @@
 //! How a unit is kept from starting: more bytes than a credential can have.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use tokio::io::Interest;
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 
 use super::OVERLENGTH;
 use crate::sys::peer;
@@ -18,12 +18,12 @@ const PART: usize = 16 << 10;
 ///
 /// # Errors
 /// When the peer has gone.
-pub async fn refuse(stream: &UnixStream) -> io::Result<()> {
-    let (part, mut left) = (part(), still_to_write(stream.as_fd()));
+pub async fn refuse<F: AsFd + AsRawFd>(connection: &AsyncFd<F>) -> io::Result<()> {
+    let (part, mut left) = (part(), still_to_write(connection.get_ref().as_fd()));
     while left > 0 {
-        left -= write(stream, &part[..left.min(PART)]).await?;
+        left -= write(connection, &part[..left.min(PART)]).await?;
     }
-    peer::end(stream.as_fd())
+    peer::end(connection.get_ref().as_fd())
 }
 
 pub(super) fn part() -> Vec<u8> {
@@ -31,8 +31,8 @@ pub(super) fn part() -> Vec<u8> {
 }
 
 /// From here on it is no connection to write a value to.
-pub(super) fn still_to_write(stream: BorrowedFd<'_>) -> usize {
-    peer::mark(stream);
+pub(super) fn still_to_write(connection: BorrowedFd<'_>) -> usize {
+    peer::mark(connection);
     OVERLENGTH
 }
 
@@ -40,6 +40,6 @@ pub(super) fn still_to_write(stream: BorrowedFd<'_>) -> usize {
 ///
 /// # Errors
 /// When the peer has gone.
-pub async fn write(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
-    stream.async_io(Interest::WRITABLE, || peer::send_now(stream.as_fd(), bytes)).await
+pub async fn write<F: AsFd + AsRawFd>(connection: &AsyncFd<F>, bytes: &[u8]) -> io::Result<usize> {
+    connection.async_io(Interest::WRITABLE, |connection| peer::send_now(connection.as_fd(), bytes)).await
 }

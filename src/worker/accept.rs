@@ -99,7 +99,7 @@ async fn take_some(
         };
         if credentials::is_systemds(stream.as_fd()) {
             // Handed over before the next one is accepted.
-            credentials::divert(UnixStream::from_std(stream)?, shared).await;
+            credentials::divert(stream, shared).await;
             continue;
         }
         match look_at(stream.as_fd(), shared) {

@@ -7,10 +7,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -18,7 +18,7 @@ use super::WorkerError;
 use super::accept::look_at;
 use super::log::Told;
 use super::service::Shared;
-use crate::credential::{is_meant, refuse};
+use crate::credential::{is_meant, refuse, watched_in_time};
 use crate::ipc::channel::WorkerEnd;
 use crate::ipc::record::Event;
 use crate::ipc::wire::{RequestId, Served, ToParent};
@@ -97,7 +97,7 @@ impl Credentials {
         let this = self.clone();
         tokio::task::spawn_local(async move {
             // A peer that has gone starts nothing.
-            let _ = refuse(&stream).await;
+            let _ = refuse(&watched_in_time(stream).await).await;
             this.refusing.set(this.refusing.get() - 1);
             this.done.notify_waiters();
         });
@@ -171,5 +171,6 @@ async fn turn_away(stream: UnixStream, shared: &Shared) {
     let (event, key, client, millis) = (Event::Denied, None, None, 0);
     let told = Told { connection: &connection, event, key, client, verdict, status, millis, request };
     shared.log.tell(&told, false);
-    let _ = timeout(current.config.limits.idle_timeout, refuse(&stream)).await;
+    let refused = async { refuse(&watched_in_time(stream).await).await };
+    let _ = timeout(current.config.limits.idle_timeout, refused).await;
 }

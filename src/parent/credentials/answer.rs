@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
@@ -58,7 +57,7 @@ impl Refused {
 
 impl Asked {
     /// To its end: the peer has read all of a value, more than it takes, or is gone.
-    pub(super) async fn answer(self, stream: &UnixStream) {
+    pub(super) async fn answer(self, stream: &AsyncFd<OwnedFd>) {
         let Self { credentials, claim: Claim { pid, said }, request, begun } = self;
         let counts = &credentials.engine;
         let (unit, id, answer) = match said {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -22,7 +22,7 @@ use super::notify::Notifier;
 use super::outbox::Outbox;
 use super::serve::ParentError;
 use super::units::Units;
-use crate::credential::{refuse, write};
+use crate::credential::{refuse, watched, watched_in_time, write};
 use crate::ipc::channel::{ParentEnd, Passed};
 use crate::ipc::wire::{RequestId, ToParent, ToWorker};
 use crate::sys::peer;
@@ -104,19 +104,19 @@ impl Credentials {
             Passed::Nothing => return Err(ParentError::Protocol("a message out of order")),
         };
         let looked = claim::look(socket.as_fd(), &self.judges, &self.units)?;
-        let (Some(claim), Ok(stream)) = (looked, connected(socket)) else {
+        let (Some(claim), Ok(stream)) = (looked, watched(socket)) else {
             self.hand_back(id, open);
             return Ok(());
         };
         let asks = matches!(claim.said, Said::True { .. });
         // As soon as can be: if both roles are killed from here on, the unit waits for the next broker.
-        let kept = !asks || self.notifier.keep_now(stream.as_fd());
+        let kept = !asks || self.notifier.keep_now(stream.get_ref().as_fd());
         let held = self.hold(Some((id, open)));
         let of = answer::Asked { credentials: self.clone(), claim, request, begun: false };
         tokio::task::spawn_local(async move {
             let keeping = async {
                 if !kept {
-                    held.among.notifier.keep(stream.as_fd()).await;
+                    held.among.notifier.keep(stream.get_ref().as_fd()).await;
                 }
                 std::future::pending::<()>().await;
             };
@@ -139,16 +139,11 @@ impl Credentials {
         for (number, socket) in (0..).zip(kept) {
             let begun = peer::is_marked(socket.as_fd());
             let looked = claim::look(socket.as_fd(), &self.judges, &self.units);
-            let stream = match connected(socket) {
-                Ok(stream) => stream,
-                Err(error) => {
-                    tracing::error!(%error, "a connection that systemd has kept is lost: its unit has an empty credential");
-                    continue;
-                }
-            };
             let held = self.hold(None);
             let (credentials, request) = (self.clone(), RequestId(number));
             tokio::task::spawn_local(async move {
+                // Until then the manager has it, and its unit waits.
+                let stream = watched_in_time(socket).await;
                 match looked {
                     Ok(Some(claim)) => answer::Asked { credentials, claim, request, begun }.answer(&stream).await,
                     Ok(None) | Err(_) => {
@@ -179,9 +174,9 @@ impl Credentials {
 
     /// Writes all of a value, then ends what the peer can read. `false`: this process ends first, and the worker writes, too;
     /// what the peer reads has to be made too long by both.
-    async fn serve(&self, stream: &UnixStream, mut bytes: &[u8]) -> std::io::Result<bool> {
+    async fn serve(&self, stream: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result<bool> {
         let mut phase = self.phase.subscribe();
-        peer::mark(stream.as_fd());
+        peer::mark(stream.get_ref().as_fd());
         while !bytes.is_empty() {
             tokio::select! {
                 biased;
@@ -193,7 +188,7 @@ impl Credentials {
         if *phase.borrow() == Phase::Ended {
             return Ok(false);
         }
-        peer::end(stream.as_fd())?;
+        peer::end(stream.get_ref().as_fd())?;
         Ok(true)
     }
 
@@ -228,14 +223,8 @@ impl Credentials {
     }
 }
 
-fn connected(socket: OwnedFd) -> std::io::Result<UnixStream> {
-    let stream = std::os::unix::net::UnixStream::from(socket);
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
-}
-
 /// For what has no value.
-async fn deny(stream: &UnixStream) {
+async fn deny(stream: &AsyncFd<OwnedFd>) {
     // A peer that has gone starts nothing.
     let _ = refuse(stream).await;
 }
