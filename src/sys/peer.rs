@@ -171,6 +171,11 @@ pub fn end(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(shutdown(socket.as_raw_fd(), Shutdown::Write)?)
 }
 
+/// Whether nothing more can be written: its end is shut, or its peer has gone. A write of nothing says so (send(2), `EPIPE`).
+pub fn is_ended(socket: BorrowedFd<'_>) -> bool {
+    send_now(socket, &[]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
 /// Marks a connection for all who have it, in whatever process, now and later: `O_APPEND` means nothing to a socket, and is
 /// of the open file that their descriptors share (open(2)).
 pub fn mark(socket: BorrowedFd<'_>) {

@@ -111,6 +111,24 @@ fn what_something_was_written_to_is_refused_by_the_next_broker() {
     log_says(&broker, &["credential refused", &format!("unit={unit}"), "something was written"]);
 }
 
+/// It lies in the buffer of the socket, and nobody has anything to add.
+#[test]
+#[ignore = "needs root: makes control groups"]
+fn what_was_served_and_is_not_read_yet_is_not_refused_by_the_next_broker() {
+    let (_upstream, mut broker, manager, group, unit) = scene("served");
+    let mut asking = group.ask(&broker.path("keyhatch.sock"), &[address(1, &unit, "web.db-password")]);
+    let kept = manager.kept();
+    asking.peek();
+    log_says(&broker, &["INFO credential ", &format!("unit={unit}")]);
+    kill_both(&mut broker);
+    manager.start(&mut broker, Some(kept));
+    // By now it has looked at what was kept.
+    assert_eq!(ask(&broker, &group, &unit, "web.object").text, "{}");
+    assert!(!broker.log().contains("credential refused"), "{}", broker.log());
+    let read = asking.read_one();
+    assert_eq!((read.ended, read.text.as_str()), (true, "the password"));
+}
+
 #[test]
 #[ignore = "needs root: makes control groups"]
 fn what_is_no_credential_is_not_written_to_and_costs_no_start() {

@@ -134,9 +134,13 @@ impl Credentials {
     }
 
     /// Those that the service manager has kept of an earlier broker's. They are judged as if they came just now; one that
-    /// something was written to is refused, since nobody knows how much that was.
+    /// something was written to is refused, since nobody knows how much that was. One that has ended, and that its unit may not
+    /// have read yet, needs nothing.
     pub(super) fn resume(self: &Rc<Self>, kept: Vec<OwnedFd>) {
         for (number, socket) in (0..).zip(kept) {
+            if peer::is_ended(socket.as_fd()) {
+                continue;
+            }
             let begun = peer::is_marked(socket.as_fd());
             let looked = claim::look(socket.as_fd(), &self.judges, &self.units);
             let held = self.hold(None);
