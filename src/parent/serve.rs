@@ -199,8 +199,8 @@ pub fn run(mut inputs: ParentInputs, log: LogOptions) -> Result<(), ParentError>
             served = broker.serve(&channel) => served,
             gone = runner_gone => Err(ParentError::Runner(gone)),
         };
-        broker.credentials.finish(&channel).await;
-        engine.close().await;
+        // Who does not read a refusal does not keep the last state from the disk.
+        tokio::join!(broker.credentials.finish(&channel), engine.close());
         // What the worker said last: it may be why it ended.
         let _ = timeout(LAST_LINES, relayed).await;
         served

@@ -25,7 +25,7 @@ use crate::ipc::wire::{RequestId, Served, ToParent};
 use crate::sys::peer;
 
 /// How long units may take to read why they do not start, when this process ends.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// How long the parent may take to shut the channel when it is told the end, which it does at once.
 const NO_ANSWER: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::socket::Shutdown;
 
@@ -188,6 +189,28 @@ fn either_role_ends_by_an_error_in_the_middle_of_a_value() {
         }
         wait_until("both end", || broker.has_ended() && descriptors(worker) == 0);
     }
+}
+
+/// It cannot be told anything. The last state is sealed meanwhile, and the service ends by itself before systemd ends it
+/// (`TimeoutStopSec=10s`).
+#[test]
+#[ignore = "needs root: makes control groups"]
+fn a_reader_that_stands_still_does_not_keep_the_last_state_from_being_sealed() {
+    let (_upstream, mut broker, group, unit) = scene("still");
+    let mut asking = group.ask(&broker.path("keyhatch.sock"), &[address(1, &unit, "web.middling")]);
+    asking.peek();
+    let (began, told) = (SystemTime::now(), "units do not read that they have no credential");
+    send("TERM", broker.parent());
+    log_says(&broker, &["credential refused", "the broker ends in the middle"]);
+    let sealed = || fs::metadata(broker.path("cache")).unwrap().modified().unwrap();
+    // The drain takes 5 s.
+    wait_until("the last state is sealed", || sealed() > began + Duration::from_secs(4));
+    assert!(!broker.log().contains(told), "{}", broker.log());
+    wait_until("it ends", || broker.has_ended());
+    assert!(began.elapsed().unwrap() < Duration::from_millis(9500), "{began:?}\n{}", broker.log());
+    // In good order: a failure has a line.
+    assert!(broker.log().contains(told) && !broker.log().contains("ended: "), "{}", broker.log());
+    drop(asking);
 }
 
 /// What is not read by the end of the drain is refused by both, and not ended by one while the other writes.

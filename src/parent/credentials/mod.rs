@@ -27,8 +27,9 @@ use crate::ipc::channel::{ParentEnd, Passed};
 use crate::ipc::wire::{RequestId, ToParent, ToWorker};
 use crate::sys::peer;
 
-/// How long units may take to read why they do not start, when the parent ends.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long units may take to read why they do not start, when the parent ends. With the drain before it, less than the 10 s
+/// after which systemd and others end it by force.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 pub(super) struct Credentials {
     engine: Rc<Engine>,

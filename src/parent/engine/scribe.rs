@@ -119,6 +119,10 @@ impl Scribe {
             return;
         }
         self.write_behind(wanted);
+        // After the last round nothing is written any more, and nobody is answered.
+        if self.pending.borrow().last {
+            return;
+        }
         if !self.slow.get() && !self.next_round(PATIENCE).await && !self.slow.replace(true) {
             tracing::error!("the disk is slow: values are served before they are sealed, which goes on behind");
         }
