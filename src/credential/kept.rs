@@ -1,7 +1,7 @@
 //! Connections that the service manager has kept while no broker ran (`FDSTORE=1`, sd_notify(3)): this process is the only
 //! one that can still tell their units anything.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use crate::sys::peer;
 
 /// How long units may take to read why they do not start, all together: nobody has begun to serve.
 const PATIENCE: Duration = Duration::from_secs(5);
+const A_MOMENT: Duration = Duration::from_millis(10);
 
 /// Those whose units wait. Dropped, it refuses them: a start that fails is the end of the service, and then of what is kept.
 #[derive(Default)]
@@ -38,27 +39,66 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let until = Instant::now() + PATIENCE;
-        for connection in self.take() {
-            // A peer that has gone starts nothing.
-            let _ = refuse_now(connection.into(), until);
-        }
+        refuse_all(self.take(), PATIENCE);
     }
 }
 
-/// As [`super::refuse`], without an event loop.
-fn refuse_now(mut stream: UnixStream, until: Instant) -> io::Result<()> {
-    let (part, mut left) = (part(), still_to_write(stream.as_fd()));
-    while left > 0 {
-        match stream.write(&part[..left.min(part.len())]) {
-            Ok(written) => left -= written,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                if !peer::has_room(stream.as_fd(), until.saturating_duration_since(Instant::now()))? {
-                    return Err(ErrorKind::TimedOut.into());
-                }
-            }
-            Err(error) => return Err(error),
+/// As [`super::refuse`], without an event loop. All have their turns: one that does not read keeps no other.
+fn refuse_all(connections: Vec<OwnedFd>, within: Duration) {
+    let (part, until) = (part(), Instant::now() + within);
+    let refused = |connection: OwnedFd| (still_to_write(connection.as_fd()), UnixStream::from(connection));
+    let mut refused: Vec<(usize, UnixStream)> = connections.into_iter().map(refused).collect();
+    // What was kept may be told to block, by whoever else has it.
+    refused.retain(|(_, stream)| stream.set_nonblocking(true).is_ok());
+    while let Some((_, first)) = refused.first()
+        && Instant::now() < until
+    {
+        // Whether it reads or not, others have done so when this is over.
+        let _ = peer::has_room(first.as_fd(), A_MOMENT);
+        refused.retain_mut(|(left, stream)| goes_on(stream, left, &part));
+    }
+}
+
+/// Writes as much as there is room for. `false`: that was the end of it.
+fn goes_on(stream: &mut UnixStream, left: &mut usize, part: &[u8]) -> bool {
+    while *left > 0 {
+        match stream.write(&part[..part.len().min(*left)]) {
+            Ok(written) => *left -= written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+            // A peer that has gone starts nothing.
+            Err(_) => return false,
         }
     }
-    peer::end(stream.as_fd())
+    let _ = peer::end(stream.as_fd());
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::credential::LARGEST;
+
+    #[test]
+    fn who_does_not_read_keeps_no_other_from_being_refused() {
+        let pairs: Vec<_> = (0..4).map(|_| UnixStream::pair().unwrap()).collect();
+        let (ours, theirs): (Vec<UnixStream>, Vec<UnixStream>) = pairs.into_iter().unzip();
+        let mut theirs = theirs.into_iter();
+        // The first does not read, and the second has gone.
+        let (_silent, gone) = (theirs.next(), theirs.next());
+        drop(gone);
+        let readers: Vec<_> = theirs
+            .map(|mut stream| {
+                std::thread::spawn(move || {
+                    let mut read = Vec::new();
+                    stream.read_to_end(&mut read).map(|_| read.len())
+                })
+            })
+            .collect();
+        refuse_all(ours.into_iter().map(OwnedFd::from).collect(), Duration::from_millis(500));
+        for reader in readers {
+            assert!(reader.join().unwrap().unwrap() > LARGEST);
+        }
+    }
 }

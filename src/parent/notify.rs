@@ -136,7 +136,7 @@ impl Notifier {
         while let Some(Manager { socket, .. }) = &self.manager
             && !self.keep_now(connection)
         {
-            // Full is what the kernel says, which this does not know.
+            // The event loop does not know that it is full: the message went past it.
             let full = || Err::<(), _>(ErrorKind::WouldBlock.into());
             let _ = socket.try_io(Interest::WRITABLE, full);
             if socket.writable().await.is_err() {
