@@ -177,10 +177,8 @@ impl Credentials {
         self.phase.send_replace(Phase::Ending);
     }
 
-    /// Shuts the channel, and refuses all that are held and what is on its way here. The caller ends after this.
+    /// Refuses all that are held, and what is on its way here; then shuts the channel. The caller ends after this.
     pub(super) async fn finish(self: &Rc<Self>, channel: &ParentEnd) {
-        // Whoever broke a rule is told nothing more, and the worker ends now and not when all is sealed.
-        channel.shut();
         self.phase.send_replace(Phase::Ended);
         for _ in 0..=self.most {
             let Ok(Ok(Some((message, passed)))) = timeout(Duration::ZERO, channel.recv()).await else { break };
@@ -205,6 +203,9 @@ impl Credentials {
                 "units do not read that they have no credential: they may start with a broken one"
             );
         }
+        // Whoever broke a rule is told nothing more, and the worker ends now and not when all is sealed. Not before: it refuses what it
+        // has then, and two that write into one connection could end it with a mixture of both.
+        channel.shut();
     }
 }
 
