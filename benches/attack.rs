@@ -12,8 +12,8 @@ mod support;
 
 use std::process::Command;
 
-use crowd::{Swarm, command, measure};
-use support::{Broker, GRANTED, STRANGER, Upstream};
+use crowd::{Staying, Swarm, allow_open_files, command, measure, open_files};
+use support::{Broker, GRANTED, PARENT, STRANGER, Upstream, WORKER};
 
 const KEY: &str = "/billing/database-url";
 const OTHER: u32 = STRANGER + 1;
@@ -22,16 +22,28 @@ const ROUNDS: usize = 5;
 /// The uid, and the arguments of its swarm.
 type Attack<'a> = (u32, &'a [&'a str]);
 
-fn median(broker: &Broker, mode: &str, figure: &str) -> u64 {
-    let measured = || {
-        let swarm = command(broker, GRANTED, &[mode, "3000", KEY]);
-        let mut first = Command::new("chrt");
-        first.args(["--fifo", "1"]).arg(swarm.get_program()).args(swarm.get_args());
-        measure(first)[figure].as_u64().unwrap()
-    };
+/// The user that is measured.
+fn user(broker: &Broker, mode: &str) -> Command {
+    let swarm = command(broker, GRANTED, &[mode, "3000", KEY]);
+    let mut first = Command::new("chrt");
+    first.args(["--fifo", "1"]).arg(swarm.get_program()).args(swarm.get_args());
+    first
+}
+
+fn median(measured: impl Fn() -> u64) -> u64 {
     let mut figures: Vec<u64> = (0..ROUNDS).map(|_| measured()).collect();
     figures.sort_unstable();
     figures[ROUNDS / 2]
+}
+
+/// On a connection that was there before, while these roles, with their users, have no descriptor left: nobody new comes in then.
+fn starved(broker: &Broker, roles: &[(u32, u32)], figure: &str) -> u64 {
+    let staying = Staying::start(user(broker, "stay"));
+    let enough: Vec<u64> = roles.iter().map(|(pid, _)| open_files(*pid)).collect();
+    roles.iter().for_each(|(pid, uid)| allow_open_files(*pid, *uid, 3));
+    let measured = staying.measure();
+    roles.iter().zip(enough).for_each(|((pid, uid), enough)| allow_open_files(*pid, *uid, enough));
+    measured[figure].as_u64().unwrap()
 }
 
 fn main() {
@@ -47,6 +59,12 @@ fn main() {
         ("slow and garbage", &[(STRANGER, &["stare", "10000", KEY]), (OTHER, &["garbage", "64"])]),
         ("quiet again", &[]),
     ];
+    let roles = [(broker.parent(), PARENT), (broker.worker(), WORKER)];
+    let without: [(&str, &[(u32, u32)]); 3] = [
+        ("no descriptors, worker", &roles[1..]),
+        ("no descriptors, parent", &roles[..1]),
+        ("no descriptors, both", &roles),
+    ];
     println!("{:28} {:>16} {:>16}", "", "kept: p50 p99", "anew: p50 p99");
     for (name, swarms) in attacks {
         if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
@@ -55,8 +73,20 @@ fn main() {
         let crowd: Vec<Swarm> = swarms.iter().map(|(uid, arguments)| Swarm::start(&broker, *uid, arguments)).collect();
         crowd.iter().for_each(|swarm| swarm.move_to("1"));
         crowd.iter().for_each(Swarm::goes_on);
-        let of = |mode| format!("{:>8} {:>7}", median(&broker, mode, "p50"), median(&broker, mode, "p99"));
+        let figure = |mode, figure| median(|| measure(user(&broker, mode))[figure].as_u64().unwrap());
+        let of = |mode| format!("{:>8} {:>7}", figure(mode, "p50"), figure(mode, "p99"));
         println!("{name:28} {} {}", of("measure"), of("knock"));
         crowd.iter().for_each(Swarm::goes_on);
+    }
+    let crowd =
+        [Swarm::start(&broker, STRANGER, &["stare", "10000", KEY]), Swarm::start(&broker, OTHER, &["garbage", "64"])];
+    crowd.iter().for_each(|swarm| swarm.move_to("1"));
+    for (name, roles) in without {
+        if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        crowd.iter().for_each(Swarm::goes_on);
+        let of = |figure| median(|| starved(&broker, roles, figure));
+        println!("{name:28} {:>8} {:>7}", of("p50"), of("p99"));
     }
 }

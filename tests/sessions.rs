@@ -33,6 +33,20 @@ fn logins(upstream: &Process) -> usize {
     upstream.requests_for("/session/login").len()
 }
 
+fn status(broker: &Broker, more: &[&str]) -> String {
+    let mut status = std::process::Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+    let done = status.arg("status").args(more).arg("--admin-socket").arg(broker.path("admin.sock")).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// The state of each, as the operator is told.
+fn sessions(broker: &Broker) -> Vec<String> {
+    let told: serde_json::Value = serde_json::from_str(&status(broker, &["--json"])).unwrap();
+    assert!(!told.to_string().contains("planted-session"), "{told}");
+    told["sessions"].as_array().unwrap().iter().map(|one| one["state"].as_str().unwrap().to_owned()).collect()
+}
+
 /// Asks for what the upstream says now.
 fn fresh(broker: &Broker, key: &str) -> String {
     broker.curl(GRANTED, key, &["--header", "Cache-Control: no-cache"])
@@ -146,12 +160,17 @@ fn where_sessions_come_from_can_be_down_and_come_back() {
     });
     upstream.behave("/session/login", "/status/503");
     fails(&broker, "/a", 503, "login-failed");
+    assert_eq!(sessions(&broker), ["failing"]);
     fails(&broker, "/hangs", 503, "failover-timeout");
     good(&broker, "/other");
     logs(&broker, "no session");
     assert!(broker.log().contains("reason=status 503"), "{}", broker.log());
     upstream.behave("/session/login", "/session/login");
     wait_until("it logs in once the login is back", || fresh(&broker, "/a").starts_with("HTTP/1.1 200 "));
+    assert_eq!(sessions(&broker)[0], "good");
+    let told = status(&broker, &[]);
+    let line = told.lines().find(|line| line.contains(" good ")).unwrap_or_else(|| panic!("{told}"));
+    assert!(told.contains("SESSION OF") && line.contains(&format!(":{} ", upstream.port("plain"))), "{told}");
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(super) struct Status {
     templates: Vec<Template>,
     origins: Vec<Origin>,
     tokens: Vec<Token>,
+    #[serde(default)]
+    sessions: Vec<Session>,
     pub(super) drill: Option<Drill>,
     layers: Vec<Layer>,
 }
@@ -77,6 +79,18 @@ struct Origin {
     token: Option<String>,
     failures: u64,
     back_off: Option<u64>,
+}
+
+/// What a login gave.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Session {
+    origin: Option<String>,
+    tokens: Vec<String>,
+    state: String,
+    ends_in: Option<u64>,
+    reason: Option<String>,
+    next_attempt_in: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -205,12 +219,19 @@ fn table(status: &Status) -> String {
     for Token { token, state, ago } in &status.tokens {
         tokens.row([token.clone(), state.clone(), or_dash(ago.map(|ago| format!("{} ago", duration(ago))))]);
     }
+    let mut sessions = Table::new(&["SESSION OF", "TOKENS", "STATE", "ENDS IN", "LAST ATTEMPT"], &[3]);
+    for Session { origin, tokens, state, ends_in, reason, next_attempt_in } in &status.sessions {
+        let next = next_attempt_in.map(|seconds| format!("next in {}", duration(seconds)));
+        let note = reason.iter().cloned().chain(next).collect::<Vec<_>>().join(", ");
+        let (origin, tokens) = (or_dash(origin.clone()), tokens.join(", "));
+        sessions.row([origin, tokens, state.clone(), or_dash(ends_in.map(duration)), note]);
+    }
     let mut layers = Table::new(&["ROLE", "LAYER", "HOLDS", "LEVEL"], &[]);
     for Layer { role, name, level, holds } in &status.layers {
         layers.row([role.clone(), name.clone(), if *holds { "yes" } else { "NO" }.to_owned(), level.clone()]);
     }
     let drill = status.drill.as_ref().map(told_drill).map_or_else(String::new, |line| format!("{line}\n\n"));
-    let tables = [keys, templates, origins, tokens, layers].map(|table| table.text());
+    let tables = [keys, templates, origins, tokens, sessions, layers].map(|table| table.text());
     // Of those after the first, a heading alone says nothing.
     let (first, others) = tables.split_at(1);
     let others = others.iter().filter(|text| text.lines().count() > 1).map(|text| format!("\n{text}"));

@@ -1,9 +1,9 @@
 //! Starting the peers of `tests/limits/swarm.rs`, and hearing what they have done.
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "a test may panic; each user has its share")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -67,4 +67,46 @@ pub fn measure(mut swarm: Command) -> serde_json::Value {
     let done = swarm.output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     serde_json::from_slice(&done.stdout).unwrap()
+}
+
+/// One with a connection that was answered once, and does nothing more for the moment.
+pub struct Staying {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Staying {
+    pub fn start(mut stay: Command) -> Self {
+        let mut child = stay.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut staying = Self { child, lines };
+        assert_eq!(staying.line(), "ready\n");
+        staying
+    }
+
+    /// As [`measure`].
+    pub fn measure(mut self) -> serde_json::Value {
+        self.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let figures = serde_json::from_str(&self.line()).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        figures
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+pub fn open_files(pid: u32) -> u64 {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// The same user may change it, without any capability (prlimit(2)). What is open stays so.
+pub fn allow_open_files(pid: u32, uid: u32, count: u64) {
+    let mut prlimit = as_uid(uid, "prlimit");
+    assert!(prlimit.args(["--pid", &pid.to_string(), &format!("--nofile={count}:")]).status().unwrap().success());
 }

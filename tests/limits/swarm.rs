@@ -4,7 +4,8 @@
 //! `stare`: half a header, then a byte a second; or a request for PATH whose answer is never read. Who is turned away comes back.
 //! `garbage`: bytes that are no request, again and again. `deny`: requests for keys that nobody has, as many at once as fit.
 //! `measure`: COUNT requests for PATH, one after the other, on one connection; prints how many microseconds they took.
-//! `knock`: the same, each on a connection of its own.
+//! `knock`: the same, each on a connection of its own. `stay`: as `measure`, but the connection is there before: it says `ready` when
+//! it was answered once, and goes on when it is sent a line.
 //!
 //! `SOCKET check OWN OTHER` is a good peer: it asks for ever for `/own/OWN`, and at times for what is OTHER's, tells each
 //! value that it gets, and what is wrong. `check-stale`: no age may be below the one before.
@@ -34,8 +35,8 @@ fn main() {
     }
     let (socket, mode, count) = (PathBuf::from(&arguments[0]), arguments[1].clone(), arguments[2].parse().unwrap());
     let path = arguments.get(3).cloned().unwrap_or_default();
-    if mode == "measure" || mode == "knock" {
-        return measure(&socket, mode == "knock", count, &path);
+    if mode == "measure" || mode == "knock" || mode == "stay" {
+        return measure(&socket, &mode, count, &path);
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
@@ -131,22 +132,26 @@ impl Swarm {
     }
 }
 
-fn measure(socket: &Path, each_anew: bool, count: u64, path: &str) {
+fn measure(socket: &Path, mode: &str, count: u64, path: &str) {
     let connect = || std::os::unix::net::UnixStream::connect(socket).unwrap();
     let mut kept = connect();
-    let mut took: Vec<Duration> = (0..count)
-        .map(|_| {
-            let began = Instant::now();
-            if each_anew {
-                kept = connect();
-            }
-            write!(kept, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-            let mut answer = [0; 4096];
-            let length = kept.read(&mut answer).unwrap();
-            assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer[..length].escape_ascii());
-            began.elapsed()
-        })
-        .collect();
+    let mut ask = || {
+        let began = Instant::now();
+        if mode == "knock" {
+            kept = connect();
+        }
+        write!(kept, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = [0; 4096];
+        let length = kept.read(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer[..length].escape_ascii());
+        began.elapsed()
+    };
+    if mode == "stay" {
+        ask();
+        println!("ready");
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+    }
+    let mut took: Vec<Duration> = (0..count).map(|_| ask()).collect();
     took.sort_unstable();
     let at = |hundredths: usize| took[(took.len() - 1) * hundredths / 100].as_micros();
     println!("{{\"p50\":{},\"p99\":{},\"max\":{}}}", at(50), at(99), at(100));

@@ -124,7 +124,8 @@ fn the_request_is_answered_as_http_does() {
         stream.write_all(format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
         rest(stream)
     };
-    assert!(ask("GET /reload").starts_with("HTTP/1.1 405 "));
+    assert!(ask("PUT /reload").starts_with("HTTP/1.1 405 "));
+    assert!(ask("GET /reload").starts_with("HTTP/1.1 200 "), "what it was started with");
     assert!(ask("POST /reload").starts_with("HTTP/1.1 426 "));
     assert!(ask("GET /other").contains("/reload"));
 }

@@ -9,6 +9,7 @@ use super::entry::Entry;
 use super::expanded::Table;
 use super::{Engine, documents};
 use crate::config::TokenName;
+use crate::parent::upstream::SessionStanding;
 use crate::secret::KeyPath;
 use crate::staleness::Span;
 
@@ -96,7 +97,7 @@ impl Engine {
         health
     }
 
-    /// Keys, keys with parameters, origins, tokens, the drill. Times in seconds.
+    /// Keys, keys with parameters, origins, tokens, sessions, the drill. Times in seconds.
     ///
     /// Answers come between: each key is told as it is when it is its turn.
     pub(in crate::parent) async fn status(&self) -> Value {
@@ -118,6 +119,7 @@ impl Engine {
             "templates": self.status_of_templates(),
             "origins": self.status_of_origins(),
             "tokens": self.status_of_tokens(),
+            "sessions": self.status_of_sessions(),
             "drill": self.status_of_drill(),
         })
     }
@@ -197,6 +199,20 @@ impl Engine {
             lines.push(json!({ "token": name.0, "state": state, "ago": proof.map(|proof| seconds_since(proof.at)) }));
         });
         lines
+    }
+
+    fn status_of_sessions(&self) -> Vec<Value> {
+        let line = |session: SessionStanding| {
+            json!({
+                "origin": session.origin,
+                "tokens": session.tokens,
+                "state": session.state,
+                "ends-in": session.ends.map(seconds_until),
+                "reason": session.failure.map(|failure| failure.reason.to_string()),
+                "next-attempt-in": session.due.filter(|due| *due > Instant::now()).map(seconds_until),
+            })
+        };
+        self.sources.borrow().sessions().into_iter().map(line).collect()
     }
 
     pub(in crate::parent) fn has_token(&self, name: &TokenName) -> bool {

@@ -51,7 +51,7 @@ pub use body::DocumentBody;
 pub use file::SourceFile;
 pub use http::TlsSetupError;
 pub use session::Useless;
-pub(in crate::parent) use session::judge;
+pub(in crate::parent) use session::{Standing as SessionStanding, judge};
 
 /// What sources need that only the root phase may open, each by its path.
 #[derive(Default)]
@@ -148,6 +148,11 @@ impl Sources {
     pub(in crate::parent) fn with_runner(mut self, runner: Rc<Runner>) -> Self {
         self.commands = self.commands.run_by(runner);
         self
+    }
+
+    /// How each session is that some document has needed.
+    pub(super) fn sessions(&self) -> Vec<SessionStanding> {
+        self.http.sessions.standings()
     }
 
     /// Drops the sessions of no document any more, and of tokens that are not in use.

@@ -25,6 +25,7 @@ pub(super) use self::answer::Grant;
 pub use self::answer::Useless;
 pub(super) use self::ask::date;
 pub(super) use self::slot::Slot;
+pub(in crate::parent) use self::slot::Standing;
 use super::ahead::Ahead;
 use super::connect::Client;
 use crate::config::{Auth, AwsCredentials, Content, HttpDocument, Needed, TokenName, Url};
@@ -150,6 +151,11 @@ impl Sessions {
             documents.iter().any(|document| identity.is_of(document))
                 && identity.tokens.iter().all(|(name, token)| vault.uses(name, token))
         });
+    }
+
+    /// How each is that some document has needed.
+    pub(super) fn standings(&self) -> Vec<Standing> {
+        self.0.borrow().iter().map(|slot| slot.standing()).collect()
     }
 
     /// A login that has failed may be tried again at once.

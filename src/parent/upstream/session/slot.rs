@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ask::{Call, Failed, Reply};
 use super::{Identity, Session};
-use crate::config::Auth;
+use crate::config::{Auth, TokenName};
 use crate::outcome::{Failure, Reason};
 use crate::parent::pace::{Circumstances, Pace, random};
 use crate::parent::token::ApiToken;
@@ -19,6 +19,22 @@ use crate::parent::upstream::connect::Client;
 /// So often at most a session is begun anew because a document refused it: documents that refuse every session, and peers that
 /// ask for them, set no pace of logins.
 const REFUSED_AT_MOST_EVERY: Duration = Duration::from_secs(10);
+
+/// How a session is.
+pub(in crate::parent) struct Standing {
+    /// Where it comes from, if anybody is asked.
+    pub(in crate::parent) origin: Option<String>,
+    /// What it is begun with.
+    pub(in crate::parent) tokens: Vec<TokenName>,
+    /// `good`; `not-renewed`: it goes on till its end, and the last attempt at another one failed; `failing`: there is none,
+    /// and the last attempt failed; `none`: it has ended, and the next fetch begins one.
+    pub(in crate::parent) state: &'static str,
+    pub(in crate::parent) ends: Option<Instant>,
+    /// Of the last attempt.
+    pub(in crate::parent) failure: Option<Failure>,
+    /// The next attempt, while back-off lasts.
+    pub(in crate::parent) due: Option<Instant>,
+}
 
 pub(in crate::parent::upstream) struct Slot {
     identity: Identity,
@@ -137,6 +153,26 @@ impl Slot {
         let left = self.pace.borrow().due().map(|due| due.saturating_duration_since(Instant::now()));
         let failure = self.failure.get().unwrap_or(Failure::unavailable(Reason::LoginFailed));
         Failure { retry_after: left.max(failure.retry_after), ..failure }
+    }
+
+    /// For the operator: how it is, and nothing of what it is.
+    pub(super) fn standing(&self) -> Standing {
+        let (session, pace) = (self.alive(), self.pace.borrow());
+        let failed = pace.failures() > 0;
+        let state = match (&session, failed) {
+            (Some(_), false) => "good",
+            (Some(_), true) => "not-renewed",
+            (None, true) => "failing",
+            (None, false) => "none",
+        };
+        Standing {
+            origin: self.origin(),
+            tokens: self.identity.tokens.iter().map(|(name, _)| name.clone()).collect(),
+            state,
+            ends: session.map(|session| session.since + session.life),
+            failure: self.failure.get().filter(|_| failed),
+            due: pace.due(),
+        }
     }
 
     /// The attempt that is under way, or a new one.
