@@ -25,7 +25,7 @@ use super::units::Units;
 use crate::credential::{refuse, write};
 use crate::ipc::channel::{ParentEnd, Passed};
 use crate::ipc::wire::{RequestId, ToParent, ToWorker};
-use crate::sys::peer;
+use crate::sys::peer::{self, Mark};
 
 /// How long units may take to read why they do not start, when the parent ends.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -137,7 +137,7 @@ impl Credentials {
     /// something was written to is refused, since nobody knows how much that was.
     pub(super) fn resume(self: &Rc<Self>, kept: Vec<OwnedFd>) {
         for (number, socket) in (0..).zip(kept) {
-            let begun = peer::is_marked(socket.as_fd());
+            let begun = [Mark::Begun, Mark::Refused].iter().any(|mark| peer::is_marked(socket.as_fd(), *mark));
             let looked = claim::look(socket.as_fd(), &self.judges, &self.units);
             let stream = match connected(socket) {
                 Ok(stream) => stream,
@@ -217,9 +217,14 @@ fn connected(socket: OwnedFd) -> std::io::Result<UnixStream> {
 
 /// Writes all of a value, then ends what the peer can read.
 async fn serve(stream: &UnixStream, mut bytes: &[u8]) -> std::io::Result<()> {
-    peer::mark(stream.as_fd());
+    peer::mark(stream.as_fd(), Mark::Begun);
     while !bytes.is_empty() {
         bytes = &bytes[write(stream, bytes).await?..];
+    }
+    // The worker ends, and has begun to refuse it: value and refusal are mixed, and may be short enough together.
+    if peer::is_marked(stream.as_fd(), Mark::Refused) {
+        refuse(stream).await?;
+        return Err(std::io::ErrorKind::BrokenPipe.into());
     }
     peer::end(stream.as_fd())
 }
