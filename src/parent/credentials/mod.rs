@@ -25,7 +25,7 @@ use super::units::Units;
 use crate::credential::{refuse, watched, watched_in_time, write};
 use crate::ipc::channel::{ParentEnd, Passed};
 use crate::ipc::wire::{RequestId, ToParent, ToWorker};
-use crate::sys::peer;
+use crate::sys::peer::{self, Mark};
 
 /// How long units may take to read why they do not start, when the parent ends. With the drain before it, less than the 10 s
 /// after which systemd and others end it by force.
@@ -142,7 +142,7 @@ impl Credentials {
             if peer::is_ended(socket.as_fd()) {
                 continue;
             }
-            let begun = peer::is_marked(socket.as_fd());
+            let begun = [Mark::Begun, Mark::Refused].iter().any(|mark| peer::is_marked(socket.as_fd(), *mark));
             let looked = claim::look(socket.as_fd(), &self.judges, &self.units);
             let held = self.hold(None);
             let (credentials, request) = (self.clone(), RequestId(number));
@@ -181,7 +181,7 @@ impl Credentials {
     /// what the peer reads has to be made too long by both.
     async fn serve(&self, stream: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result<bool> {
         let mut phase = self.phase.subscribe();
-        peer::mark(stream.get_ref().as_fd());
+        peer::mark(stream.get_ref().as_fd(), Mark::Begun);
         while !bytes.is_empty() {
             tokio::select! {
                 biased;
@@ -189,8 +189,8 @@ impl Credentials {
                 written = write(stream, bytes) => bytes = &bytes[written?..],
             }
         }
-        // Nothing is waited for between this look and the end.
-        if *phase.borrow() == Phase::Ended {
+        // Nothing is waited for between this look and the end. The mark is the worker's, if it has not waited for that.
+        if *phase.borrow() == Phase::Ended || peer::is_marked(stream.get_ref().as_fd(), Mark::Refused) {
             return Ok(false);
         }
         peer::end(stream.get_ref().as_fd())?;
@@ -199,7 +199,8 @@ impl Credentials {
 
     /// Shuts the channel, and refuses all that are held and what is on its way here. The caller ends after this.
     pub(super) async fn finish(self: &Rc<Self>, channel: &ParentEnd) {
-        // In this order: the worker refuses what it holds when the channel is shut, and no value is ended from here on.
+        // In this order: the worker refuses what it holds when the channel is shut, and no value is ended from here on. Whoever broke
+        // a rule is told nothing more.
         self.phase.send_replace(Phase::Ended);
         channel.shut();
         for _ in 0..=self.most {
