@@ -218,3 +218,20 @@ fn what_is_confirmed_costs_one_small_write_a_minute_and_is_a_minute_behind_at_mo
         scene.upstream.behave("/good", "/good");
     }
 }
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn what_is_confirmed_is_not_tried_again_and_again_where_the_disk_takes_nothing() {
+    let mut scene = Scene::new("", 0);
+    assert_eq!(scene.age(), 0);
+    wait_until("the value and the clock are sealed", || scene.files().len() == 2);
+    fs::set_permissions(scene.broker.path("cache"), fs::Permissions::from_mode(0o500)).unwrap();
+    for _ in 0..5 {
+        scene.step(61, 61);
+        (0..10).for_each(|_| assert_eq!(scene.age(), 0));
+    }
+    let log = scene.broker.log();
+    // The clock and the ages, and once more if all of this took 20 s.
+    let told = log.lines().filter(|line| line.contains("persisted")).count();
+    assert!((1..=4).contains(&told), "{told}: {log}");
+}

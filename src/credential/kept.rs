@@ -1,9 +1,8 @@
 //! Connections that the service manager has kept while no broker ran (`FDSTORE=1`, sd_notify(3)): this process is the only
 //! one that can still tell their units anything.
 
-use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::is_meant;
@@ -46,36 +45,35 @@ impl Drop for Kept {
 /// As [`super::refuse`], without an event loop. All have their turns: one that does not read keeps no other.
 fn refuse_all(connections: Vec<OwnedFd>, within: Duration) {
     let (part, until) = (part(), Instant::now() + within);
-    let refused = |connection: OwnedFd| (still_to_write(connection.as_fd()), UnixStream::from(connection));
-    let mut refused: Vec<(usize, UnixStream)> = connections.into_iter().map(refused).collect();
-    // What was kept may be told to block, by whoever else has it.
-    refused.retain(|(_, stream)| stream.set_nonblocking(true).is_ok());
+    let refused = |connection: OwnedFd| (still_to_write(connection.as_fd()), connection);
+    let mut refused: Vec<(usize, OwnedFd)> = connections.into_iter().map(refused).collect();
     while let Some((_, first)) = refused.first()
         && Instant::now() < until
     {
         // Whether it reads or not, others have done so when this is over.
         let _ = peer::has_room(first.as_fd(), A_MOMENT);
-        refused.retain_mut(|(left, stream)| goes_on(stream, left, &part));
+        refused.retain_mut(|(left, connection)| goes_on(connection.as_fd(), left, &part));
     }
 }
 
 /// Writes as much as there is room for. `false`: that was the end of it.
-fn goes_on(stream: &mut UnixStream, left: &mut usize, part: &[u8]) -> bool {
+fn goes_on(connection: BorrowedFd<'_>, left: &mut usize, part: &[u8]) -> bool {
     while *left > 0 {
-        match stream.write(&part[..part.len().min(*left)]) {
+        match peer::send_now(connection, &part[..part.len().min(*left)]) {
             Ok(written) => *left -= written,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
             // A peer that has gone starts nothing.
             Err(_) => return false,
         }
     }
-    let _ = peer::end(stream.as_fd());
+    let _ = peer::end(connection);
     false
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
     use crate::credential::LARGEST;

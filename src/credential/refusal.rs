@@ -7,7 +7,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::OVERLENGTH;
-use crate::sys::peer;
+use crate::sys::peer::{self, Mark};
 
 const WORDS: &[u8] = b"keyhatch has nothing to serve for this credential, so that the unit must not start\n";
 /// Written at a time.
@@ -32,7 +32,7 @@ pub(super) fn part() -> Vec<u8> {
 
 /// From here on it is no connection to write a value to.
 pub(super) fn still_to_write(stream: BorrowedFd<'_>) -> usize {
-    peer::mark(stream);
+    peer::mark(stream, Mark::Refused);
     OVERLENGTH
 }
 

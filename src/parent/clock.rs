@@ -13,9 +13,10 @@ use tokio::sync::Notify;
 
 use crate::sys::clock::{BootId, boot_nanos};
 
-/// How far a mark reaches, in milliseconds: so often another one is sealed while time is told, and after a crash and a reboot ages
-/// may be that much too old.
-const REACH: u64 = 60_000;
+/// How far beyond its mark time is told before another one is sealed, in milliseconds.
+const RENEW: u64 = 60_000;
+/// How far a mark reaches: with time for the next one to be sealed. After a crash and a reboot ages may be that much too old.
+const REACH: u64 = 75_000;
 /// How far the wall clock may run ahead of `CLOCK_BOOTTIME` since the mark before that is sealed.
 const STEP: u64 = 1000;
 
@@ -115,7 +116,7 @@ impl Mark {
     }
 
     fn covers(&self, told: u64, since_boot: i64) -> bool {
-        told <= self.ceiling && told <= self.projected(since_boot).saturating_add(STEP)
+        told <= self.told.saturating_add(RENEW) && told <= self.projected(since_boot).saturating_add(STEP)
     }
 }
 
@@ -193,9 +194,9 @@ mod tests {
     #[test]
     fn a_step_of_the_wall_clock_wants_another_mark() {
         let mark = mark(10 * DAY + REACH);
-        assert!(mark.covers(10 * DAY + REACH, 160 * SECOND));
+        assert!(mark.covers(10 * DAY + RENEW, 160 * SECOND));
         assert!(!mark.covers(10 * DAY + 20_000, 110 * SECOND), "ten seconds ahead");
-        assert!(!mark.covers(10 * DAY + REACH + 1, 161 * SECOND), "beyond its ceiling");
+        assert!(!mark.covers(10 * DAY + RENEW + 1, 161 * SECOND), "too near to its ceiling");
     }
 
     #[tokio::test]
@@ -206,7 +207,7 @@ mod tests {
         let first = clock.mark(false).unwrap();
         assert_eq!((first.told, first.ceiling), (told, told + REACH));
         clock.sealed(first);
-        assert_eq!(clock.mark(false), None, "it reaches");
+        assert_eq!(clock.mark(false), None, "it covers what was told");
         assert_eq!(clock.mark(true).unwrap().ceiling, told);
     }
 

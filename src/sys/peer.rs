@@ -171,17 +171,34 @@ pub fn end(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(shutdown(socket.as_raw_fd(), Shutdown::Write)?)
 }
 
-/// Marks a connection for all who have it, in whatever process, now and later: `O_APPEND` means nothing to a socket, and is
-/// of the open file that their descriptors share (open(2)).
-pub fn mark(socket: BorrowedFd<'_>) {
-    // There is no such socket that refuses it.
-    let flags = fcntl(socket, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
-    let _ = flags.and_then(|flags| fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_APPEND)));
+/// What those who share a connection tell each other by it: flags of the open file (open(2)), which all their descriptors are
+/// of, in whatever process, now and later. To a Unix socket that nobody wants signals of they mean nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// A value is being written.
+    Begun,
+    /// Somebody writes something else.
+    Refused,
 }
 
-/// Whether anybody has marked it; what cannot be told counts as that.
-pub fn is_marked(socket: BorrowedFd<'_>) -> bool {
-    fcntl(socket, FcntlArg::F_GETFL).map_or(true, |flags| OFlag::from_bits_retain(flags).contains(OFlag::O_APPEND))
+impl Mark {
+    fn flag(self) -> OFlag {
+        match self {
+            Self::Begun => OFlag::O_APPEND,
+            Self::Refused => OFlag::O_ASYNC,
+        }
+    }
+}
+
+pub fn mark(socket: BorrowedFd<'_>, mark: Mark) {
+    // There is no such socket that refuses it.
+    let flags = fcntl(socket, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    let _ = flags.and_then(|flags| fcntl(socket, FcntlArg::F_SETFL(flags | mark.flag())));
+}
+
+/// Whether anybody has marked it so; what cannot be told counts as that.
+pub fn is_marked(socket: BorrowedFd<'_>, mark: Mark) -> bool {
+    fcntl(socket, FcntlArg::F_GETFL).map_or(true, |flags| OFlag::from_bits_retain(flags).contains(mark.flag()))
 }
 
 /// Whether something can be written to it, or its peer has gone, within so long (poll(2)).

@@ -59,11 +59,11 @@ impl Ledger {
 
     /// What is to be sealed, if anything has changed since the last call.
     pub fn encode(&mut self, now: u64) -> Option<Vec<u8>> {
+        self.owed = false;
         if !std::mem::take(&mut self.changed) {
             return None;
         }
         self.written_at = now;
-        self.owed = false;
         self.note_written();
         postcard::to_stdvec(self).ok()
     }

@@ -25,7 +25,7 @@ use super::units::Units;
 use crate::credential::{refuse, write};
 use crate::ipc::channel::{ParentEnd, Passed};
 use crate::ipc::wire::{RequestId, ToParent, ToWorker};
-use crate::sys::peer;
+use crate::sys::peer::{self, Mark};
 
 /// How long units may take to read why they do not start, when the parent ends.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -137,7 +137,7 @@ impl Credentials {
     /// something was written to is refused, since nobody knows how much that was.
     pub(super) fn resume(self: &Rc<Self>, kept: Vec<OwnedFd>) {
         for (number, socket) in (0..).zip(kept) {
-            let begun = peer::is_marked(socket.as_fd());
+            let begun = [Mark::Begun, Mark::Refused].iter().any(|mark| peer::is_marked(socket.as_fd(), *mark));
             let looked = claim::look(socket.as_fd(), &self.judges, &self.units);
             let stream = match connected(socket) {
                 Ok(stream) => stream,
@@ -177,10 +177,8 @@ impl Credentials {
         self.phase.send_replace(Phase::Ending);
     }
 
-    /// Shuts the channel, and refuses all that are held and what is on its way here. The caller ends after this.
+    /// Refuses all that are held, and what is on its way here; then shuts the channel. The caller ends after this.
     pub(super) async fn finish(self: &Rc<Self>, channel: &ParentEnd) {
-        // Whoever broke a rule is told nothing more, and the worker ends now and not when all is sealed.
-        channel.shut();
         self.phase.send_replace(Phase::Ended);
         for _ in 0..=self.most {
             let Ok(Ok(Some((message, passed)))) = timeout(Duration::ZERO, channel.recv()).await else { break };
@@ -205,6 +203,9 @@ impl Credentials {
                 "units do not read that they have no credential: they may start with a broken one"
             );
         }
+        // Whoever broke a rule is told nothing more, and the worker ends now and not when all is sealed. Not before: it refuses what it
+        // has then, and two that write into one connection could end it with a mixture of both.
+        channel.shut();
     }
 }
 
@@ -216,9 +217,14 @@ fn connected(socket: OwnedFd) -> std::io::Result<UnixStream> {
 
 /// Writes all of a value, then ends what the peer can read.
 async fn serve(stream: &UnixStream, mut bytes: &[u8]) -> std::io::Result<()> {
-    peer::mark(stream.as_fd());
+    peer::mark(stream.as_fd(), Mark::Begun);
     while !bytes.is_empty() {
         bytes = &bytes[write(stream, bytes).await?..];
+    }
+    // The worker ends, and has begun to refuse it: value and refusal are mixed, and may be short enough together.
+    if peer::is_marked(stream.as_fd(), Mark::Refused) {
+        refuse(stream).await?;
+        return Err(std::io::ErrorKind::BrokenPipe.into());
     }
     peer::end(stream.as_fd())
 }

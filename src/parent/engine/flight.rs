@@ -367,6 +367,7 @@ impl Engine {
             Some(GivenUp::Withheld) => {
                 tracing::error!(%key, "the token is refused: the value is withheld");
                 self.ledger.borrow_mut().withhold(key, true);
+                self.scribe.state.want_ledger();
                 self.settle_ledger();
             }
             Some(GivenUp::Shredded) => {

@@ -33,7 +33,7 @@ impl Engine {
     /// # Errors
     /// The disk does not do it, or not in time.
     pub(super) async fn until_removed(&self) -> Result<(), PurgeError> {
-        self.scribe.state.ledger_wanted.set(true);
+        self.scribe.state.want_ledger();
         let round = self.scribe.pending.borrow().rounds_taken + 1;
         self.scribe.wake.notify_one();
         let gone = async {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use super::Engine;
 use super::state::StateDue;
@@ -20,8 +20,6 @@ use crate::secret::KeyPath;
 
 /// How long an answer waits for its value to be on disk.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long what could not be written waits for another try.
-const RETRY_AFTER: Duration = Duration::from_secs(20);
 /// More files than this are written as one bundle first.
 const FEW: usize = 2;
 /// The bytes of the largest value that goes into a bundle.
@@ -194,25 +192,24 @@ enum Round {
 impl Engine {
     /// Writes what is pending whenever there is something, until it is closed.
     pub(in crate::parent) async fn keep_sealed(self: Rc<Self>) {
-        let mut retry = Instant::now();
+        let state = &self.scribe.state;
         loop {
-            let may_retry = retry <= Instant::now();
-            let to_place = may_retry && !self.scribe.pending.borrow().bundled.is_empty();
+            let rests = state.rests();
+            let to_place = !rests && !self.scribe.pending.borrow().bundled.is_empty();
             let owed = self.ledger.borrow().is_owed();
             let round = tokio::select! {
                 biased;
                 () = self.scribe.wake.notified() => self.write_round().await,
-                () = self.clock.overrun(), if may_retry => self.write_round().await,
-                () = sleep_until(self.scribe.state.leases_due.get()) => {
+                () = self.clock.overrun(), if !rests => self.write_round().await,
+                () = sleep_until(state.next(owed)) => {
                     self.tell_time_of_leases();
-                    Round::Good
+                    if owed { self.write_round().await } else { Round::Good }
                 }
-                () = sleep_until(self.scribe.state.ledger_due.get().max(retry)), if owed => self.write_round().await,
                 () = std::future::ready(()), if to_place => self.place_some().await,
             };
             match round {
                 Round::Good => {}
-                Round::Failed => retry = Instant::now() + RETRY_AFTER,
+                Round::Failed => state.rest(),
                 Round::Last => return,
             }
         }
