@@ -93,20 +93,26 @@ fn commands_ask_where_the_configuration_says_unless_they_are_told() {
     assert!(stderr(&absent).ends_with("where to ask stands there, unless --admin-socket says it\n"), "{absent:?}");
 }
 
-/// Each led a command for the broker of this file to the one at the default path, with what is said of it.
-const LED_ELSEWHERE: [(&str, &[&str]); 12] = [
+/// What leaves open where the broker of a file listens, with what is said of it.
+const UNCLEAR: [(&str, &[&str]); 12] = [
     ("[server\nsocket = \"/nonexistent/b\"\nadmin-socket = \"/nonexistent/b-admin\"\n", &["keyhatch.toml:1:"]),
     ("[sever]\nadmin-socket = \"/nonexistent/b-admin\"\n", &["unknown setting `sever`", "did you mean `server`?"]),
     (
         "[server]\nadmin-sockt = \"/nonexistent/b-admin\"\nsockt = \"/nonexistent/b\"\n",
         &["unknown setting `admin-sockt`", "did you mean `admin-socket`?"],
     ),
-    ("a = [\n[server]\nsocket = \"/nonexistent/b\"\nadmin-socket = \"/nonexistent/b-admin\"\n", &["keyhatch.toml:"]),
     (
-        "a = \"\"\"\n[server]\nsocket = \"/nonexistent/b\"\nadmin-socket = \"/nonexistent/b-admin\"\n",
+        "[clients.a]\nuser = [\n[server]\nsocket = \"/nonexistent/b\"\nadmin-socket = \"/nonexistent/b-admin\"\n",
         &["keyhatch.toml:"],
     ),
-    ("a = \"\n[server]\nsocket = \"/nonexistent/b\"\nadmin-socket = \"/nonexistent/b-admin\"\n", &["keyhatch.toml:1:"]),
+    (
+        "[limits]\nmemory = \"\"\"\n[server]\nsocket = \"/nonexistent/b\"\nadmin-socket = \"/nonexistent/b-admin\"\n",
+        &["keyhatch.toml:"],
+    ),
+    (
+        "[limits]\nmemory = \"\n[server]\nsocket = \"/nonexistent/b\"\nadmin-socket = \"/nonexistent/b-admin\"\n",
+        &["keyhatch.toml:2:"],
+    ),
     ("[server]\nsocket = /nonexistent/b\nadmin-socket = /nonexistent/b-admin\n", &["keyhatch.toml:2:"]),
     ("[server]\nsocket = \nadmin-socket = \n", &["missing value"]),
     ("[servers]\n[keys]\n", &["unknown setting `servers`"]),
@@ -133,7 +139,7 @@ fn no_command_for_one_broker_asks_another_because_its_file_is_broken() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("keyhatch.toml");
     let named = config.to_str().unwrap();
-    for (text, said) in LED_ELSEWHERE {
+    for (text, said) in UNCLEAR {
         std::fs::write(&config, text).unwrap();
         for command in ALL {
             asked_nobody(&ask(&[&["--config", named], command].concat(), &[]), said);
@@ -181,7 +187,7 @@ fn at_default(text: &str, make: &str, command: &[&str]) -> Output {
 fn a_broken_file_that_nobody_named_leads_nowhere_else_either() {
     let (status, list) = (&["status"][..], &["list"][..]);
     let default = ["/run/keyhatch/admin.sock", "/run/keyhatch/keyhatch.sock"];
-    for (text, said) in LED_ELSEWHERE {
+    for (text, said) in UNCLEAR {
         asked_nobody(&at_default(text, "true", status), said);
     }
     // It is asked while somebody changes the file, where it can name no other socket.
