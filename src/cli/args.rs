@@ -1,6 +1,6 @@
 //! The command line as clap reads it. Every command's help ends with an example.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,22 +30,22 @@ const GLOBAL: &str = "Global options";
 
 #[derive(Args)]
 pub(super) struct Global {
-    /// The configuration; drop-ins stand in conf.d beside it
-    #[arg(
-        long,
-        global = true,
-        env = "KEYHATCH_CONFIG",
-        default_value = DEFAULT_CONFIG,
-        value_name = "FILE",
-        help_heading = GLOBAL
-    )]
-    pub(super) config: PathBuf,
+    /// The configuration, else /etc/keyhatch/keyhatch.toml; drop-ins stand in conf.d beside it
+    #[arg(long, global = true, env = "KEYHATCH_CONFIG", value_name = "FILE", help_heading = GLOBAL)]
+    pub(super) config: Option<PathBuf>,
     /// The broker's socket, unless it is the one that the configuration names
     #[arg(long, global = true, env = "KEYHATCH_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
     pub(super) socket: Option<PathBuf>,
     /// How log lines on stderr look
     #[arg(long, global = true, value_enum, default_value_t = Log::Text, help_heading = GLOBAL)]
     pub(super) log: Log,
+}
+
+impl Global {
+    /// The configuration, whether somebody named it or not.
+    pub(super) fn file(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,5 +1,6 @@
 //! `keyhatch check`: all that is wrong with a configuration, and with what it names, without starting anything.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,13 +73,20 @@ fn examine(path: &Path, config: &Config) -> Findings {
 
 /// What a reload would be refused for, if a broker of this file runs here and tells this user so at once.
 fn restart(path: &Path, config: &Config) -> Option<String> {
-    let answer = http::ask_within(PATIENCE, &config.server.admin_socket, "/reload")?;
+    // Others are denied, and whoever only checks has no business in the log of the broker.
+    let may_ask = creds::is_root() || is_own(&config.server.admin_socket);
+    let answer = may_ask.then(|| http::ask_within(PATIENCE, &config.server.admin_socket, "/reload"))??;
     let Greeting { version, config: of, fixed } = serde_json::from_slice(&answer.body).ok()?;
     if version != env!("CARGO_PKG_VERSION") || std::path::absolute(path).ok()? != of {
         return None;
     }
     let why = needs_restart(&fixed, &Fixed::of(config, config.acl.has_units()))?;
     Some(shown::part(&format!("the broker that runs will refuse a reload: {why}")))
+}
+
+/// Whether the caller's own broker has made this socket: one that was started without root.
+fn is_own(socket: &Path) -> bool {
+    std::fs::metadata(socket).is_ok_and(|found| found.uid() == creds::own_uid())
 }
 
 impl Findings {

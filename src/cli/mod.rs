@@ -23,9 +23,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use self::args::{Cli, Command, DEFAULT_CONFIG, Log, Operator};
+use self::args::{Cli, Command, Global, Log, Operator};
 use crate::boot::{self, Credentials, Examined, StartError};
-use crate::config::{self, Config, Sockets};
+use crate::config::{self, Asked, Config};
 use crate::exit::Exit;
 use crate::sys::creds;
 use crate::telemetry::Stderr;
@@ -69,29 +69,30 @@ pub fn run() -> ExitCode {
 /// Runs the command. Where it ends before it has begun, that was told.
 fn done(cli: Cli) -> Result<ExitCode, Exit> {
     let global = &cli.global;
-    let configured = |option, of| configured(&global.config, option, of);
-    let socket = || global.socket.clone().map_or_else(|| configured("--socket", |all| all.socket), Ok);
+    let file = global.file();
+    let socket = || global.socket.clone().map_or_else(|| configured(global, "--socket", Asked::Socket), Ok);
     let operators = |operator: &Operator| {
-        operator.admin_socket.clone().map_or_else(|| configured("--admin-socket", |all| all.admin_socket), Ok)
+        let configured = || configured(global, "--admin-socket", Asked::AdminSocket);
+        operator.admin_socket.clone().map_or_else(configured, Ok)
     };
     let exit = match cli.command {
-        Command::Serve { log_requests, log_level } => serve(&global.config, global.log, log_level.into(), log_requests),
+        Command::Serve { log_requests, log_level } => serve(file, global.log, log_level.into(), log_requests),
         Command::Get(asked) => get::run(&asked, &socket()?),
         // Its end is that of another program, with codes that are none of ours.
         Command::Exec(asked) => return Ok(exec::run(&asked, &socket()?)),
         Command::List { json } => status::list(&socket()?, json),
-        Command::Check { file, json } => check::run(file.as_deref().unwrap_or(&global.config), json),
-        Command::Cache { command } => cache::run(&global.config, &command),
-        Command::Explain(asked) => explain::run(&global.config, &asked),
+        Command::Check { file: named, json } => check::run(named.as_deref().unwrap_or(file), json),
+        Command::Cache { command } => cache::run(file, &command),
+        Command::Explain(asked) => explain::run(file, &asked),
         Command::Status(asked) => status::status(&asked, &operators(&asked.operator)?),
         Command::Top { operator, json } => top::run(&operators(&operator)?, json),
         Command::Metrics { operator, json } => operate::metrics(&operators(&operator)?, json),
         Command::Refresh { keys, operator, json } => operate::refresh(&operators(&operator)?, &keys, json),
         Command::Purge(asked) => operate::purge(&asked, &operators(&asked.operator)?),
         Command::Drill(asked) => drill::run(&asked, &operators(&asked.operator)?),
-        Command::Reload { operator, json } => reload::run(&global.config, &operators(&operator)?, json),
-        Command::Presets(asked) => presets::run(&global.config, &asked),
-        Command::Import { from } => import::run(&global.config, &from),
+        Command::Reload { operator, json } => reload::run(file, &operators(&operator)?, json),
+        Command::Presets(asked) => presets::run(file, &asked),
+        Command::Import { from } => import::run(file, &from),
         Command::Demo { once } => plain(demo::run(once)),
         Command::DemoUpstream { port } => plain(demo::serve_upstream(port)),
         Command::Worker { arguments } => work(&arguments),
@@ -100,16 +101,12 @@ fn done(cli: Cli) -> Result<ExitCode, Exit> {
     Ok(exit.into())
 }
 
-/// The socket that the configuration names. That this user may not read the one that nobody named is no error.
-fn configured(path: &Path, option: &str, of: fn(Sockets) -> PathBuf) -> Result<PathBuf, Exit> {
-    match config::sockets(path, trust()) {
-        Ok(sockets) => Ok(of(sockets)),
-        Err(_) if path == Path::new(DEFAULT_CONFIG) => Ok(of(Sockets::default())),
-        Err(error) => {
-            tell(&format_args!("{error}\nwhere to ask stands there, unless {option} says it"));
-            Err(Exit::Configuration)
-        }
-    }
+/// The socket that the configuration names.
+fn configured(global: &Global, option: &str, asked: Asked) -> Result<PathBuf, Exit> {
+    config::socket(global.file(), trust(), asked, global.config.is_some()).map_err(|error| {
+        tell(&format_args!("{error}\nwhere to ask stands there, unless {option} says it"));
+        Exit::Configuration
+    })
 }
 
 /// Tells whoever left it out of the `--` of `exec`.

@@ -40,6 +40,8 @@ pub(super) struct Diagnostic {
     help: Vec<String>,
     /// Something is missing. In a file with syntax errors that may only mean that it could not be read.
     pub(super) about_absence: bool,
+    /// The file is not there, or not for this user to read: who it is knows nothing of it.
+    pub(super) out_of_reach: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -59,7 +61,15 @@ impl Diagnostic {
     }
 
     fn new(subject: Subject, title: String) -> Self {
-        Self { title, subject, label: String::new(), also: Vec::new(), help: Vec::new(), about_absence: false }
+        Self {
+            title,
+            subject,
+            label: String::new(),
+            also: Vec::new(),
+            help: Vec::new(),
+            about_absence: false,
+            out_of_reach: false,
+        }
     }
 
     /// The text beside the caret.
@@ -82,6 +92,11 @@ impl Diagnostic {
 
     pub(super) fn absence(mut self) -> Self {
         self.about_absence = true;
+        self
+    }
+
+    pub(super) fn out_of_reach(mut self, so: bool) -> Self {
+        self.out_of_reach = so;
         self
     }
 

@@ -32,6 +32,7 @@ mod projection;
 mod resolve;
 mod server;
 mod settings;
+mod sockets;
 mod source;
 mod table;
 mod text;
@@ -50,7 +51,7 @@ pub use model::*;
 pub use open::Trust;
 pub use presets::{Description, OutcomeDescription, ParameterDescription, shipped_presets};
 pub use resolve::{Resolver, System};
-pub use server::Sockets;
+pub use sockets::{Asked, socket};
 pub use text::{Encoding, Piece, Text};
 pub use url::origin;
 
@@ -80,26 +81,6 @@ pub fn load(path: &Path, trust: Trust) -> Result<Config, LoadError> {
 /// The same from texts: the first is the main file, the others are drop-ins in their order.
 pub fn parse(files: Vec<SourceText>, resolver: &dyn Resolver) -> Result<Config, LoadError> {
     parse_into(files, Vec::new(), resolver)
-}
-
-/// The sockets of the broker that this file configures, for commands that ask there: what else may be wrong with the file,
-/// while somebody changes it, keeps nobody from asking.
-///
-/// # Errors
-/// The file cannot be read or must not be trusted, or what it says of a socket is no path of one.
-pub fn sockets(path: &Path, trust: Trust) -> Result<Sockets, LoadError> {
-    let file = open::read_file(path, trust).map_err(|error| LoadError::new(Vec::new(), vec![*error]))?;
-    let files = vec![file];
-    let mut report = Report::new(&files);
-    let (document, _) = DeTable::parse_recoverable(&files[0].text);
-    let top = Table::new(0, Place { file: 0, span: 0..0 }, document.get_ref(), &names::TOP, &mut report);
-    let server = top.get("server").and_then(|node| node.table(&mut report, &names::SERVER));
-    report.errors.clear();
-    let sockets = server::sockets(server.as_ref(), &mut report);
-    let errors = std::mem::take(&mut report.errors);
-    drop(report);
-    drop(document);
-    if errors.is_empty() { Ok(sockets) } else { Err(LoadError::new(files, errors)) }
 }
 
 fn parse_into(files: Vec<SourceText>, unread: Vec<Diagnostic>, resolver: &dyn Resolver) -> Result<Config, LoadError> {

@@ -91,8 +91,10 @@ pub(super) fn read_file(path: &Path, trust: Trust) -> Result<SourceText, Box<Dia
     let file = match open_file(path, trust) {
         // A symlink is followed to where it leads in the end, and that directory has to be safe as well.
         Err(Failure::Errno(Errno::ELOOP)) => {
-            let target = std::fs::canonicalize(path)
-                .map_err(|error| Diagnostic::of_path(path, format!("cannot follow the symlink: {error}")))?;
+            let target = std::fs::canonicalize(path).map_err(|error| {
+                let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+                Diagnostic::of_path(path, format!("cannot follow the symlink: {error}")).out_of_reach(denied)
+            })?;
             open_file(&target, trust).map_err(|failure| failure.diagnostic(&target))?
         }
         other => other.map_err(|failure| failure.diagnostic(path))?,
@@ -129,7 +131,8 @@ impl Failure {
     fn diagnostic(self, path: &Path) -> Diagnostic {
         match self {
             Self::Errno(errno) => {
-                let error = Diagnostic::of_path(path, format!("cannot open the configuration: {}", errno.desc()));
+                let error = Diagnostic::of_path(path, format!("cannot open the configuration: {}", errno.desc()))
+                    .out_of_reach(matches!(errno, Errno::ENOENT | Errno::EACCES));
                 match errno {
                     Errno::ENOENT => error.help("name another file with --config FILE or $KEYHATCH_CONFIG"),
                     _ => error,

@@ -36,10 +36,9 @@ pub(super) fn server(section: Option<Node<'_>>, resolver: &dyn Resolver, report:
 }
 
 /// Where a broker listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sockets {
-    pub socket: PathBuf,
-    pub admin_socket: PathBuf,
+pub(super) struct Sockets {
+    pub(super) socket: PathBuf,
+    pub(super) admin_socket: PathBuf,
 }
 
 impl Default for Sockets {
@@ -49,7 +48,7 @@ impl Default for Sockets {
 }
 
 /// Those of `[server]`, else the default ones.
-pub(super) fn sockets(table: Option<&Table<'_>>, report: &mut Report<'_>) -> Sockets {
+fn sockets(table: Option<&Table<'_>>, report: &mut Report<'_>) -> Sockets {
     let mut named = |name| table?.get(name)?.parsed(report, values::socket_path);
     let (socket, admin_socket, default) = (named("socket"), named("admin-socket"), Sockets::default());
     Sockets { socket: socket.unwrap_or(default.socket), admin_socket: admin_socket.unwrap_or(default.admin_socket) }

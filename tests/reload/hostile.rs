@@ -171,6 +171,26 @@ fn only_root_may_reload_what_root_has_started() {
     let own = asks(&["reload"], crate::support::PARENT, &group.to_string());
     assert_eq!(own.status.code(), Some(77), "{}", told(&own));
     assert_eq!(scene.reload().status.code(), Some(0));
+
+    // A member who only checks a file does not stand in the log as one who wanted more.
+    let looks = scene.broker.path("looks");
+    std::fs::create_dir(&looks).unwrap();
+    let text = "[server]\nadmin-socket = \"DIR/admin.sock\"\n[cache]\ndirectory = \"DIR/looks/cache\"\n\
+                seal-key = { file = \"DIR/looks/key\" }\n";
+    let text = text.replace("DIR", &scene.broker.path("").display().to_string());
+    scene.broker.write("looks/keyhatch.toml", &text.replace("//", "/"), 0o644);
+    std::os::unix::fs::chown(&looks, Some(GRANTED), Some(GRANTED)).unwrap();
+    let denials = scene.broker.log().matches("denied on the admin socket").count();
+    assert!(denials > 0, "{}", scene.broker.log());
+    let mut check = Command::new("setpriv");
+    check.args([format!("--reuid={GRANTED}"), format!("--regid={GRANTED}"), format!("--groups={group}")]);
+    let done =
+        check.arg(env!("CARGO_BIN_EXE_keyhatch")).arg("check").arg(looks.join("keyhatch.toml")).output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", told(&done));
+    let denied = asks(&["reload"], GRANTED, &group.to_string());
+    assert_eq!(denied.status.code(), Some(77), "{}", told(&denied));
+    wait_until("that one is in the log", || scene.broker.log().matches("denied on the admin socket").count() > denials);
+    assert_eq!(scene.broker.log().matches("denied on the admin socket").count(), denials + 1, "{}", scene.broker.log());
 }
 
 #[test]
