@@ -26,7 +26,7 @@ fn a_credential_is_of_systemd_or_the_end() {
     }
     // By its address, but of no unit: refused, and no surprise. What is not read is held, and so much is too many.
     let worker = Worker::greeted();
-    let peers: Vec<_> = (0..=CONNECTIONS).map(|n| (n, worker.peer_named(&format!("{n:x}/unit/a.service/b")))).collect();
+    let peers: Vec<_> = (0..=CONNECTIONS).map(|n| (n, worker.peer_named(n, "a.service/b"))).collect();
     for (n, (_, accepted)) in &peers {
         worker.send(&credential(*n), &[accepted.as_fd()]);
     }
@@ -38,7 +38,7 @@ fn a_credential_is_of_systemd_or_the_end() {
 #[ignore = "needs root: connects as systemd does"]
 fn a_connection_that_is_made_to_block_holds_up_nobody() {
     let worker = Worker::greeted();
-    let (peer, accepted) = worker.peer_named("1/unit/blocking.service/b");
+    let (peer, accepted) = worker.peer_named(1, "blocking.service/b");
     worker.send(&credential(0), &[accepted.as_fd()]);
     // Refused by more bytes than there is room for.
     let full = || poll(&mut [PollFd::new(accepted.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).unwrap() == 0;

@@ -89,8 +89,9 @@ impl Worker {
         (peer, self.listener.accept().unwrap().0)
     }
 
-    /// The same, with an abstract address.
-    pub(crate) fn peer_named(&self, name: &str) -> (OwnedFd, UnixStream) {
+    /// The same, with an abstract address like systemd's: one that no other run of this test has at the same time.
+    pub(crate) fn peer_named(&self, number: u64, of: &str) -> (OwnedFd, UnixStream) {
+        let name = format!("{:x}{number:06x}/unit/{of}", std::process::id());
         let peer = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
         bind(peer.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes()).unwrap()).unwrap();
         connect(peer.as_raw_fd(), &UnixAddr::new(&self.socket()).unwrap()).unwrap();
