@@ -285,6 +285,8 @@ async fn converse(stream: UnixStream, connection: Connection, shared: Rc<Shared>
         _ => None,
     };
     if let Some(status) = unparsed {
+        // To refuse costs as much as to answer.
+        conversation.seat.turn().await;
         let id = shared.next_request();
         service::tell_unparsed(&shared, &connection, status, id);
         conversation.last_words(&Problem::unparsed(status).last_words(id));
