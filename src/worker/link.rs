@@ -178,14 +178,20 @@ impl Link {
         let _ = self.channel.send(&ToParent::Parted { fact }, None).await;
     }
 
-    async fn ask(&self, ask: impl Fn(u64) -> ToParent, peer: PeerSocket, patience: Duration) -> Option<Said> {
+    /// A place among those that wait, which counts as the connection that asks; `None` when there are too many.
+    fn number(&self, permit: Rc<Permit>) -> Option<(u64, oneshot::Receiver<Said>)> {
         if self.waiting.borrow().len() >= self.most {
             return None;
         }
         let id = self.next.get();
         self.next.set(id + 1);
         let (say, said) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id, Waiting { say, _counted: peer.permit });
+        self.waiting.borrow_mut().insert(id, Waiting { say, _counted: permit });
+        Some((id, said))
+    }
+
+    async fn ask(&self, ask: impl Fn(u64) -> ToParent, peer: PeerSocket, patience: Duration) -> Option<Said> {
+        let (id, said) = self.number(peer.permit)?;
         let asked = async {
             let unsent = Unsent { link: self, id };
             self.channel.send(&ask(id), Some(peer.fd.as_fd())).await.ok()?;
@@ -206,13 +212,7 @@ impl Link {
         peer: PeerSocket,
         patience: Duration,
     ) -> Option<Said> {
-        if self.waiting.borrow().len() >= self.most {
-            return None;
-        }
-        let id = self.next.get();
-        self.next.set(id + 1);
-        let (say, said) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id, Waiting { say, _counted: peer.permit });
+        let (id, said) = self.number(peer.permit)?;
         let (channel, request) = (self.channel.clone(), ask(id));
         tokio::task::spawn_local(async move {
             for part in arguments.json().as_bytes().chunks(MAX_INLINE) {
