@@ -110,7 +110,7 @@ fn what_serve_prints_is_a_configuration(lab: &Lab) {
         "systemctl stop keyhatch.service keyhatch.socket keyhatch-admin.socket && rm -r /etc/keyhatch/conf.d",
         "",
     );
-    typed(lab, "mv /etc/keyhatch/keyhatch.toml /root/", "");
+    typed(lab, "rm /etc/keyhatch/keyhatch.toml", "");
     let refused = lab.run(&["keyhatch", "serve"]);
     let told = text(&refused);
     assert!(refused.status.code() == Some(78) && told.contains("/etc/keyhatch/keyhatch.toml: No such file"), "{told}");
