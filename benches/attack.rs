@@ -13,7 +13,7 @@ mod support;
 use std::process::Command;
 
 use crowd::{Staying, Swarm, allow_open_files, command, measure, open_files};
-use support::{Broker, GRANTED, PARENT, STRANGER, Upstream, WORKER};
+use support::{Broker, GRANTED, PARENT, STRANGER, Upstream, WORKER, wait_until};
 
 const KEY: &str = "/billing/database-url";
 const OTHER: u32 = STRANGER + 1;
@@ -46,10 +46,16 @@ fn starved(broker: &Broker, roles: &[(u32, u32)], figure: &str) -> u64 {
     measured[figure].as_u64().unwrap()
 }
 
+/// That the worker has open.
+fn files(broker: &Broker) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", broker.worker())).unwrap().count()
+}
+
 fn main() {
     let upstream = Upstream::start(0);
     let broker = Broker::new(upstream.port, "max-age = \"1h\"");
     assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200"));
+    let at_rest = files(&broker);
     let only = std::env::args().nth(1).filter(|name| !name.starts_with("--"));
     let attacks: [(&str, &[Attack<'_>]); 6] = [
         ("quiet", &[]),
@@ -77,6 +83,8 @@ fn main() {
         let of = |mode| format!("{:>8} {:>7}", figure(mode, "p50"), figure(mode, "p99"));
         println!("{name:28} {} {}", of("measure"), of("knock"));
         crowd.iter().for_each(Swarm::goes_on);
+        drop(crowd);
+        wait_until("nothing is left of them", || files(&broker) <= at_rest);
     }
     let crowd =
         [Swarm::start(&broker, STRANGER, &["stare", "10000", KEY]), Swarm::start(&broker, OTHER, &["garbage", "64"])];

@@ -7,10 +7,11 @@ mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crowd::{Swarm, allow_open_files, command, measure, open_files};
+use crowd::{Staying, Swarm, allow_open_files, command, measure, most_open_files, open_files};
 use support::process::Process;
 use support::{Broker, GRANTED, STRANGER, Upstream, WORKER, as_uid, send, wait_until};
 
@@ -33,7 +34,7 @@ fn ask(stream: &mut UnixStream, more: &str) -> String {
 }
 
 /// Everything that the broker says until it closes, which is a reset where it has not read all.
-fn rest(mut stream: UnixStream) -> String {
+fn rest(mut stream: &UnixStream) -> String {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8(answer).unwrap()
@@ -63,11 +64,15 @@ fn both_roles_may_open_as_many_files_as_the_limits_need() {
     let upstream = Upstream::start(0);
     let mut broker = Broker::with(upstream.port, "", "[limits]\nconnections = 300\n");
     broker.end("TERM");
-    let mut few = Command::new("prlimit");
-    few.args(["--nofile=100:2000", env!("CARGO_BIN_EXE_keyhatch")]);
-    broker.start_by(few, &[]);
-    // Twice the connections, one key, 384.
-    assert_eq!([open_files(broker.parent()), open_files(broker.worker())], [985, 985]);
+    // Twice the connections, one key, 384; and where there may be more, 16,128 for those that are turned away.
+    for most in [985, 2_000, most_open_files()] {
+        let mut few = Command::new("prlimit");
+        few.args([&format!("--nofile=100:{most}"), env!("CARGO_BIN_EXE_keyhatch")]);
+        broker.start_by(few, &[]);
+        let may = most.min(985 + 16_128);
+        assert_eq!([open_files(broker.parent()), open_files(broker.worker())], [may, may]);
+        broker.end("TERM");
+    }
 }
 
 #[test]
@@ -79,7 +84,7 @@ fn beyond_its_connections_a_user_is_told_so_without_being_read() {
     let mut kept: Vec<UnixStream> = (0..3).map(|_| connect(&broker)).collect();
     assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))));
     for _ in 0..100 {
-        let told = rest(connect(&broker));
+        let told = rest(&connect(&broker));
         let well_formed = told.starts_with("HTTP/1.1 503 ") && told.contains("\r\nretry-after: 1\r\n");
         assert!(well_formed && told.contains("\"code\":\"unavailable\""), "{told}");
     }
@@ -95,6 +100,36 @@ fn number(answer: &str) -> u64 {
     u64::from_str_radix(id.unwrap_or_else(|| panic!("{answer}")).trim(), 16).unwrap()
 }
 
+/// The socket of applications, and how many were at it before.
+struct Door {
+    socket: PathBuf,
+    before: usize,
+}
+
+impl Door {
+    fn new(broker: &Broker) -> Self {
+        let mut door = Self { socket: broker.path("keyhatch.sock"), before: 0 };
+        door.before = door.count();
+        door
+    }
+
+    fn count(&self) -> usize {
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+        sockets.lines().filter(|line| line.ends_with(self.socket.to_str().unwrap())).count()
+    }
+
+    /// The granted user asks for what nobody has, and waits for the answer as the last of so many.
+    fn knock(&self, options: &[&str], last: usize) -> Child {
+        let mut curl = as_uid(GRANTED, "curl");
+        curl.args(["--silent", "--include", "--max-time", "20", "http://keyhatch/no", "--unix-socket"]);
+        let curl = curl.arg(&self.socket).args(options).stdout(Stdio::piped()).spawn().unwrap();
+        wait_until("it has connected, behind all others", || self.count() == self.before + last);
+        let stat = format!("/proc/{}/stat", curl.id());
+        wait_until("it waits", || std::fs::read_to_string(&stat).unwrap().contains(") S "));
+        curl
+    }
+}
+
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
 fn who_is_let_in_does_not_wait_for_those_before_it_who_are_turned_away() {
@@ -103,27 +138,44 @@ fn who_is_let_in_does_not_wait_for_those_before_it_who_are_turned_away() {
     let broker = Broker::with(upstream.port, "max-age = \"1h\"", &limits);
     let mut kept: Vec<UnixStream> = (0..3).map(|_| connect(&broker)).collect();
     assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))));
-    let socket = broker.path("keyhatch.sock");
-    let at_the_door = || {
-        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
-        sockets.lines().filter(|line| line.ends_with(socket.to_str().unwrap())).count()
-    };
-    let before = at_the_door();
+    let door = Door::new(&broker);
     send("STOP", broker.worker());
     let over: Vec<UnixStream> = (0..100).map(|_| connect(&broker)).collect();
-    let mut curl = as_uid(GRANTED, "curl");
-    curl.args(["--silent", "--include", "--max-time", "20", "http://keyhatch/no", "--unix-socket"]).arg(&socket);
-    let curl = curl.stdout(Stdio::piped()).spawn().unwrap();
-    wait_until("it has connected, behind all others", || at_the_door() == before + 101);
-    let stat = format!("/proc/{}/stat", curl.id());
-    wait_until("it waits", || std::fs::read_to_string(&stat).unwrap().contains(") S "));
+    let curl = door.knock(&[], 101);
     send("CONT", broker.worker());
     let denied = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
     assert!(denied.starts_with("HTTP/1.1 403 "), "{denied}");
-    let over: Vec<String> = over.into_iter().map(rest).collect();
+    let over: Vec<String> = over.iter().map(rest).collect();
     assert!(over.iter().all(|told| told.starts_with("HTTP/1.1 503 ")));
     let sooner = over.iter().filter(|told| number(told) < number(&denied)).count();
     assert!(sooner < 50, "{sooner} of 100 were turned away first");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn who_is_refused_once_waits_behind_nobody_who_is_refused_all_the_time() {
+    let upstream = Upstream::start(0);
+    // Over the limit, or within it and with what is no request.
+    for (most, method) in [(3, "GET"), (200, "G(T")] {
+        let limits = format!("[limits]\nconnections-per-user = {most}\n{ROOT_MAY}");
+        let broker = Broker::with(upstream.port, "max-age = \"1h\"", &limits);
+        let _staying = [GRANTED; 3].map(|uid| Staying::start(command(&broker, uid, &["stay", "1", KEY])));
+        let mut kept: Vec<UnixStream> = (0..3).map(|_| connect(&broker)).collect();
+        assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))));
+        let door = Door::new(&broker);
+        send("STOP", broker.worker());
+        let many: Vec<UnixStream> = (0..100).map(|_| connect(&broker)).collect();
+        many.iter().for_each(|mut stream| write!(stream, "{method} /no HTTP/1.1\r\n\r\n").unwrap());
+        let once = door.knock(&["--request", method], 101);
+        send("CONT", broker.worker());
+        let told = |answer: String| {
+            assert!(answer.starts_with(if method == "GET" { "HTTP/1.1 503 " } else { "HTTP/1.1 400 " }), "{answer}");
+            number(&answer)
+        };
+        let once = told(String::from_utf8(once.wait_with_output().unwrap().stdout).unwrap());
+        let sooner = many.iter().filter(|many| told(rest(many)) < once).count();
+        assert!(sooner < 50, "{method}: {sooner} of 100 were refused first");
+    }
 }
 
 #[test]
@@ -138,7 +190,7 @@ fn a_header_may_be_as_long_as_is_allowed() {
         let mut stream = connect(&broker);
         // It may close before it has read all.
         let _ = write!(stream, "GET {KEY} HTTP/1.1\r\n{}\r\n", long(does_not));
-        let refused = rest(stream);
+        let refused = rest(&stream);
         assert!(refused.starts_with("HTTP/1.1 431 "), "{size}: {refused}");
     }
 }
@@ -160,7 +212,7 @@ fn neither_bytes_one_by_one_nor_an_answer_that_is_not_read_keep_a_place() {
     broker.start();
     let mut slow = connect(&broker);
     wait_until("a header that never ends is over", || slow.write_all(b"x").is_err());
-    assert!(rest(slow).starts_with("HTTP/1.1 408 "));
+    assert!(rest(&slow).starts_with("HTTP/1.1 408 "));
     let mut staring = connect(&broker);
     write!(staring, "GET {KEY} HTTP/1.1\r\n\r\n").unwrap();
     staring.read_exact(&mut [0; 12]).unwrap();

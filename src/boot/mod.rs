@@ -78,7 +78,7 @@ fn harden() -> Result<(), StartError> {
 pub fn start(mut config: Config, path: &Path, surroundings: Surroundings) -> Result<ParentInputs, StartError> {
     surroundings::refuse_half_a_root()?;
     let path = std::path::absolute(path).map_err(system("cannot tell where we are"))?;
-    surroundings::make_room(&config, surroundings.passed.kept.count())?;
+    let aside = surroundings::make_room(&config, surroundings.passed.kept.count())?;
     let users = if creds::is_root() { Some(service_users(&config)?) } else { None };
     let parent_ids = users.map(|(parent, _)| parent);
     // All paths of the configuration are absolute; no file system stays busy because of where we were started.
@@ -120,7 +120,7 @@ pub fn start(mut config: Config, path: &Path, surroundings: Surroundings) -> Res
     if threads != 1 {
         return Err(StartError::System(format!("{threads} threads before the worker is started, not one")));
     }
-    let arguments = worker::arguments(users.map(|(_, worker)| worker), config.server.sandbox);
+    let arguments = worker::arguments(users.map(|(_, worker)| worker), config.server.sandbox, aside);
     spawn::respawn(&arguments, listener.fd.as_fd(), worker_channel.as_fd(), Some(log_writer))
         .map_err(system("cannot start the worker"))?;
     // The path is that by which the parent knows peers of this listener.

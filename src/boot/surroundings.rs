@@ -1,6 +1,7 @@
 //! What the caller left around the process: reduced to what is needed, before anything of ours is open.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
@@ -25,9 +26,10 @@ const KEPT: &[&str] = &[
 ];
 const KEPT_PREFIXES: &[&str] = &["KEYHATCH_", "LC_"];
 
-/// Of open files beside those of connections and fetches: connections that wait to be turned away, sockets, the channel, the
-/// cache, TLS roots, the log.
-const RESERVED_FILES: u64 = 384;
+/// Of open files beside those of connections and fetches: sockets, the channel, the cache, TLS roots, the log.
+const RESERVED_FILES: u64 = 128;
+/// Of connections over a limit, so many wait aside for their refusal in any case, and so many where there are descriptors for it.
+const ASIDE: RangeInclusive<u64> = 256..=16_384;
 
 /// What the service manager gave to this process.
 pub struct Surroundings {
@@ -63,23 +65,26 @@ fn is_kept(name: &[u8]) -> bool {
         || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
-/// Room for as many descriptors as the limits of the configuration can need.
-pub(super) fn make_room(config: &Config, kept: usize) -> Result<(), StartError> {
+/// Room for as many descriptors as the limits of the configuration can need. Gives how many connections over a limit may wait
+/// aside in the worker.
+pub(super) fn make_room(config: &Config, kept: usize) -> Result<u64, StartError> {
     let connections = u64::from(config.limits.connections);
     // In the worker each connection and the hold on its peer; in the parent each answer on its way and each fetch.
     // And in the parent, where units are attested, each connection's process.
     let processes = if config.acl.has_units() { connections } else { 0 };
     // As many credentials besides: in the worker the connection, in the parent that and its process.
     let credentials = if config.acl.has_units() { 2 * connections } else { 0 };
-    let needed = 2 * connections + processes + credentials + config.keys.len() as u64 + RESERVED_FILES;
+    let inside = 2 * connections + processes + credentials + config.keys.len() as u64 + RESERVED_FILES;
+    let needed = inside + ASIDE.start();
     // Those of an earlier broker have a process each, too. What is there only for now keeps nobody from starting.
-    let room = process::allow_open_files(needed + 2 * kept as u64).or_else(|_| process::allow_open_files(needed));
-    room.map_err(|hard| {
+    let inside = inside + 2 * kept as u64;
+    let allowed = process::allow_open_files(needed, inside + ASIDE.end()).map_err(|most| {
         StartError::Configuration(format!(
-            "limits.connections = {connections} needs {needed} open files, and this process may have {hard}. Raise it \
+            "limits.connections = {connections} needs {needed} open files, and this process may have {most}. Raise it \
              with LimitNOFILE={needed} in the unit (or ulimit -Hn {needed} in a shell), or lower limits.connections"
         ))
-    })
+    })?;
+    Ok(allowed.saturating_sub(inside).clamp(*ASIDE.start(), *ASIDE.end()))
 }
 
 /// A root that cannot change its ids would serve as root.

@@ -1,6 +1,7 @@
 //! The worker's first act: claim its two fds, give up everything else.
 
 use std::os::fd::OwnedFd;
+use std::str::FromStr;
 
 use super::confine::Confinement;
 use super::{StartError, give_up, harden, layers, system};
@@ -13,13 +14,15 @@ pub struct Entered {
     pub listener: OwnedFd,
     pub channel: OwnedFd,
     pub layers: Vec<Layer>,
+    /// So many connections over a limit may wait for their refusal.
+    pub aside: usize,
 }
 
-/// What the parent tells the worker that it starts: the role, the ids to drop to if any, how strict to be.
-pub(super) fn arguments(ids: Option<super::Ids>, mode: SandboxMode) -> Vec<String> {
+/// What the parent tells the worker that it starts: the role, the ids to drop to if any, how strict to be, how many may wait aside.
+pub(super) fn arguments(ids: Option<super::Ids>, mode: SandboxMode, aside: u64) -> Vec<String> {
     let (uid, gid) = ids.map_or(("-".into(), "-".into()), |(uid, gid)| (uid.to_string(), gid.to_string()));
     let mode = if mode == SandboxMode::Strict { STRICT } else { BEST_EFFORT };
-    vec!["worker".into(), uid, gid, mode.into()]
+    vec!["worker".into(), uid, gid, mode.into(), aside.to_string()]
 }
 
 const STRICT: &str = "strict";
@@ -30,18 +33,19 @@ pub fn enter(arguments: &[String]) -> Result<Entered, StartError> {
     harden()?;
     process::ignore_end_signals().map_err(|errno| StartError::System(format!("cannot ignore signals: {errno}")))?;
     let (listener, channel) = spawn::claim().map_err(system("cannot claim the worker's descriptors"))?;
-    let (ids, mode) = parse(arguments)?;
+    let (ids, mode, aside) = parse(arguments)?;
     let layers = confine(ids, mode)?;
-    Ok(Entered { listener, channel, layers })
+    Ok(Entered { listener, channel, layers, aside })
 }
 
-fn parse(arguments: &[String]) -> Result<(Option<super::Ids>, SandboxMode), StartError> {
+fn parse(arguments: &[String]) -> Result<(Option<super::Ids>, SandboxMode, usize), StartError> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [uid, gid, mode @ (STRICT | BEST_EFFORT)] = arguments[..] else {
+    let [uid, gid, mode @ (STRICT | BEST_EFFORT), aside] = arguments[..] else {
         return Err(StartError::System("this role is started by `keyhatch serve` alone".into()));
     };
     let ids = if (uid, gid) == ("-", "-") { None } else { Some((number(uid)?, number(gid)?)) };
-    Ok((ids, if mode == STRICT { SandboxMode::Strict } else { SandboxMode::BestEffort }))
+    let mode = if mode == STRICT { SandboxMode::Strict } else { SandboxMode::BestEffort };
+    Ok((ids, mode, number(aside)?))
 }
 
 /// All layers of the worker. Afterwards nothing can be opened, and little can be called.
@@ -58,6 +62,6 @@ pub fn confine(ids: Option<super::Ids>, mode: SandboxMode) -> Result<Vec<Layer>,
     Ok(confinement.finish())
 }
 
-fn number(text: &str) -> Result<u32, StartError> {
-    text.parse().map_err(|_| StartError::System(format!("{text:?} is no id")))
+fn number<N: FromStr>(text: &str) -> Result<N, StartError> {
+    text.parse().map_err(|_| StartError::System(format!("{text:?} is no number")))
 }

@@ -240,7 +240,7 @@ fn work(arguments: &[String]) -> Exit {
     // Nothing but memory is touched by this, and what fails in the next step is told by it.
     telemetry::start(false, tracing::Level::INFO, Stderr::Other);
     let done = boot::enter(arguments).map_err(|error| error.to_string()).and_then(|entered| {
-        worker::run(entered.listener, entered.channel, entered.layers).map_err(|error| error.to_string())
+        worker::run(entered.listener, entered.channel, entered.layers, entered.aside).map_err(|error| error.to_string())
     });
     match done {
         Ok(()) => Exit::Ok,

@@ -25,8 +25,14 @@ pub struct Credentials {
 }
 
 pub fn credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let (uid, gid, pid) = ids(socket)?;
+    Ok(Credentials { uid, gid, pid, groups: groups(socket)? })
+}
+
+/// `SO_PEERCRED` alone: uid, gid and pid.
+pub fn ids(socket: BorrowedFd<'_>) -> io::Result<(u32, u32, i32)> {
     let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
-    Ok(Credentials { uid: peer.uid(), gid: peer.gid(), pid: peer.pid(), groups: groups(socket)? })
+    Ok((peer.uid(), peer.gid(), peer.pid()))
 }
 
 /// Takes a connection that waits already, without blocking (accept4(2)).
@@ -39,7 +45,8 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<UnixStream> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
-fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+/// `SO_PEERGROUPS` alone.
+pub fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 32];
     loop {
         let room = groups.len() * size_of::<libc::gid_t>();

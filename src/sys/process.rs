@@ -41,19 +41,16 @@ pub fn no_files_and_no_children() -> Result<(), Errno> {
     setrlimit(Resource::RLIMIT_NPROC, 0, 0)
 }
 
-/// Raises the limit of open files to `needed`, as far as the hard limit lets it.
+/// Raises the limit of open files to `useful`, or as near to that as the hard limit lets it. Gives what it is then.
 ///
 /// # Errors
-/// The hard limit, when that is not enough.
-pub fn allow_open_files(needed: u64) -> Result<(), u64> {
+/// What it is, when that is below `needed`.
+pub fn allow_open_files(needed: u64, useful: u64) -> Result<u64, u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|_| 0_u64)?;
-    if soft >= needed {
-        return Ok(());
-    }
-    if hard < needed {
-        return Err(hard);
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, needed, hard).map_err(|_| soft)
+    let wanted = useful.min(hard);
+    let raised = wanted > soft && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok();
+    let allowed = if raised { wanted } else { soft };
+    if allowed < needed { Err(allowed) } else { Ok(allowed) }
 }
 
 /// Signals that the caller had blocked reach us again: a mask survives exec (sigprocmask(2)).

@@ -1,98 +1,117 @@
-//! New connections: let in, or turned away as cheaply as can be, for a flood of them comes by the same door.
+//! New connections: let in, or turned away, for a flood of them comes by the same door.
 //!
-//! Who is to be turned away waits aside while there is room: who comes behind may be one that is let in. Between any two steps here
-//! those that are in have their turn.
+//! Whom the door lets in waits behind all who came before, whoever they are. So those over a limit are taken out of the way at once and
+//! wait aside, as many as there is room for, to be turned away at a pace: until then they cannot come again. Between any two steps
+//! here those that are in have their turn.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream as Fresh};
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::net::UnixStream;
+use tokio::select;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::answer::Problem;
 use super::connection::Connection;
 use super::credentials;
+use super::pace::{InTurn, beats};
 use super::service::Shared;
 use crate::acl::Peer;
 use crate::sys::peer;
 
 /// So many are taken before those that are in have their turn.
 const AT_ONCE: usize = 4;
-/// So many wait to be turned away while others are taken.
-const ASIDE: usize = 256;
+/// So many are turned away at a beat.
+const AT_A_BEAT: usize = 8;
 /// When nothing can be accepted, others must end first.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a connection over the limit may stay to read why.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// Accepts for good. `converse` takes those that are let in.
+/// Accepts for good. `converse` takes those that are let in; so many that are not may wait.
 pub(super) async fn accept(
     listener: AsyncFd<UnixListener>,
+    most_aside: usize,
     shared: &Rc<Shared>,
     converse: impl Fn(UnixStream, Connection),
 ) {
-    let mut aside = Aside { waiting: VecDeque::new(), shared };
+    let mut aside = Aside { waiting: InTurn::default(), shared };
+    let mut beats = beats();
     loop {
-        let taken = take_some(&listener, &mut aside, shared, &converse).await;
-        yield_now().await;
-        // More of them wait at the door, one of whom may be let in.
-        if matches!(taken, Ok(true)) && aside.waiting.len() < ASIDE {
-            continue;
-        }
-        if let Some(stream) = aside.waiting.pop_front() {
-            turn_away(stream, shared);
+        if aside.waiting.len() >= most_aside {
+            aside.turn_away(1);
             yield_now().await;
-        } else if let Err(error) = taken {
+        }
+        // Nothing that waits for something is given up in the middle.
+        let ready = select! {
+            biased;
+            _ = beats.tick(), if aside.waiting.len() > 0 => None,
+            ready = listener.readable() => Some(ready),
+        };
+        let taken = match ready {
+            None => {
+                aside.turn_away(AT_A_BEAT);
+                Ok(())
+            }
+            Some(Ok(ready)) => take_some(ready, most_aside, &mut aside, shared, &converse).await,
+            Some(Err(error)) => Err(error),
+        };
+        if let Err(error) = taken {
             // Out of descriptors or memory: others must end first, and a tight loop helps nobody.
             shared.log.tell_shortage(&error);
-            let _ = timeout(PATIENCE, shared.connections.one_ends()).await;
+            select! {
+                _ = beats.tick(), if aside.waiting.len() > 0 => aside.turn_away(AT_A_BEAT),
+                _ = timeout(PATIENCE, shared.connections.one_ends()) => {}
+            }
         }
+        yield_now().await;
     }
 }
 
-/// Those that wait to be turned away.
+/// Those that wait to be turned away, of each user.
 struct Aside<'a> {
-    waiting: VecDeque<Fresh>,
+    waiting: InTurn<Fresh>,
     shared: &'a Shared,
+}
+
+impl Aside<'_> {
+    /// So many of them, or as many as there are.
+    fn turn_away(&mut self, count: usize) {
+        (0..count).map_while(|_| self.waiting.pop()).for_each(|stream| turn_away(stream, self.shared));
+    }
 }
 
 impl Drop for Aside<'_> {
     /// Nothing is accepted any more: these are told, too.
     fn drop(&mut self) {
-        self.waiting.drain(..).for_each(|mut stream| tell(&mut stream, self.shared));
+        while let Some(mut stream) = self.waiting.pop() {
+            tell(&mut stream, self.shared);
+        }
     }
 }
 
-/// Takes a few of those at the door, which it waits for if there is nothing else to do. `true` when more may wait there.
+/// Takes a few of those at the door, if any is there.
 async fn take_some(
-    listener: &AsyncFd<UnixListener>,
+    mut ready: AsyncFdReadyGuard<'_, UnixListener>,
+    most_aside: usize,
     aside: &mut Aside<'_>,
     shared: &Rc<Shared>,
     converse: &impl Fn(UnixStream, Connection),
-) -> io::Result<bool> {
-    let mut ready = poll_fn(|cx| match listener.poll_read_ready(cx) {
-        Poll::Pending if !aside.waiting.is_empty() => Poll::Ready(None),
-        other => other.map(Some),
-    });
-    let Some(ready) = (&mut ready).await else { return Ok(false) };
-    let mut ready = ready?;
+) -> io::Result<()> {
     for _ in 0..AT_ONCE {
-        if aside.waiting.len() == ASIDE {
+        if aside.waiting.len() >= most_aside {
             break;
         }
-        let stream = match peer::accept(listener.as_fd()) {
+        let stream = match peer::accept(ready.get_inner().as_fd()) {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 ready.clear_ready();
-                return Ok(false);
+                break;
             }
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
             Err(error) => return Err(error),
@@ -103,21 +122,31 @@ async fn take_some(
             continue;
         }
         match look_at(stream.as_fd(), shared) {
-            Ok(Some(connection)) => converse(UnixStream::from_std(stream)?, connection),
-            Ok(None) => aside.waiting.push_back(stream),
+            Ok(Ok(connection)) => converse(UnixStream::from_std(stream)?, connection),
+            Ok(Err(Over { uid })) => aside.waiting.push(uid, stream),
             // One that cannot be looked at is closed.
             Err(_) => {}
         }
     }
-    Ok(true)
+    Ok(())
 }
 
-/// `None` when it is over a limit.
-pub(super) fn look_at(stream: BorrowedFd<'_>, shared: &Shared) -> io::Result<Option<Connection>> {
-    let found = peer::credentials(stream)?;
-    let found = Peer { uid: found.uid, gid: found.gid, groups: found.groups, unit: None, pid: found.pid };
+/// A connection over a limit, of this user.
+#[derive(Debug)]
+pub(super) struct Over {
+    uid: u32,
+}
+
+pub(super) fn look_at(stream: BorrowedFd<'_>, shared: &Shared) -> io::Result<Result<Connection, Over>> {
+    let (uid, gid, pid) = peer::ids(stream)?;
+    let (connections, current) = (&shared.connections, shared.current());
+    // Who it is beyond that does not matter then.
+    if connections.has_all(uid, &current.config.limits) {
+        return Ok(Err(Over { uid }));
+    }
+    let found = Peer { uid, gid, groups: peer::groups(stream)?, unit: None, pid };
     let standing = shared.link.facts.stand();
-    Ok(shared.connections.admit(found, standing, &shared.current().config))
+    Ok(connections.admit(found, standing, &current.config).ok_or(Over { uid }))
 }
 
 /// Says 503 without reading.

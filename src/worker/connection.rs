@@ -13,6 +13,7 @@ use super::link::Link;
 use super::standing::Standing;
 use super::stream::Conversation;
 use crate::acl::{Acl, Client, Peer, Who};
+use crate::config::Limits;
 use crate::ipc::wire::WorkerConfig;
 use crate::secret::KeyPath;
 
@@ -150,6 +151,12 @@ impl Connections {
         }
     }
 
+    /// Whether this user has as many as one may have, or all users together have.
+    pub(super) fn has_all(&self, uid: u32, limits: &Limits) -> bool {
+        let of_user = self.by_user.borrow().get(&uid).copied().unwrap_or(0);
+        self.all.get() >= limits.connections || of_user >= limits.connections_per_user
+    }
+
     /// `None` when a limit of connections is reached.
     pub(super) fn admit(
         self: &Rc<Self>,
@@ -162,9 +169,7 @@ impl Connections {
         // Who may turn out to be a client counts as one until then.
         let known = if rights.depends_on_unit.get() { Known::Named } else { rights.known.get() };
         let uid = rights.peer.uid;
-        let of_user = self.by_user.borrow().get(&uid).copied().unwrap_or(0);
-        let full = self.all.get() >= limits.connections
-            || of_user >= limits.connections_per_user
+        let full = self.has_all(uid, limits)
             || (known < Known::Named && self.unnamed.get() >= (limits.connections / 2).max(1))
             || (known < Known::Anyone && self.strangers.get() >= (limits.connections / 8).max(1));
         if full {

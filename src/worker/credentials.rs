@@ -164,7 +164,8 @@ pub(super) async fn divert(stream: UnixStream, shared: &Rc<Shared>) {
 /// Somebody who is not root took an address like systemd's: a user's own manager, or a forger. It counts as any other
 /// connection of that user, and has as long to read.
 async fn turn_away(stream: UnixStream, shared: &Shared) {
-    let Ok(Some(connection)) = look_at(stream.as_fd(), shared) else { return };
+    let Ok(Ok(connection)) = look_at(stream.as_fd(), shared) else { return };
+    shared.pace.turn(connection.uid()).await;
     let current = shared.current();
     let (verdict, status, request) = ("credential", 403, shared.next_request());
     shared.tally.count(None, Served::Denied);

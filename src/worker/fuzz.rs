@@ -207,6 +207,12 @@ fn connection() {
         let shared = Rc::new(Shared::new(configuration(), link, Credentials::new(ours, 64)));
         shared.log.silence();
         tokio::task::spawn_local(super::go_round(shared.clone()));
+        let refused = shared.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                refused.pace.give_turn().await;
+            }
+        });
         let listening = shared.clone();
         tokio::task::spawn_local(async move { listening.link.listen(&listening).await.map(drop) });
         shared

@@ -18,6 +18,7 @@ mod held;
 mod link;
 mod log;
 mod own;
+mod pace;
 mod request;
 mod service;
 mod standing;
@@ -98,8 +99,9 @@ impl From<io::Error> for WorkerError {
     }
 }
 
-/// Serves until the parent says to drain (`Ok`) or is gone. `layers` confine this process already.
-pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<(), WorkerError> {
+/// Serves until the parent says to drain (`Ok`) or is gone. `layers` confine this process already. `aside`: so many connections over a
+/// limit may wait for their refusal.
+pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>, aside: usize) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
         let listener = UnixListener::from(listener);
@@ -120,7 +122,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
         let shared = Rc::new(Shared::new(config, link.clone(), credentials.clone()));
         channel.send(&ToParent::Ready { layers }, None).await?;
         let parting = tokio::task::spawn_local(part(link, partings));
-        let accepting = tokio::task::spawn_local(let_in(listener, shared.clone()));
+        let accepting = tokio::task::spawn_local(let_in(listener, aside, shared.clone()));
         let ended = serve(&shared, &accepting).await;
         accepting.abort();
         parting.abort();
@@ -133,6 +135,7 @@ pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>) -> Result<()
 async fn serve(shared: &Rc<Shared>, accepting: &JoinHandle<()>) -> Result<(), WorkerError> {
     let link = &shared.link;
     let going_round = tokio::task::spawn_local(go_round(shared.clone()));
+    let keeping_pace = tokio::task::spawn_local(keep_pace(shared.clone()));
     let sweeping = tokio::task::spawn_local(sweep(shared.clone()));
     let telling = tokio::task::spawn_local(tell(shared.clone()));
     let counting = tokio::task::spawn_local(tell_counts(shared.clone()));
@@ -152,6 +155,7 @@ async fn serve(shared: &Rc<Shared>, accepting: &JoinHandle<()>) -> Result<(), Wo
     telling.abort();
     counting.abort();
     going_round.abort();
+    keeping_pace.abort();
     shared.log.flush(&shared.current().slots);
     Ok(())
 }
@@ -222,11 +226,15 @@ async fn go_round(shared: Rc<Shared>) {
     shared.turns.go_round().await;
 }
 
-async fn let_in(listener: AsyncFd<UnixListener>, shared: Rc<Shared>) {
+async fn keep_pace(shared: Rc<Shared>) {
+    shared.pace.keep().await;
+}
+
+async fn let_in(listener: AsyncFd<UnixListener>, aside: usize, shared: Rc<Shared>) {
     let converse = |stream, connection| {
         tokio::task::spawn_local(converse(stream, connection, shared.clone()));
     };
-    accept::accept(listener, &shared, converse).await;
+    accept::accept(listener, aside, &shared, converse).await;
 }
 
 /// One connection, to its end.
@@ -285,8 +293,7 @@ async fn converse(stream: UnixStream, connection: Connection, shared: Rc<Shared>
         _ => None,
     };
     if let Some(status) = unparsed {
-        // To refuse costs as much as to answer.
-        conversation.seat.turn().await;
+        shared.pace.turn(connection.uid()).await;
         let id = shared.next_request();
         service::tell_unparsed(&shared, &connection, status, id);
         conversation.last_words(&Problem::unparsed(status).last_words(id));

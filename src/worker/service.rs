@@ -20,6 +20,7 @@ use super::held::{Held, Slot, Slots};
 use super::link::Link;
 use super::log::{Log, Told};
 use super::own;
+use super::pace::Pace;
 use super::request::{self, Accepts, Target};
 use super::stream::{Conversation, Phase};
 use super::tally::Tally;
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     current: RefCell<Rc<Current>>,
     pub(super) connections: Rc<Connections>,
     pub(super) turns: Rc<Turns>,
+    pub(super) pace: Pace,
     pub(super) alive: Alive,
     pub(super) log: Log,
     pub(super) tally: Tally,
@@ -68,6 +70,7 @@ impl Shared {
         Self {
             connections: Rc::default(),
             turns: Rc::default(),
+            pace: Pace::default(),
             alive: Alive::new(config.limits.memory),
             log: Log::new(config.log_requests),
             tally: Tally::default(),

@@ -1,7 +1,8 @@
 //! How the one thread is divided: each user so many turns in a round, so that none who asks at full speed holds up another.
 //!
-//! A turn is a read with bytes in it, or a request; a new connection costs some more. Who is alone takes turns as it likes. Between two rounds the event loop looks for who else is ready. A user
-//! that uses up its turns waits for the next round and for nothing else: where nobody else is, that comes at once.
+//! A turn is a read with bytes in it, or a request; a new connection costs some more. Between two rounds the event loop looks for who
+//! else is ready, and whether somebody is at the door. A user that uses up its turns waits for the next round and for nothing else:
+//! where nobody else is, that comes at once, and each round is longer than the one before.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -13,15 +14,16 @@ use tokio::sync::Notify;
 
 /// Turns of one user in a round.
 const TURNS: u32 = 2;
+/// The same for who has been alone for long: so many go by before somebody who comes is seen.
+const ALONE: u32 = 32;
 /// What it costs to begin and end a connection, in turns.
 const CONNECTION: u32 = 3;
 
 /// The users that are connected.
-#[derive(Default)]
 pub(super) struct Turns {
     lanes: RefCell<HashMap<u32, Rc<Lane>>>,
-    /// Only one user is connected: there is nobody to hold up.
-    alone: Cell<bool>,
+    /// Turns of each in this round.
+    round: Cell<u32>,
     /// Somebody waits for the next round.
     wanted: Notify,
 }
@@ -48,12 +50,17 @@ pub(super) struct Seat {
     among: Rc<Turns>,
 }
 
+impl Default for Turns {
+    fn default() -> Self {
+        Self { lanes: RefCell::default(), round: Cell::new(TURNS), wanted: Notify::new() }
+    }
+}
+
 impl Turns {
     /// For a new connection of this user.
     pub(super) fn seat(self: &Rc<Self>, uid: u32) -> Seat {
         let new = || Rc::new(Lane { left: Cell::new(TURNS), waiting: RefCell::default(), seats: Cell::new(0) });
         let lane = self.lanes.borrow_mut().entry(uid).or_insert_with(new).clone();
-        self.alone.set(self.lanes.borrow().len() == 1);
         lane.seats.set(lane.seats.get() + 1);
         let waker = RefCell::new(Waker::noop().clone());
         let place = Rc::new(Place { waiting: Cell::new(false), granted: Cell::new(false), waker });
@@ -70,8 +77,11 @@ impl Turns {
     }
 
     fn begin_round(&self) {
-        for lane in self.lanes.borrow().values() {
-            lane.begin_round();
+        let lanes = self.lanes.borrow();
+        // Who comes again and again would find the longest of rounds each time if they did not begin with the shortest.
+        self.round.set(if lanes.len() == 1 { (self.round.get() + 1).min(ALONE) } else { TURNS });
+        for lane in lanes.values() {
+            lane.begin_round(self.round.get());
             if !lane.waiting.borrow().is_empty() {
                 self.wanted.notify_one();
             }
@@ -80,8 +90,8 @@ impl Turns {
 }
 
 impl Lane {
-    fn begin_round(&self) {
-        self.left.set(TURNS);
+    fn begin_round(&self, turns: u32) {
+        self.left.set(turns);
         while self.left.get() > 0
             && let Some(next) = self.waiting.borrow_mut().pop_front()
         {
@@ -98,7 +108,7 @@ impl Lane {
 impl Seat {
     /// Whether its turn has come; else it is woken when it has.
     pub(super) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let free = self.among.alone.get() || (self.lane.left.get() > 0 && self.lane.waiting.borrow().is_empty());
+        let free = self.lane.left.get() > 0 && self.lane.waiting.borrow().is_empty();
         if self.place.granted.get() || free {
             return Poll::Ready(());
         }
@@ -112,7 +122,7 @@ impl Seat {
 
     /// The turn is used.
     pub(super) fn use_turn(&self) {
-        if !self.among.alone.get() && !self.place.granted.replace(false) {
+        if !self.place.granted.replace(false) {
             self.lane.left.set(self.lane.left.get().saturating_sub(1));
         }
     }
@@ -135,9 +145,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.lane.seats.set(self.lane.seats.get() - 1);
         if self.lane.seats.get() == 0 {
-            let mut lanes = self.among.lanes.borrow_mut();
-            lanes.remove(&self.uid);
-            self.among.alone.set(lanes.len() == 1);
+            self.among.lanes.borrow_mut().remove(&self.uid);
         }
     }
 }
@@ -165,14 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn who_is_alone_waits_for_nobody_until_somebody_comes() {
+    fn who_is_alone_has_longer_and_longer_rounds_until_somebody_comes() {
         let turns = Rc::new(Turns::default());
         let greedy = turns.seat(1);
-        assert_eq!((0..1000).filter(|_| is_ready(&greedy)).count(), 1000);
+        let in_a_round = || {
+            turns.begin_round();
+            (0..1000).filter(|_| is_ready(&greedy)).count()
+        };
+        let (short, long) = (TURNS as usize, ALONE as usize);
+        let rounds: Vec<usize> = (0..long).map(|_| in_a_round()).collect();
+        assert_eq!(rounds, (short + 1..=long).chain([long; TURNS as usize]).collect::<Vec<_>>());
         let other = turns.seat(2);
-        assert_eq!((0..1000).filter(|_| is_ready(&greedy)).count(), TURNS as usize);
+        assert_eq!(in_a_round(), short);
         drop(other);
-        assert!(is_ready(&greedy));
+        assert_eq!(in_a_round(), short + 1);
     }
 
     #[test]

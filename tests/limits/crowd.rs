@@ -99,10 +99,28 @@ impl Staying {
     }
 }
 
+impl Drop for Staying {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 pub fn open_files(pid: u32) -> u64 {
+    limits(&pid.to_string()).0
+}
+
+/// That this process may have, or give to another.
+pub fn most_open_files() -> u64 {
+    limits("self").1
+}
+
+/// The soft and the hard one of open files.
+fn limits(pid: &str) -> (u64, u64) {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
+    let mut figures = line.split_whitespace().map(|figure| figure.parse().unwrap_or(u64::MAX));
+    (figures.next().unwrap(), figures.next().unwrap())
 }
 
 /// The same user may change it, without any capability (prlimit(2)). What is open stays so.
