@@ -1,6 +1,10 @@
 //! The wall between the two roles, looked at from outside: what the kernel shows of each, and what others can do to them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "privsep/made.rs"]
+mod made;
+#[path = "privsep/said.rs"]
+mod said;
 mod support;
 
 use std::fs;

@@ -18,18 +18,16 @@ pub struct End(OwnedFd);
 impl End {
     /// `None` while the process has no channel, or still both ends of it.
     pub fn of(pid: u32) -> Option<Self> {
-        // SAFETY: takes no pointer.
-        let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+        let process = pidfd(pid)?;
         let numbers = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.map_while(Result::ok);
-        let copy = |entry: std::fs::DirEntry| {
+        let of_channel = |entry: std::fs::DirEntry| {
             let number: i32 = entry.file_name().to_str()?.parse().ok()?;
             // Of files, a copy might be the last descriptor.
             std::fs::read_link(entry.path()).ok().filter(|to| to.display().to_string().starts_with("socket:"))?;
-            // SAFETY: takes no pointer; a number that is closed meanwhile gives EBADF.
-            let copy = owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
+            let copy = copy(&process, number)?;
             (getsockopt(&copy, sockopt::SockType).ok()? == SockType::SeqPacket).then_some(copy)
         };
-        let mut found: Vec<OwnedFd> = numbers.filter_map(copy).collect();
+        let mut found: Vec<OwnedFd> = numbers.filter_map(of_channel).collect();
         (found.len() == 1).then(|| Self(found.remove(0)))
     }
 
@@ -50,6 +48,21 @@ impl End {
         recv(self.0.as_raw_fd(), &mut [0; 8], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
             .is_ok_and(|length| length > 0)
     }
+}
+
+/// What a process has open under this number.
+pub fn copy_of(pid: u32, number: i32) -> Option<OwnedFd> {
+    copy(&pidfd(pid)?, number)
+}
+
+fn pidfd(pid: u32) -> Option<OwnedFd> {
+    // SAFETY: takes no pointer.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+fn copy(process: &OwnedFd, number: i32) -> Option<OwnedFd> {
+    // SAFETY: takes no pointer; a number that is closed meanwhile gives EBADF.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
 }
 
 fn owned(number: libc::c_long) -> Option<OwnedFd> {

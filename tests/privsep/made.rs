@@ -1,0 +1,115 @@
+//! How the two roles come to be, watched from outside: nothing is left to chance by who starts them, and no secret is there
+//! yet when the worker is made.
+#![allow(unsafe_code, reason = "ptrace(2) has no function in the features of nix that the program needs")]
+
+use std::os::unix::process::CommandExt;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::*;
+
+/// Every process that it starts, and every program that one of these becomes.
+const EVENTS: libc::c_int =
+    libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEEXEC;
+
+fn trace(request: libc::c_uint, pid: Pid, data: libc::c_long) {
+    // SAFETY: these requests take numbers, and no pointer of ours.
+    let done = unsafe { libc::ptrace(request, pid.as_raw(), 0, data) };
+    // One that is gone needs nothing.
+    assert!(Errno::result(done).is_ok_and(|_| true) || Errno::last() == Errno::ESRCH, "{request}: {}", Errno::last());
+}
+
+/// What becomes of one of these next (`None`: of any), of this thread's alone: other tests have children of their own.
+fn next(of: Option<Pid>) -> WaitStatus {
+    let mut next = WaitStatus::StillAlive;
+    wait_until("something becomes of it", || {
+        let flags = WaitPidFlag::__WNOTHREAD | WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        next = waitpid(of, Some(flags)).unwrap();
+        next != WaitStatus::StillAlive
+    });
+    next
+}
+
+fn is_worker(pid: Pid) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| arguments.starts_with(b"keyhatch\0worker\0"))
+}
+
+#[test]
+#[ignore = "needs root: traces the start"]
+fn the_worker_is_made_by_root_with_one_thread_and_before_a_token_is_read() {
+    let (_upstream, mut broker) = serving("max-age = \"1h\"");
+    broker.end("TERM");
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+    // SAFETY: between fork and exec this makes one call that takes no pointer.
+    unsafe {
+        serve.pre_exec(|| Errno::result(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0)).map(drop).map_err(Into::into));
+    }
+    broker.launch(serve, &[]);
+    let parent = Pid::from_raw(broker.parent().cast_signed());
+    assert_eq!(next(Some(parent)), WaitStatus::Stopped(parent, Signal::SIGTRAP), "it is executed");
+    trace(libc::PTRACE_SETOPTIONS, parent, (EVENTS | libc::PTRACE_O_EXITKILL).into());
+    trace(libc::PTRACE_CONT, parent, 0);
+    let (mut made, mut traced) = (0, vec![parent]);
+    let worker = loop {
+        let (pid, signal) = match next(None) {
+            WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC) if is_worker(pid) => break pid,
+            WaitStatus::PtraceEvent(pid, _, event) if pid == parent && event != libc::PTRACE_EVENT_EXEC => {
+                made += 1;
+                assert_eq!(field(broker.parent(), "Threads"), ["1"]);
+                assert_eq!(field(broker.parent(), "Uid"), ["0"; 4]);
+                assert!(!memory_holds(broker.parent(), TOKEN.as_bytes()), "a token is there already");
+                assert!(memory_holds(broker.parent(), b"parent-user"), "the scan finds what is there");
+                (pid, 0)
+            }
+            WaitStatus::Stopped(pid, signal) => {
+                // Whoever is new begins with a stop that is the tracer's affair.
+                let new = !traced.contains(&pid);
+                traced.extend(new.then_some(pid));
+                (pid, if new { 0 } else { signal as libc::c_long })
+            }
+            WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
+                assert_ne!(pid, parent, "it has ended: {}", broker.log());
+                traced.retain(|one| *one != pid);
+                continue;
+            }
+            other => (other.pid().unwrap(), 0),
+        };
+        trace(libc::PTRACE_CONT, pid, signal);
+    };
+    // Whatever was made before it, and the worker.
+    assert!(made >= 1, "its making was not seen");
+    let arguments = fs::read(format!("/proc/{worker}/cmdline")).unwrap();
+    assert!(arguments.starts_with(format!("keyhatch\0worker\0{WORKER}\0{WORKER}\0").as_bytes()), "{arguments:?}");
+    trace(libc::PTRACE_DETACH, worker, 0);
+    for pid in traced.into_iter().filter(|pid| *pid != worker) {
+        // It must stand still for that.
+        kill(pid, Signal::SIGSTOP).unwrap();
+        next(Some(pid));
+        trace(libc::PTRACE_DETACH, pid, 0);
+        // It may have stood still for something else, and the signal be on its way yet.
+        kill(pid, Signal::SIGCONT).unwrap();
+    }
+    wait_until("it serves", || broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
+    assert_eq!(broker.end("TERM"), Some(0), "{}", broker.log());
+}
+
+/// A change of ids leaves the inheritable set as it is.
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn capabilities_that_were_inherited_go_as_well() {
+    let (_upstream, mut broker) = serving("max-age = \"1h\"");
+    broker.end("TERM");
+    let mut serve = Command::new("setpriv");
+    serve.args(["--inh-caps=+chown,+net_raw", "--ambient-caps=+chown,+net_raw", env!("CARGO_BIN_EXE_keyhatch")]);
+    broker.start_by(serve, &[]);
+    for pid in [broker.parent(), broker.worker()] {
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(field(pid, set), ["0000000000000000"], "{set}");
+        }
+    }
+    assert_eq!(broker.end("TERM"), Some(0), "{}", broker.log());
+}
