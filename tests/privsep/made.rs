@@ -2,14 +2,17 @@
 //! yet when the worker is made.
 #![allow(unsafe_code, reason = "ptrace(2) has no function in the features of nix that the program needs")]
 
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{UnixAddr, getsockname, getsockopt, sockopt};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::support::channel::copy_of;
 use super::*;
 
 /// Every process that it starts, and every program that one of these becomes.
@@ -97,19 +100,47 @@ fn the_worker_is_made_by_root_with_one_thread_and_before_a_token_is_read() {
     assert_eq!(broker.end("TERM"), Some(0), "{}", broker.log());
 }
 
-/// A change of ids leaves the inheritable set as it is.
+/// A change of ids leaves the inheritable set and the groups as they are.
 #[test]
 #[ignore = "needs root: drops to two uids"]
-fn capabilities_that_were_inherited_go_as_well() {
+fn capabilities_and_groups_that_were_inherited_go_as_well() {
     let (_upstream, mut broker) = serving("max-age = \"1h\"");
     broker.end("TERM");
     let mut serve = Command::new("setpriv");
-    serve.args(["--inh-caps=+chown,+net_raw", "--ambient-caps=+chown,+net_raw", env!("CARGO_BIN_EXE_keyhatch")]);
+    serve.args(["--groups=4,24", "--inh-caps=+chown,+net_raw", "--ambient-caps=+chown,+net_raw"]);
+    serve.arg(env!("CARGO_BIN_EXE_keyhatch"));
     broker.start_by(serve, &[]);
     for pid in [broker.parent(), broker.worker()] {
+        assert_eq!(field(pid, "Groups"), Vec::<String>::new());
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
             assert_eq!(field(pid, set), ["0000000000000000"], "{set}");
         }
     }
     assert_eq!(broker.end("TERM"), Some(0), "{}", broker.log());
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids"]
+fn the_worker_can_grow_no_file_and_start_no_process() {
+    let (_upstream, broker) = serving("max-age = \"1h\"");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", broker.worker())).unwrap();
+    for what in ["Max file size", "Max processes"] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+        assert!(line.split_whitespace().take(2).eq(["0", "0"]), "{what}: {line}");
+    }
+}
+
+/// Whatever of applications' connections it had itself, nobody would look at.
+#[test]
+#[ignore = "needs root: takes descriptors of another process"]
+fn the_parent_listens_for_the_operator_alone() {
+    let (_upstream, broker) = serving("max-age = \"1h\"");
+    let listened = |pid: u32| -> Vec<PathBuf> {
+        let numbers = descriptors(pid).into_iter().filter(|(_, kind)| kind == "socket").map(|(number, _)| number);
+        let copies = numbers.filter_map(|number| copy_of(pid, number.cast_signed()));
+        let listening = copies.filter(|copy| getsockopt(copy, sockopt::AcceptConn).unwrap());
+        listening.map(|copy| getsockname::<UnixAddr>(copy.as_raw_fd()).unwrap().path().unwrap().into()).collect()
+    };
+    assert_eq!(listened(broker.parent()), [broker.path("admin.sock")]);
+    assert_eq!(listened(broker.worker()), [broker.path("keyhatch.sock")]);
 }
