@@ -1,6 +1,8 @@
 //! The last known good on disk, from outside: over restarts, crashes and damage, never another value and never a younger one.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "cache/states.rs"]
+mod states;
 mod support;
 
 use std::collections::BTreeMap;
