@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use support::process::Process;
 use support::serving::{GOOD, at, configuration};
-use support::{Broker, GRANTED, wait_until};
+use support::{Broker, GRANTED, Upstream, VALUE, memory_holds, wait_until};
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
@@ -234,4 +234,18 @@ fn what_is_confirmed_is_not_tried_again_and_again_where_the_disk_takes_nothing()
     // The clock and the ages, and once more if all of this took 20 s.
     let told = log.lines().filter(|line| line.contains("persisted")).count();
     assert!((1..=4).contains(&told), "{told}: {log}");
+}
+
+/// By the clock, and not by the next request.
+#[test]
+#[ignore = "needs root: drops to two uids and reads the memory of others"]
+fn a_value_is_in_the_worker_for_as_long_as_its_lease() {
+    const KEY: &str = "/billing/database-url";
+    let upstream = Upstream::start(0);
+    let broker = Broker::new(upstream.port, "max-age = \"4s\"");
+    assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200 OK"));
+    let holds = |pid| memory_holds(pid, VALUE.as_bytes());
+    assert!(holds(broker.worker()), "the scan finds what is there");
+    wait_until("the lease is over, and the value wiped", || !holds(broker.worker()));
+    assert!(holds(broker.parent()), "it is the last known good");
 }
