@@ -67,3 +67,25 @@ fn a_file_that_is_longer_than_it_can_be_is_not_read() {
     logs(&broker, "damaged");
     assert!(b.exists());
 }
+
+/// What a crash has left of many values in one file.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn a_bundle_that_is_longer_than_it_can_be_is_not_read() {
+    let names: Vec<&'static str> = (0..300).map(|n| &*format!("k{n}").leak()).collect();
+    let keys = |upstream: &Process| names.iter().map(|name| (*name, at(upstream, "/good", ""), "")).collect();
+    let (upstream, mut broker) = serving(&keys);
+    assert!(broker.curl(GRANTED, "/k0", &[]).ends_with(support::serving::GOOD), "{}", broker.log());
+    crash(&mut broker);
+    // The clock, and what is not in files of its own yet.
+    let states = states(&broker);
+    assert!(states.len() >= 2 && files(&broker).len() < names.len(), "the answer did not wait for all of them");
+    states.iter().for_each(|file| lengthen(file, HUGE));
+    upstream.behave("/good", "/status/503");
+    start(&mut broker);
+    let answers: Vec<String> =
+        names.iter().step_by(30).map(|key| broker.curl(GRANTED, &format!("/{key}"), &[])).collect();
+    let told = |answer: &String| answer.starts_with("HTTP/1.1 503 ") || answer.ends_with(support::serving::GOOD);
+    assert!(answers.iter().all(told), "{answers:?}\n{}", broker.log());
+    assert_eq!(broker.end("TERM"), Some(0), "{}", broker.log());
+}
