@@ -7,8 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use keyhatch::parent::reload::{MAX_OFFER, Offer};
+use keyhatch::parent::reload::{MAX_CONFIG, MAX_OFFER, Offer};
 use keyhatch::sys::{memfd, pass};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::HOUR;
 use crate::scene::{Scene, all, me, told};
@@ -79,12 +80,18 @@ fn frames_that_are_no_use_cost_the_connection_and_nothing_else() {
         pass::send(stream.as_fd(), b".", &vec![empty.as_fd(); many]).unwrap();
         assert!(rest(stream).contains("\"step\":\"refused\""));
     }
-    // A payload that can still be changed.
-    let stream = greeted(&scene);
-    let file = std::fs::File::open(scene.broker.path("keyhatch.toml")).unwrap();
-    let length = file.metadata().unwrap().len();
-    pass::send(stream.as_fd(), &offer(version(), length, 0), &[file.as_fd()]).unwrap();
-    assert!(rest(stream).contains("does not decode"));
+    // A payload that can still be changed, is not as long as was said, or is longer than any.
+    let unsealed = memfd_create(c"planted", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    std::fs::File::from(unsealed.try_clone().unwrap()).write_all(b"1234").unwrap();
+    let sealed = memfd::sealed(b"1234").unwrap();
+    let longest = usize::try_from(MAX_CONFIG).unwrap();
+    let longer = memfd::sealed(&vec![0; longest + 1]).unwrap();
+    for (payload, length) in [(&unsealed, 4), (&sealed, 3), (&sealed, 5), (&longer, MAX_CONFIG + 1)] {
+        let stream = greeted(&scene);
+        pass::send(stream.as_fd(), &offer(version(), length, 0), &[payload.as_fd()]).unwrap();
+        let told = rest(stream);
+        assert!(told.contains("not sealed, or not of the size announced"), "{length}: {told}");
+    }
     assert_eq!(scene.get("/a").status, 200);
     assert!(scene.reloads().contains("configuration 2 holds"), "and the next one is as good as ever");
 }
