@@ -3,6 +3,8 @@
 
 #[path = "units/lab.rs"]
 mod lab;
+#[path = "units/older.rs"]
+mod older;
 mod support;
 
 use lab::{INSIDE, Lab, text};

@@ -1,7 +1,7 @@
 //! Enters a sandbox by the functions that the roles enter it by, then tries one thing.
 //!
 //! `probe ROLE STEP [ARGUMENT…]` prints `done`, or the error, or dies of what it tried. `probe refuse CALL PROGRAM…`
-//! executes a program for which the kernel has no such call.
+//! executes a program for which the kernel has no such call, or no such option of sockets.
 #![allow(clippy::unwrap_used, reason = "what is missing here is a fault of the test")]
 
 mod steps;
@@ -18,6 +18,7 @@ use keyhatch::sys::landlock::{narrow, shut};
 use keyhatch::sys::spawn::CHANNEL_FD;
 use keyhatch::sys::{file, namespaces, process};
 use nix::libc;
+use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -71,17 +72,25 @@ fn configuration(directory: &Path) -> Config {
 }
 
 fn refuse(call: &str, program: &str, arguments: &[&str]) -> String {
+    let mut rules = Vec::new();
     let number = match call {
+        "SO_PEERPIDFD" => {
+            let option = u64::try_from(libc::SO_PEERPIDFD).unwrap();
+            let is = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, option).unwrap();
+            rules.push(SeccompRule::new(vec![is]).unwrap());
+            libc::SYS_getsockopt
+        }
         "landlock_create_ruleset" => libc::SYS_landlock_create_ruleset,
         "unshare" => libc::SYS_unshare,
         "pivot_root" => libc::SYS_pivot_root,
         "seccomp" => libc::SYS_seccomp,
         other => panic!("no call {other}"),
     };
+    let errno = if call == "SO_PEERPIDFD" { libc::ENOPROTOOPT } else { libc::ENOSYS };
     let filter = seccompiler::SeccompFilter::new(
-        [(number, Vec::new())].into(),
+        [(number, rules)].into(),
         seccompiler::SeccompAction::Allow,
-        seccompiler::SeccompAction::Errno(libc::ENOSYS.cast_unsigned()),
+        seccompiler::SeccompAction::Errno(errno.cast_unsigned()),
         std::env::consts::ARCH.try_into().unwrap(),
     );
     let program_of_filter: seccompiler::BpfProgram = filter.unwrap().try_into().unwrap();
