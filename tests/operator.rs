@@ -5,6 +5,8 @@
 mod drills;
 #[path = "operator/looks.rs"]
 mod looks;
+#[path = "operator/stuck.rs"]
+mod stuck;
 mod support;
 
 use std::io::{Read, Write};

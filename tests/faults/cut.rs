@@ -6,7 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 
-use keyhatch::ipc::wire::{self, Reply, ToParent, ToWorker};
+use keyhatch::ipc::wire::{self, BootInstant, Detail, Lease, Reply, Tag, ToParent, ToWorker};
+use keyhatch::secret::KeyPath;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::Shutdown;
 use nix::unistd::Pid;
@@ -282,6 +283,14 @@ enum Said<'f> {
 #[ignore = "needs root: takes a descriptor of another process, drops to two uids and asks as others"]
 fn half_a_frame_or_a_wrong_one_ends_both() {
     let recall = wire::encode(&ToWorker::Recall { serial: 1 << 40, keys: wire::Recall::All }).unwrap();
+    let key = KeyPath::parse("/large").unwrap();
+    let lease = Lease {
+        born: BootInstant(0),
+        fresh_until: BootInstant(i64::MAX),
+        usable_until: BootInstant(i64::MAX),
+        stale_detail: Detail::BreakerOpen,
+    };
+    let renew = wire::encode(&ToWorker::Renew { key, etag: Tag([0; 16]), lease }).unwrap();
     let reply = wire::encode(&ToWorker::Reply { id: u64::MAX, reply: Reply::Denied }).unwrap();
     let pong = wire::encode(&ToParent::Pong { serial: 1 << 40 }).unwrap();
     let (long, noise) = (vec![0; wire::MAX_FRAME + 1], vec![0xff; 300]);
@@ -295,6 +304,7 @@ fn half_a_frame_or_a_wrong_one_ends_both() {
         ("noise for the worker", Said::ToWorker(&noise)),
         ("noise for the parent", Said::ToParent(&noise)),
         ("too much for the worker", Said::ToWorker(&long)),
+        ("what no parent says", Said::ToWorker(&renew)),
         ("an answer to what was never asked", Said::ToWorker(&reply)),
         ("an answer that was never wanted", Said::ToParent(&pong)),
     ];
