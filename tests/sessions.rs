@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
+#[path = "sessions/told.rs"]
+mod told;
 
 #[path = "sessions/google.rs"]
 mod google;
