@@ -8,6 +8,8 @@ mod arguments;
 mod credentials;
 #[path = "hostile_worker/facts.rs"]
 mod facts;
+#[path = "hostile_worker/sockets.rs"]
+mod sockets;
 mod support;
 #[path = "hostile_worker/worker.rs"]
 mod worker;
