@@ -32,14 +32,20 @@ fn both_good(upstream: &Process, broker: &Broker) -> Vec<PathBuf> {
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
 fn one_refusal_between_good_answers_loses_nothing() {
-    let (upstream, broker) = serving(&two_of_one_token);
+    // The number alone would not do it, and the time alone would not.
+    let (number, time) = ("revoked-after = 2\nrevoked-over = \"0s\"", "revoked-after = 1\nrevoked-over = \"1h\"");
+    let (upstream, broker) = serving(&|upstream| {
+        vec![("one", at(upstream, "/one", BEARER), number), ("two", at(upstream, "/two", BEARER), time)]
+    });
     let files = both_good(&upstream, &broker);
     for refusal in ["/status/403", "/status/401", "/status/404"] {
-        upstream.behave("/one", refusal);
-        let answer = broker.curl(GRANTED, "/one", &[]);
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(GOOD), "{refusal}: {answer}");
-        upstream.behave("/one", "/good");
-        wait_until("it is good again", || broker.curl(GRANTED, "/one", &[]).contains("fwd-status=200"));
+        for key in ["/one", "/two"] {
+            upstream.behave(key, refusal);
+            let answer = broker.curl(GRANTED, key, &[]);
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(GOOD), "{key}, {refusal}: {answer}");
+            upstream.behave(key, "/good");
+            wait_until("it is good again", || broker.curl(GRANTED, key, &[]).contains("fwd-status=200"));
+        }
     }
     assert!(files.iter().all(|file| file.exists()));
     assert!(!broker.log().contains("withheld") && !broker.log().contains("shredded"));
