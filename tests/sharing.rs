@@ -183,5 +183,42 @@ fn who_has_many_uids_leaves_room_for_named_clients() {
     wait_until("there is room again", || broker.curl(MANY, "/gate", &[]).starts_with("HTTP/1.1 200 "));
 }
 
+/// A peer that holds its connection until it is dropped.
+struct Staring(std::process::Child);
+
+impl Drop for Staring {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Of whom there is no client: an eighth of all places is theirs, however many they are.
+#[test]
+#[ignore = "needs root: asks as many others"]
+fn strangers_share_an_eighth_of_the_places() {
+    let swarm = std::path::Path::new(env!("CARGO_BIN_EXE_keyhatch")).with_file_name("examples").join("swarm");
+    assert!(swarm.exists(), "{} is missing: cargo build --example swarm", swarm.display());
+    let (upstream, mut broker) = serving(&|_| String::new());
+    broker.end("TERM");
+    let limits = configuration(&[]).replace("[limits]\n", "[limits]\nconnections = 16\nheader-timeout = \"1h\"\n");
+    broker.configure(&(limits + &key("good", &at(&upstream, "/good", ""), "")));
+    broker.start();
+    // Each holds a connection, with half a header.
+    let stare = |uid| {
+        let mut peer = as_uid(uid, swarm.to_str().unwrap());
+        peer.arg(broker.path("keyhatch.sock")).args(["stare", "1"]).stdout(std::process::Stdio::null());
+        Staring(peer.spawn().unwrap())
+    };
+    assert!(broker.curl(MANY, "/-/whoami", &[]).starts_with("HTTP/1.1 200 "));
+    let staring: Vec<_> = (0..2).map(|n| stare(MANY + n)).collect();
+    wait_until("they have what they can have", || {
+        broker.curl(MANY + 16, "/-/whoami", &[]).starts_with("HTTP/1.1 503 ")
+    });
+    good(&broker, "/good");
+    drop(staring);
+    wait_until("there is room again", || broker.curl(MANY, "/-/whoami", &[]).starts_with("HTTP/1.1 200 "));
+}
+
 /// The first of uids that belong together.
 const MANY: u32 = 61_100;
