@@ -129,6 +129,10 @@ async fn take_some(
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
             Err(error) => return Err(error),
         };
+        // Who has gone already can be told nothing, and a flood of those is the quickest of floods.
+        if peer::is_ended(stream.as_fd()) {
+            continue;
+        }
         if credentials::is_systemds(stream.as_fd()) {
             // Handed over before the next one is accepted.
             credentials::divert(stream, shared).await;
