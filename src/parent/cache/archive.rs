@@ -112,6 +112,8 @@ impl Listing {
 pub struct Loaded {
     pub value: SecretValue,
     pub label: ValueLabel,
+    /// Its file says that it is not to be served.
+    pub withheld: bool,
 }
 
 impl<D: AsFd + Sync> Archive<D> {
@@ -162,7 +164,7 @@ impl<D: AsFd + Sync> Archive<D> {
         })
     }
 
-    fn look(&self, name: &str, buffer: &mut [u8]) -> Result<Option<Head>, Problem> {
+    pub(super) fn look(&self, name: &str, buffer: &mut [u8]) -> Result<Option<Head>, Problem> {
         if !has_our_form(name) {
             return Err(Unreadable::NotOurs.into());
         }
@@ -172,16 +174,20 @@ impl<D: AsFd + Sync> Archive<D> {
         if head.label.file_name(&self.keys.all()[head.keyed]) == name { Ok(Some(head)) } else { Err(Problem::Renamed) }
     }
 
-    /// The newest value that was sealed for exactly this key and this definition of its source.
+    /// The newest value that was sealed for exactly this key and this definition of its source, unless it is withheld.
     pub fn load(&self, key: &KeyPath, definition: &Definition) -> Result<Option<Loaded>, Problem> {
+        Ok(self.load_even_withheld(key, definition)?.filter(|loaded| !loaded.withheld))
+    }
+
+    /// The same, also of one that is not to be served before a token is accepted.
+    pub fn load_even_withheld(&self, key: &KeyPath, definition: &Definition) -> Result<Option<Loaded>, Problem> {
         let mut found = Ok(None);
         for seal in self.keys.all() {
             match self.load_named(&seal.file_name(key), key, definition) {
                 Ok(None) => {}
                 Ok(Some(loaded)) => {
-                    let newest =
-                        matches!(&found, Ok(Some(Loaded { label, .. })) if label.fetched_at >= loaded.label.fetched_at);
-                    if !newest {
+                    let rank = |loaded: &Loaded| (loaded.label.fetched_at, loaded.withheld);
+                    if !matches!(&found, Ok(Some(newest)) if rank(newest) >= rank(&loaded)) {
                         found = Ok(Some(loaded));
                     }
                 }
@@ -203,8 +209,9 @@ impl<D: AsFd + Sync> Archive<D> {
         });
         let Some(bytes) = read? else { return Ok(None) };
         let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
-        let label = match &head.label {
-            Label::Value(label) if label.key == *key => label,
+        let (label, withheld) = match &head.label {
+            Label::Value(label) if label.key == *key => (label, false),
+            Label::Withheld(label) if label.key == *key => (label, true),
             Label::Tombstone(tombstone) if tombstone.key == *key => return Ok(None),
             _ => return Err(Problem::Renamed),
         };
@@ -215,7 +222,7 @@ impl<D: AsFd + Sync> Archive<D> {
             return Err(Problem::TooLarge);
         }
         let content = format::open_content(&self.keys, &head, &format::binding(key, definition), &bytes)?;
-        Ok(Some(Loaded { value: SecretValue::from_json(content), label: label.clone() }))
+        Ok(Some(Loaded { value: SecretValue::from_json(content), label: label.clone(), withheld }))
     }
 
     /// What was last written of a state, under each seal key that has written one.
@@ -236,7 +243,7 @@ impl<D: AsFd + Sync> Archive<D> {
         let Some(bytes) = read else { return Ok(()) };
         let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
         let binding = match &head.label {
-            Label::Value(label) => format::binding(&label.key, &label.definition),
+            Label::Value(label) | Label::Withheld(label) => format::binding(&label.key, &label.definition),
             Label::Tombstone(_) | Label::State(_) => Vec::new(),
         };
         format::open_content(&self.keys, &head, &binding, &bytes)?;

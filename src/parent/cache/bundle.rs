@@ -43,7 +43,7 @@ pub(super) fn unpack(mut packed: &[u8]) -> Vec<&[u8]> {
 /// When what a file says of its key became true.
 fn instant(label: &Label) -> Option<(&KeyPath, u64)> {
     match label {
-        Label::Value(label) => Some((&label.key, label.fetched_at)),
+        Label::Value(label) | Label::Withheld(label) => Some((&label.key, label.fetched_at)),
         Label::Tombstone(tombstone) => Some((&tombstone.key, tombstone.buried_at)),
         Label::State(_) => None,
     }

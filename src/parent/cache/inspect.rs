@@ -105,7 +105,7 @@ impl Inspection {
     pub fn files(&self) -> Vec<Inspected> {
         let mut newest: BTreeMap<&KeyPath, u64> = BTreeMap::new();
         for sealed in &self.listing.sealed {
-            if let Label::Value(label) = &sealed.label {
+            if let Some((label, _)) = sealed.label.of_value() {
                 let newest = newest.entry(&label.key).or_default();
                 *newest = label.fetched_at.max(*newest);
             }
@@ -138,14 +138,15 @@ impl Inspection {
         let blank =
             Inspected { key: Some(key.clone()), arguments: key.arguments().map(str::to_owned), forgotten_in, ..blank };
         match &sealed.label {
-            Label::Value(label) => {
+            Label::Value(label) | Label::Withheld(label) => {
+                let withheld = matches!(sealed.label, Label::Withheld(_)) || self.ledger.is_withheld(key);
                 let older = newest.get(key).is_some_and(|newest| *newest > label.fetched_at);
                 let overruled = older || self.ledger.buried(key, label.fetched_at).is_some();
                 let state = match definition {
                     _ if overruled => Standing::Overruled,
                     None => Standing::Left,
                     Some(definition) if *definition != label.definition => Standing::OtherDefinition,
-                    Some(_) if self.ledger.is_withheld(key) => Standing::Withheld,
+                    Some(_) if withheld => Standing::Withheld,
                     Some(_) => Standing::Good,
                 };
                 let age = age(self.ledger.fetched_at(key, label.fetched_at));

@@ -136,6 +136,11 @@ impl Ledger {
         self.edit_soon(key, |row| row.withheld = withheld);
     }
 
+    /// The keys whose value is.
+    pub fn withheld(&self) -> impl Iterator<Item = &KeyPath> {
+        self.rows.iter().filter(|(_, row)| row.withheld).map(|(key, _)| key)
+    }
+
     pub fn is_withheld(&self, key: &KeyPath) -> bool {
         self.rows.get(key).is_some_and(|row| row.withheld)
     }

@@ -339,7 +339,7 @@ impl Engine {
     }
 
     pub(super) async fn refuse(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
-        let given_up = {
+        let (given_up, held) = {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { return };
             if entry.failure.is_none_or(|before| before.class != failure.class) {
@@ -355,20 +355,19 @@ impl Engine {
             }
             entry.negative_until = Some(Instant::now() + entry.settings.negative_max_age);
             entry.ended = Some(Instant::now());
+            let held = entry.held.clone();
             let given_up = entry.refuse(failure, Instant::now());
             // A lease that was given until this fetch landed ends, too: the next attempt may be due before that.
             if given_up.is_some() || entry.leased_stale {
                 self.recall(key, entry);
             }
-            given_up
+            (given_up, held)
         };
         match given_up {
             None => {}
             Some(GivenUp::Withheld) => {
                 tracing::error!(%key, "the token is refused: the value is withheld");
-                self.ledger.borrow_mut().withhold(key, true);
-                self.scribe.state.want_ledger();
-                self.settle_ledger();
+                self.withhold(key, held).await;
             }
             Some(GivenUp::Shredded) => {
                 tracing::error!(%key, outcome = failure.class.name(), "revoked: the value is shredded");

@@ -50,6 +50,9 @@ pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option
     let values = values(&listing, &ledger, &definitions);
     let mut held = HashMap::with_capacity(values.len());
     for (key, found) in values {
+        if found.as_ref().is_ok_and(|candidate| candidate.withheld) {
+            ledger.withhold(key, true);
+        }
         match found.and_then(|sealed| hold(config.limits.value_size, store, memory, &ledger, sealed)) {
             Ok(value) => drop(held.insert(key.clone(), value)),
             Err(problem) => tracing::warn!(%key, %problem, "no last known good"),
@@ -75,7 +78,7 @@ fn overruled(listing: &Listing, ledger: &mut Ledger) -> Vec<Tombstone> {
     }
     let mut overruled = Vec::new();
     for sealed in &listing.sealed {
-        if let Label::Value(label) = &sealed.label
+        if let Some((label, _)) = sealed.label.of_value()
             && let Some(buried_at) = ledger.buried(&label.key, label.fetched_at)
         {
             tracing::warn!(key = %label.key, file = sealed.name, "older than the revocation of its value: removed");
@@ -86,8 +89,15 @@ fn overruled(listing: &Listing, ledger: &mut Ledger) -> Vec<Tombstone> {
     overruled
 }
 
-/// A label, and whether an older seal key has sealed it.
-pub(super) type Candidate<'l> = (&'l ValueLabel, bool);
+/// A value that a file holds.
+#[derive(Clone, Copy)]
+pub(super) struct Candidate<'l> {
+    label: &'l ValueLabel,
+    /// By an older seal key.
+    outdated: bool,
+    /// The file says that it is not to be served.
+    pub(super) withheld: bool,
+}
 
 /// Of each key of the configuration that has a file: the newest value of its source.
 pub(super) fn values<'l>(
@@ -97,15 +107,16 @@ pub(super) fn values<'l>(
 ) -> HashMap<&'l KeyPath, Result<Candidate<'l>, Problem>> {
     let mut values: HashMap<&KeyPath, Result<Candidate<'l>, Problem>> = HashMap::new();
     for sealed in &listing.sealed {
-        let Label::Value(label) = &sealed.label else { continue };
+        let Some((label, withheld)) = sealed.label.of_value() else { continue };
         let Some(definition) = definitions.get(&label.key) else { continue };
         if ledger.buried(&label.key, label.fetched_at).is_some() {
             continue;
         }
         let found = values.entry(&label.key).or_insert(Err(Problem::OtherDefinition));
-        let newer = found.as_ref().map_or(true, |(known, _)| known.fetched_at < label.fetched_at);
-        if label.definition == *definition && newer {
-            *found = Ok((label, sealed.outdated));
+        let rank = |of: &Candidate<'_>| (of.label.fetched_at, of.withheld);
+        let candidate = Candidate { label, outdated: sealed.outdated, withheld };
+        if label.definition == *definition && found.as_ref().map_or(true, |known| rank(known) < rank(&candidate)) {
+            *found = Ok(candidate);
         }
     }
     values
@@ -116,7 +127,7 @@ pub(super) fn hold(
     store: &Store,
     memory: &Memory,
     ledger: &Ledger,
-    (label, outdated): Candidate<'_>,
+    Candidate { label, outdated, .. }: Candidate<'_>,
 ) -> Result<Held, Problem> {
     if label.size > largest {
         return Err(Problem::TooLarge);
