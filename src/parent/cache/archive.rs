@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use super::Ledger;
 use super::bundle;
 use super::format::{self, Definition, HEAD_LEN, Head, Label, State, Unreadable, ValueLabel};
-use super::seal::{KeyRing, NAME_LEN};
+use super::seal::{KeyRing, NAME_LEN, SealKey};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::file;
 use zeroize::Zeroizing;
@@ -226,15 +226,14 @@ impl<D: AsFd + Sync> Archive<D> {
     }
 
     /// What was last written of a state, under each seal key that has written one.
-    pub fn states(&self, state: State) -> Vec<Zeroizing<Vec<u8>>> {
-        self.keys.all().iter().filter_map(|seal| self.state(&seal.name_of(&state.name()), state)).collect()
+    pub fn states(&self, state: State) -> Vec<Result<Zeroizing<Vec<u8>>, Problem>> {
+        let read = |seal: &SealKey| self.state(&seal.name_of(&state.name()), state).transpose();
+        self.keys.all().iter().filter_map(read).collect()
     }
 
     /// The ledger, as it was last written; empty where none can be read.
     pub fn ledger(&self) -> Ledger {
-        let ledgers = self.states(State::Ledger);
-        let decoded = ledgers.iter().filter_map(|bytes| Ledger::decode(bytes));
-        decoded.max_by_key(|ledger| ledger.written_at).unwrap_or_default()
+        Ledger::newest(self.states(State::Ledger).iter().flatten())
     }
 
     /// Opens a file as a whole. Good is also one that has been replaced since it was listed.
@@ -250,17 +249,23 @@ impl<D: AsFd + Sync> Archive<D> {
         Ok(())
     }
 
-    pub(super) fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
+    /// `None` if it is not there, or is another one's by now.
+    pub(super) fn state(&self, name: &str, state: State) -> Result<Option<Zeroizing<Vec<u8>>>, Problem> {
         // Nothing is read by its length but what one of our keys has sealed as this.
-        if self.look(name, &mut vec![0; HEAD_LEN]).ok()??.label != Label::State(state) {
-            return None;
+        if self.look(name, &mut vec![0; HEAD_LEN])?.is_none_or(|head| head.label != Label::State(state)) {
+            return Ok(None);
         }
-        let bytes = file::read_at(self.directory.as_fd(), name, largest(state)).ok()??;
-        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64).ok()?;
+        let read = file::read_at(self.directory.as_fd(), name, largest(state)).map_err(|error| match error.kind() {
+            // Longer than any that we write.
+            io::ErrorKind::FileTooLarge => Unreadable::Damaged.into(),
+            _ => Problem::Io(error),
+        });
+        let Some(bytes) = read? else { return Ok(None) };
+        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
         if head.label != Label::State(state) {
-            return None;
+            return Ok(None);
         }
-        format::open_content(&self.keys, &head, &[], &bytes).ok()
+        Ok(Some(format::open_content(&self.keys, &head, &[], &bytes)?))
     }
 }
 

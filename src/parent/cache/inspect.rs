@@ -86,7 +86,8 @@ impl Inspection {
         let archive = Archive::new(directory, keys, u64::MAX);
         let listing = archive.list()?;
         let ledger = archive.ledger();
-        let marks: Vec<Mark> = archive.states(State::Clock).iter().filter_map(|bytes| Mark::decode(bytes)).collect();
+        let marks: Vec<Mark> =
+            archive.states(State::Clock).iter().flatten().filter_map(|bytes| Mark::decode(bytes)).collect();
         let now = Clock::resume(&marks, 0, clock::boot_id()).now();
         let definition = |key: &crate::config::Key| (key.path.clone(), Definition::of(&key.source.definition));
         let mut configured: HashMap<KeyPath, Definition> = config.keys.iter().map(definition).collect();
@@ -165,7 +166,9 @@ impl Inspection {
         for inspected in &mut files {
             let sealed = self.listing.sealed.iter().find(|sealed| sealed.name == inspected.file);
             if let Some(Err(problem)) = sealed.map(|sealed| self.archive.verify(sealed)) {
+                let what = sealed.and_then(|sealed| of_state(&sealed.label)).map(|what| format!("{problem}: {what}"));
                 *inspected = of_problem(&inspected.file, inspected.key.take(), &problem);
+                inspected.problem = what.or(inspected.problem.take());
             }
         }
         files
@@ -183,6 +186,16 @@ impl Inspection {
 
     fn keys_in(&self, state: Standing) -> Vec<KeyPath> {
         self.files().into_iter().filter(|file| file.state == state).filter_map(|file| file.key).collect()
+    }
+}
+
+/// What is lost with a file of the broker's own.
+fn of_state(label: &Label) -> Option<&'static str> {
+    match label {
+        Label::State(State::Clock) => Some("the clock's last mark"),
+        Label::State(State::Ledger) => Some("the ledger of ages and revocations"),
+        Label::State(State::Bundle(_)) => Some("values that had no files of their own yet; the next start removes it"),
+        _ => None,
     }
 }
 

@@ -273,7 +273,7 @@ pub(super) mod tests {
         let write = |store: &Store, text: &[u8]| store.write(&[Item::State(State::Clock, text.to_vec())]).remove(0);
         write(&open(directory.path(), &[&old]), b"one").unwrap();
         let store = open(directory.path(), &[&new, &old]);
-        let read = |state| store.states(state).iter().map(|bytes| bytes.to_vec()).collect::<Vec<_>>();
+        let read = |state| store.states(state).iter().flatten().map(|bytes| bytes.to_vec()).collect::<Vec<_>>();
         assert_eq!((read(State::Clock), read(State::Ledger)), (vec![b"one".to_vec()], vec![]));
         write(&store, b"two").unwrap();
         assert_eq!(read(State::Clock), [b"two"]);
