@@ -25,7 +25,7 @@ fn a_refused_token_keeps_its_values_over_a_restart() {
     *place.config.borrow_mut() = format!("{head}{}{}", source("/a"), source("/b"));
     place.run(async |engine| {
         engine.accept(vec![value("/a", "one")]).await;
-        engine.refuse(&key("/a"), Failure::new(Class::TokenRefused, Reason::Status(401)), false).await;
+        engine.refused(&key("/a"), Failure::new(Class::TokenRefused, Reason::Status(401)), false).await;
         assert_eq!((held(&engine, "/a"), state(&engine, "/a")), (None, State::Revoked));
         engine.close().await;
     });
@@ -57,7 +57,7 @@ fn a_path_whose_token_was_refused_serves_no_value_after_a_restart_or_a_reload() 
         let in_hand = engine.enter(&key("/n/a"), 1).ok().unwrap();
         engine.accept(vec![value("/n/a", "one")]).await;
         drop(in_hand);
-        engine.refuse(&key("/n/a"), Failure::new(Class::TokenRefused, Reason::Status(401)), false).await;
+        engine.refused(&key("/n/a"), Failure::new(Class::TokenRefused, Reason::Status(401)), false).await;
         engine.close().await;
     });
     place.run(async |engine| {
@@ -96,7 +96,7 @@ fn two_of_one_token() -> Place {
 }
 
 async fn refuse(engine: &Engine) {
-    engine.refuse(&key("/a"), Failure::new(Class::TokenRefused, Reason::Status(401)), false).await;
+    engine.refused(&key("/a"), Failure::new(Class::TokenRefused, Reason::Status(401)), false).await;
 }
 
 async fn restore(engine: &Rc<Engine>) {
