@@ -57,11 +57,12 @@ fn main() {
     assert!(broker.curl(GRANTED, KEY, &[]).starts_with("HTTP/1.1 200"));
     let at_rest = files(&broker);
     let only = std::env::args().nth(1).filter(|name| !name.starts_with("--"));
-    let attacks: [(&str, &[Attack<'_>]); 6] = [
+    let attacks: [(&str, &[Attack<'_>]); 7] = [
         ("quiet", &[]),
         ("10,000 slow connections", &[(STRANGER, &["stare", "10000", KEY])]),
         ("garbage on 64 connections", &[(OTHER, &["garbage", "64"])]),
         ("pipelined denials on 64", &[(OTHER, &["deny", "64"])]),
+        ("garbage, closed at once", &[(OTHER, &["rush", "64"])]),
         ("slow and garbage", &[(STRANGER, &["stare", "10000", KEY]), (OTHER, &["garbage", "64"])]),
         ("quiet again", &[]),
     ];

@@ -16,7 +16,7 @@ use tokio::select;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::answer::Problem;
+use super::answer::{Form, Problem};
 use super::connection::Connection;
 use super::credentials;
 use super::pace::{InTurn, beats};
@@ -40,11 +40,12 @@ pub(super) async fn accept(
     shared: &Rc<Shared>,
     converse: impl Fn(UnixStream, Connection),
 ) {
-    let mut aside = Aside { waiting: InTurn::default(), shared };
+    let refusal = Problem::too_many_connections().form();
+    let mut aside = Aside { waiting: InTurn::default(), refusal, shared };
     let mut beats = beats();
     loop {
-        if aside.waiting.len() >= most_aside {
-            aside.turn_away(1);
+        if aside.waiting.len() + AT_ONCE > most_aside {
+            aside.turn_away(AT_ONCE);
             yield_now().await;
         }
         // Nothing that waits for something is given up in the middle.
@@ -58,7 +59,7 @@ pub(super) async fn accept(
                 aside.turn_away(AT_A_BEAT);
                 Ok(())
             }
-            Some(Ok(ready)) => take_some(ready, most_aside, &mut aside, shared, &converse).await,
+            Some(Ok(ready)) => take_some(ready, &mut aside, shared, &converse).await,
             Some(Err(error)) => Err(error),
         };
         if let Err(error) = taken {
@@ -76,37 +77,49 @@ pub(super) async fn accept(
 /// Those that wait to be turned away, of each user.
 struct Aside<'a> {
     waiting: InTurn<Fresh>,
+    refusal: Form,
     shared: &'a Shared,
 }
 
 impl Aside<'_> {
     /// So many of them, or as many as there are.
     fn turn_away(&mut self, count: usize) {
-        (0..count).map_while(|_| self.waiting.pop()).for_each(|stream| turn_away(stream, self.shared));
+        for _ in 0..count {
+            let Some(stream) = self.tell_one() else { return };
+            // Some clients take a close that comes before their request is sent for a failure to connect.
+            if let Some(place) = self.shared.connections.place_to_linger() {
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(LINGER).await;
+                    drop((stream, place));
+                });
+            }
+        }
+    }
+
+    /// Says 503 to one without reading, if there is one.
+    fn tell_one(&mut self) -> Option<Fresh> {
+        let mut stream = self.waiting.pop()?;
+        // A fresh connection has room; a peer that has gone does not matter.
+        let _ = stream.write(self.refusal.fill_in(self.shared.next_request()));
+        Some(stream)
     }
 }
 
 impl Drop for Aside<'_> {
     /// Nothing is accepted any more: these are told, too.
     fn drop(&mut self) {
-        while let Some(mut stream) = self.waiting.pop() {
-            tell(&mut stream, self.shared);
-        }
+        while self.tell_one().is_some() {}
     }
 }
 
 /// Takes a few of those at the door, if any is there.
 async fn take_some(
     mut ready: AsyncFdReadyGuard<'_, UnixListener>,
-    most_aside: usize,
     aside: &mut Aside<'_>,
     shared: &Rc<Shared>,
     converse: &impl Fn(UnixStream, Connection),
 ) -> io::Result<()> {
     for _ in 0..AT_ONCE {
-        if aside.waiting.len() >= most_aside {
-            break;
-        }
         let stream = match peer::accept(ready.get_inner().as_fd()) {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -147,22 +160,4 @@ pub(super) fn look_at(stream: BorrowedFd<'_>, shared: &Shared) -> io::Result<Res
     let found = Peer { uid, gid, groups: peer::groups(stream)?, unit: None, pid };
     let standing = shared.link.facts.stand();
     Ok(connections.admit(found, standing, &current.config).ok_or(Over { uid }))
-}
-
-/// Says 503 without reading.
-fn tell(stream: &mut Fresh, shared: &Shared) {
-    // A fresh connection has room; a peer that has gone does not matter.
-    let _ = stream.write(&Problem::too_many_connections().last_words(shared.next_request()));
-}
-
-/// Says 503, and closes.
-fn turn_away(mut stream: Fresh, shared: &Shared) {
-    tell(&mut stream, shared);
-    // Some clients take a close that comes before their request is sent for a failure to connect.
-    if let Some(place) = shared.connections.place_to_linger() {
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(LINGER).await;
-            drop((stream, place));
-        });
-    }
 }

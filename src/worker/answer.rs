@@ -1,6 +1,7 @@
 //! Responses: values with their true age, and problem documents that a person can act on (RFC 9457).
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -243,6 +244,15 @@ impl Problem {
         answer.into_bytes()
     }
 
+    /// For one that is said so often that the number should be all that is made of it.
+    pub(super) fn form(self) -> Form {
+        let blank = RequestId(u64::MAX);
+        let text = self.last_words(blank);
+        let blank = blank.to_string();
+        let at = text.windows(blank.len()).enumerate().filter(|(_, part)| *part == blank.as_bytes()).map(|(at, _)| at);
+        Form { blanks: at.map(|at| at..at + blank.len()).collect(), text }
+    }
+
     fn title(&self) -> &'static str {
         self.status.canonical_reason().unwrap_or("Error")
     }
@@ -289,6 +299,20 @@ impl Problem {
     }
 }
 
+/// The last words of a problem, with blanks where the number of the request stands.
+pub(super) struct Form {
+    text: Vec<u8>,
+    blanks: Vec<Range<usize>>,
+}
+
+impl Form {
+    pub(super) fn fill_in(&mut self, request: RequestId) -> &[u8] {
+        let number = request.to_string();
+        self.blanks.iter().for_each(|blank| self.text[blank.clone()].copy_from_slice(number.as_bytes()));
+        &self.text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +335,14 @@ mod tests {
         assert!(head.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{head}");
         assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["code"], "malformed");
+    }
+
+    #[test]
+    fn a_form_says_the_same_with_every_number() {
+        let mut form = Problem::too_many_connections().form();
+        for request in [RequestId(1), RequestId(u64::MAX), RequestId(0xab_cdef)] {
+            assert_eq!(form.fill_in(request), Problem::too_many_connections().last_words(request));
+        }
     }
 
     proptest::proptest! {

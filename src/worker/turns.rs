@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 /// Turns of one user in a round.
 const TURNS: u32 = 2;
 /// The same for who has been alone for long: so many go by before somebody who comes is seen.
-const ALONE: u32 = 32;
+const ALONE: u32 = 64;
 /// What it costs to begin and end a connection, in turns.
 const CONNECTION: u32 = 3;
 

@@ -2,7 +2,7 @@
 //! often it has done so, until it is ended.
 //!
 //! `stare`: half a header, then a byte a second; or a request for PATH whose answer is never read. Who is turned away comes back.
-//! `garbage`: bytes that are no request, again and again. `deny`: requests for keys that nobody has, as many at once as fit.
+//! `garbage`: bytes that are no request, again and again. `rush`: the same, without waiting for an answer. `deny`: requests for keys that nobody has, as many at once as fit.
 //! `measure`: COUNT requests for PATH, one after the other, on one connection; prints how many microseconds they took.
 //! `knock`: the same, each on a connection of its own. `stay`: as `measure`, but the connection is there before: it says `ready` when
 //! it was answered once, and goes on when it is sent a line.
@@ -52,6 +52,7 @@ fn main() {
                     let _ = match mode.as_str() {
                         "stare" => swarm.stare(stream, number % 2 == 0).await,
                         "garbage" => swarm.garbage(stream).await,
+                        "rush" => swarm.rush(stream).await,
                         "deny" => swarm.deny(stream, number).await,
                         _ => panic!("unknown mode {mode}"),
                     };
@@ -111,6 +112,10 @@ impl Swarm {
         stream.write_all(&noise).await?;
         stream.read_to_end(&mut Vec::new()).await?;
         Ok(())
+    }
+
+    async fn rush(&self, mut stream: UnixStream) -> std::io::Result<()> {
+        stream.write_all(b"\0").await
     }
 
     async fn deny(&self, stream: UnixStream, number: u64) -> std::io::Result<()> {
