@@ -1,6 +1,8 @@
 //! The last known good on disk, from outside: over restarts, crashes and damage, never another value and never a younger one.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "cache/bundles.rs"]
+mod bundles;
 #[path = "cache/states.rs"]
 mod states;
 mod support;
@@ -375,19 +377,23 @@ fn a_full_disk_costs_persistence_and_no_answer() {
 
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
-fn many_values_of_one_answer_survive_a_crash_before_each_has_its_file() {
-    const KEYS: usize = 300;
-    let names: Vec<&'static str> = (0..KEYS).map(|n| &*format!("k{n}").leak()).collect();
-    let keys = |upstream: &Process| names.iter().map(|name| (*name, at(upstream, "/good", ""), "")).collect();
-    let (upstream, mut broker) = serving(&keys);
-    assert!(broker.curl(GRANTED, "/k0", &[]).ends_with(support::serving::GOOD), "{}", broker.log());
-    crash(&mut broker);
-    assert!(files(&broker).len() < KEYS, "the answer did not wait for all of them");
-    upstream.behave("/good", "/status/503");
+fn a_damaged_ledger_or_clock_is_told_by_the_start() {
+    let (upstream, mut broker, values) = two_values_in_an_outage();
+    upstream.behave("/good", "/good");
     broker.start();
-    wait_until("each has its file", || files(&broker).len() > KEYS);
-    for name in names.iter().step_by(7) {
-        let answer = broker.curl(GRANTED, &format!("/{name}"), &[]);
-        assert!(answer.ends_with(support::serving::GOOD), "{name}: {answer}");
+    // The ledger is there for values that were confirmed.
+    wait_until("it is good again", || broker.curl(GRANTED, "/a", &FRESH).contains("fwd-status=200"));
+    assert_eq!(broker.end("TERM"), Some(0));
+    upstream.behave("/good", "/status/503");
+    let states = files(&broker).into_keys().map(|name| broker.path("cache").join(name));
+    for state in states.filter(|path| !values.contains(path)) {
+        let mut changed = std::fs::read(&state).unwrap();
+        *changed.last_mut().unwrap() ^= 1;
+        std::fs::write(state, changed).unwrap();
     }
+    broker.start();
+    for told in ["the clock's last mark: ", "the ledger: "] {
+        logs(&broker, told);
+    }
+    assert!(broker.curl(GRANTED, "/a", &[]).ends_with(support::serving::GOOD));
 }

@@ -178,6 +178,18 @@ fn an_address_is_believed_of_root_in_its_unit_alone() {
 }
 
 #[test]
+#[ignore = "needs root: drops to two uids and asks as another"]
+fn a_manager_of_a_user_over_its_limit_is_refused_and_never_closed_with_nothing() {
+    let broker = broker(1, "", "");
+    let socket = broker.path("keyhatch.sock");
+    // Some more than may be in, and than are refused at a time beside those.
+    let names: Vec<String> = (0..100).map(|number| address(number, "a.service", "b")).collect();
+    let read = Asking::new(&socket, "", STRANGER, &names).read();
+    let lengths: Vec<usize> = read.iter().map(|read| read.length).collect();
+    assert!(read.iter().all(Read::fails_the_unit), "{lengths:?}");
+}
+
+#[test]
 #[ignore = "needs root: makes control groups"]
 fn a_thousand_at_once_all_start() {
     let upstream = Upstream::start(0);

@@ -263,7 +263,11 @@ fn named_tests_and_files_are_there() {
             }
             let Some((module, function)) = span.rsplit_once("::") else { continue };
             let file = match module.strip_suffix("::tests") {
-                Some(module) => format!("src/{}.rs", module.replace("::", "/")),
+                Some(module) => {
+                    let module = format!("src/{}", module.replace("::", "/"));
+                    let apart = format!("{module}/tests.rs");
+                    if root().join(&apart).exists() { apart } else { format!("{module}.rs") }
+                }
                 None => format!("tests/{}.rs", module.replace("::", "/")),
             };
             if root().join(&file).exists() && function.chars().all(|c| c.is_ascii_lowercase() || c == '_') {

@@ -188,6 +188,25 @@ fn who_sends_garbage_once_waits_behind_nobody_who_does_all_the_time() {
     assert!(numbers.is_sorted(), "those of one user in their order");
 }
 
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn who_has_gone_before_it_is_let_in_is_not_served() {
+    let upstream = Upstream::start(0);
+    let mut broker = Broker::with(upstream.port, "max-age = \"1h\"", ROOT_MAY);
+    send("STOP", broker.worker());
+    for _ in 0..100 {
+        write!(connect(&broker), "GET /nobody/has/this HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    }
+    let mut stays = connect(&broker);
+    // One that only sends no more is answered.
+    write!(stays, "GET {KEY} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stays.shutdown(std::net::Shutdown::Write).unwrap();
+    send("CONT", broker.worker());
+    assert!(is_good(&rest(&stays)));
+    assert_eq!(broker.end("TERM"), Some(0));
+    assert!(!broker.log().contains("/nobody/has/this"), "{}", broker.log());
+}
+
 /// The number of this one, which is refused so.
 fn refusal(curl: Child, status: &str) -> u64 {
     let told = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fmt::Display;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
@@ -115,9 +116,13 @@ fn hanging_up_and_asking_again_gains_nothing_and_harms_nobody() {
 }
 
 /// A group of its own for a peer, beside its primary one.
-fn curl_in_group(broker: &Broker, group: u32, path: &str) -> String {
+fn curl_in_group(broker: &Broker, group: impl Display, path: &str) -> String {
+    curl_in_groups(broker, STRANGER, group, path)
+}
+
+fn curl_in_groups(broker: &Broker, uid: u32, groups: impl Display, path: &str) -> String {
     let mut curl = Command::new("setpriv");
-    curl.args([&format!("--reuid={STRANGER}"), &format!("--regid={STRANGER}"), &format!("--groups={group}"), "curl"]);
+    curl.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), &format!("--groups={groups}"), "curl"]);
     curl.args(["--silent", "--include", "--max-time", "20", "--unix-socket"]).arg(broker.path("keyhatch.sock"));
     String::from_utf8(curl.arg(format!("http://keyhatch{path}")).output().unwrap().stdout).unwrap()
 }
@@ -152,4 +157,35 @@ fn supplementary_groups_count_and_ids_without_a_mapping_do_not() {
     let whoami = curl_in_group(&broker, GROUP, "/-/whoami");
     assert!(whoami.contains("\"uid\":65534") && whoami.contains("\"groups\":[65534]"), "{whoami}");
     assert!(whoami.contains("\"clients\":[]"), "{whoami}");
+}
+
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn who_has_too_many_groups_to_look_at_has_none() {
+    let upstream = Upstream::start(0);
+    let clients = "[clients.group]\ngroup = 70001\nkeys = [\"/billing/*\"]\n";
+    let broker = Broker::with(upstream.port, "max-age = \"1h\"", clients);
+    // What decides it is the number of groups, not that of the one that is granted.
+    for (count, status, may) in [(1024, "200", true), (1025, "403", false)] {
+        let groups: Vec<String> = (70_001..).take(count).map(|gid: u32| gid.to_string()).collect();
+        let groups = groups.join(",");
+        assert_eq!(curl_in_group(&broker, &groups, KEY).get(9..12), Some(status));
+        let whoami = curl_in_group(&broker, &groups, "/-/whoami");
+        assert_eq!(whoami.contains("\"groups\":[]"), !may, "{whoami}");
+        assert_eq!(whoami.contains("\"clients\":[\"group\"]"), may, "{whoami}");
+        let mut asleep = Command::new("setpriv");
+        asleep.args([&format!("--regid={STRANGER}"), &format!("--groups={groups}"), "sleep", "60"]);
+        let mut asleep = asleep.spawn().unwrap();
+        let explained = || {
+            let mut explain = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+            explain.args(["explain", "--config"]).arg(broker.path("keyhatch.toml"));
+            explain.args(["--pid", &asleep.id().to_string(), KEY]).output().unwrap().status.success()
+        };
+        wait_until("the same is explained", || explained() == may);
+        asleep.kill().unwrap();
+        asleep.wait().unwrap();
+    }
+    // It is nothing that takes away what another grant gives.
+    let groups: Vec<String> = (1..=2000).map(|gid| gid.to_string()).collect();
+    assert!(curl_in_groups(&broker, GRANTED, groups.join(","), KEY).starts_with("HTTP/1.1 200 "));
 }

@@ -122,6 +122,63 @@ fn root_changes_the_group_looks_and_others_are_told_so() {
     assert_eq!(broker.log().matches("refresh uid=0").count(), 1, "{}", broker.log());
 }
 
+/// A file that names this broker's socket and is not its own; or no socket, where the option does.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn what_is_for_the_broker_of_another_file_changes_nothing() {
+    let (upstream, broker) = one_key("max-age = \"1h\"");
+    upstream.behave("/one", "/good");
+    good(&broker, "/one");
+    let socket = broker.path("admin.sock");
+    broker.write("other.toml", &format!("[server]\nadmin-socket = {socket:?}\n"), 0o600);
+    broker.write("silent.toml", "", 0o600);
+    let asked = |file: &str, by_variable: bool, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+        let file = broker.path(file);
+        if by_variable {
+            command.env("KEYHATCH_CONFIG", file)
+        } else {
+            command.arg("--config").arg(file)
+        };
+        command.args(arguments).stdin(Stdio::null()).output().unwrap()
+    };
+    let to_socket = ["--admin-socket", socket.to_str().unwrap()];
+    let changes = [
+        &["purge", "--all", "--yes"][..],
+        &["purge", "/one"],
+        &["refresh", "/one"],
+        &["drill", "--key", "/one", "--fail", "503", "--for", "1s"],
+    ];
+    for change in changes {
+        for (file, option) in [("other.toml", &[][..]), ("other.toml", &to_socket), ("silent.toml", &to_socket)] {
+            for by_variable in [false, true] {
+                let refused = asked(file, by_variable, &[change, option].concat());
+                let (own, named) = (broker.path("keyhatch.toml"), broker.path(file));
+                let (own, named) = (own.display(), named.display());
+                let said = format!(
+                    "keyhatch: the broker was started with --config {own}, this is about {named}; nothing was changed\n"
+                );
+                assert_eq!(String::from_utf8(refused.stderr).unwrap(), said, "{change:?}");
+                assert_eq!((refused.status.code(), refused.stdout.len()), (Some(78), 0), "{change:?}");
+            }
+        }
+    }
+    let log = broker.log();
+    assert!(!["refresh uid=", "purge uid=", "purge of all", "a drill"].iter().any(|line| log.contains(line)), "{log}");
+    assert_eq!((upstream.requests_for("/one").len(), &key(&broker, "/one")["state"]), (1, &"fresh".into()));
+    // What only looks is answered, and so is what names the file that the broker has.
+    for look in [&["status"][..], &["metrics"], &["top", "--json"]] {
+        let mut looks = Command::new("timeout");
+        let looks =
+            looks.args(["1", env!("CARGO_BIN_EXE_keyhatch"), "--config"]).arg(broker.path("other.toml")).args(look);
+        assert!(!looks.output().unwrap().stdout.is_empty(), "{look:?}");
+    }
+    for change in changes.iter().rev() {
+        let done = asked("keyhatch.toml", true, change);
+        assert!(done.status.success(), "{change:?}: {done:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
 fn a_purged_value_is_gone_although_the_worker_had_it_under_a_long_lease() {

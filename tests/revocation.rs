@@ -4,6 +4,7 @@
 mod support;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use support::process::Process;
 use support::serving::{BEARER, GOOD, at, good, logs, serving};
@@ -27,6 +28,13 @@ fn both_good(upstream: &Process, broker: &Broker) -> Vec<PathBuf> {
         good(broker, key);
     }
     vec![broker.sealed_file("/one"), broker.sealed_file("/two")]
+}
+
+/// How many values the files say to be withheld, or the ledger.
+fn withheld(broker: &Broker) -> usize {
+    let mut list = Command::new(env!("CARGO_BIN_EXE_keyhatch"));
+    let listed = list.args(["cache", "ls", "--config"]).arg(broker.path("keyhatch.toml")).output().unwrap();
+    String::from_utf8(listed.stdout).unwrap().matches(" withheld ").count()
 }
 
 #[test]
@@ -56,14 +64,13 @@ fn one_refusal_between_good_answers_loses_nothing() {
 fn a_storm_against_the_token_withholds_and_an_accepted_token_brings_it_back() {
     let (upstream, broker) = serving(&two_of_one_token);
     let files = both_good(&upstream, &broker);
-    let content = || files.iter().map(|file| std::fs::read(file).unwrap()).collect::<Vec<_>>();
-    let sealed = content();
     upstream.behave("/one", "/status/401");
     upstream.behave("/two", "/status/401");
     wait_until("one is withheld", || status(&broker, "/one") == "502");
     wait_until("two is withheld", || status(&broker, "/two") == "502");
     wait_until("it is out of the worker's memory", || !memory_holds(broker.worker(), b"good-value"));
-    assert_eq!(content(), sealed, "and still on disk");
+    assert!(files.iter().all(|file| file.exists()), "and still on disk");
+    assert_eq!(withheld(&broker), 2);
     for key in ["/one", "/two"] {
         logs(&broker, &format!("the value is withheld key={key}"));
         assert_eq!(broker.log().matches(&format!("the value is withheld key={key}")).count(), 1, "{}", broker.log());
@@ -75,28 +82,93 @@ fn a_storm_against_the_token_withholds_and_an_accepted_token_brings_it_back() {
     wait_until("two serves again, from disk", || broker.curl(GRANTED, "/two", &[]).ends_with(GOOD));
 }
 
-/// That it is withheld stands in the ledger alone: whoever deletes it gains time, and no more than that.
+/// What is in the cache directory besides these files: the ledger and the clock.
+fn states(broker: &Broker, files: &[PathBuf]) -> Vec<(PathBuf, Vec<u8>)> {
+    let listed = std::fs::read_dir(broker.path("cache")).unwrap().map(|file| file.unwrap().path());
+    let states = listed.filter(|file| !files.contains(file));
+    states.map(|file| (file.clone(), std::fs::read(file).unwrap())).collect()
+}
+
+/// What becomes of the ledger and the clock while nothing runs.
+type Fate = fn(&Broker, &[(PathBuf, Vec<u8>)]);
+
+const FATES: [(&str, Fate); 3] = [
+    ("lost", |_, now| now.iter().for_each(|(file, _)| std::fs::remove_file(file).unwrap())),
+    ("damaged", |_, now| {
+        for (file, content) in now {
+            let mut content = content.clone();
+            *content.last_mut().unwrap() ^= 1;
+            std::fs::write(file, content).unwrap();
+        }
+    }),
+    ("older", |broker, now| {
+        for (file, _) in now {
+            let before = broker.path("before").join(file.file_name().unwrap());
+            if before.exists() { std::fs::copy(before, file).map(drop) } else { std::fs::remove_file(file) }.unwrap();
+        }
+    }),
+];
+
 #[test]
 #[ignore = "needs root: drops to two uids and asks as others"]
-fn without_the_ledger_what_was_withheld_serves_until_it_is_refused_again() {
+fn what_was_withheld_stays_so_whatever_becomes_of_the_ledger() {
+    for (fate, befall) in FATES {
+        let (upstream, mut broker) = serving(&two_of_one_token);
+        let files = both_good(&upstream, &broker);
+        assert_eq!(broker.end("TERM"), Some(0));
+        std::fs::create_dir(broker.path("before")).unwrap();
+        for (file, content) in states(&broker, &files) {
+            std::fs::write(broker.path("before").join(file.file_name().unwrap()), content).unwrap();
+        }
+        broker.start();
+        for path in ["/one", "/two"] {
+            upstream.behave(path, "/status/401");
+            wait_until("it is withheld", || status(&broker, path) == "502");
+        }
+        for path in ["/one", "/two"] {
+            upstream.behave(path, "/status/503");
+        }
+        assert_eq!(broker.end("TERM"), Some(0));
+        befall(&broker, &states(&broker, &files));
+        assert_eq!(withheld(&broker), 2, "{fate}");
+        broker.start();
+        assert_eq!((status(&broker, "/one"), status(&broker, "/two")), ("503".into(), "503".into()), "{fate}");
+        // The token is accepted for one document; the other one's upstream is still down.
+        upstream.behave("/one", "/good");
+        wait_until("one is good again", || status(&broker, "/one") == "200");
+        wait_until("two serves again, from disk", || broker.curl(GRANTED, "/two", &[]).ends_with(GOOD));
+        assert_eq!(broker.end("TERM"), Some(0));
+        upstream.behave("/one", "/status/503");
+        broker.start();
+        assert_eq!((status(&broker, "/one"), status(&broker, "/two")), ("200".into(), "200".into()), "{fate}: granted");
+    }
+}
+
+/// Two copies say so, the ledger and the file itself: either is enough, and mends the other.
+#[test]
+#[ignore = "needs root: drops to two uids and asks as others"]
+fn a_backup_of_its_file_does_not_bring_back_what_was_withheld() {
     let (upstream, mut broker) = serving(&two_of_one_token);
     let files = both_good(&upstream, &broker);
-    for path in ["/one", "/two"] {
-        upstream.behave(path, "/status/401");
-        wait_until("it is withheld", || status(&broker, path) == "502");
-    }
+    let backup = std::fs::read(&files[0]).unwrap();
+    upstream.behave("/one", "/status/401");
+    wait_until("it is withheld", || status(&broker, "/one") == "502");
+    upstream.behave("/one", "/status/503");
     assert_eq!(broker.end("TERM"), Some(0));
+    // After the magic: the version of the format.
+    assert_eq!((std::fs::read(&files[0]).unwrap()[4], backup[4]), (3, 2));
+    std::fs::write(&files[0], &backup).unwrap();
     broker.start();
-    assert_eq!(status(&broker, "/one"), "502", "over a restart");
+    assert_eq!(status(&broker, "/one"), "503", "the ledger knows");
+    wait_until("the file says so, too", || std::fs::read(&files[0]).unwrap()[4] == 3);
     assert_eq!(broker.end("TERM"), Some(0));
-    for file in std::fs::read_dir(broker.path("cache")).unwrap().map(|file| file.unwrap().path()) {
-        if !files.contains(&file) {
-            std::fs::remove_file(file).unwrap();
-        }
-    }
+    states(&broker, &files).iter().for_each(|(file, _)| std::fs::remove_file(file).unwrap());
     broker.start();
-    assert_eq!(status(&broker, "/one"), "200");
-    wait_until("it is withheld again", || status(&broker, "/one") == "502");
+    assert_eq!(status(&broker, "/one"), "503", "the file knows");
+    assert_eq!(broker.end("TERM"), Some(0));
+    std::fs::write(&files[0], &backup).unwrap();
+    broker.start();
+    assert_eq!(status(&broker, "/one"), "503", "the ledger has learnt it again");
 }
 
 #[test]

@@ -119,7 +119,12 @@ fn whom(asked: &Explain) -> Result<Peer, String> {
         (None, None) => None,
     };
     match found {
-        Ok(Some(ids)) => Ok(Peer { uid: ids.uid, gid: ids.gid, groups: ids.groups, unit, pid: 0 }),
+        Ok(Some(mut ids)) => {
+            if ids.groups.len() > peer::MOST_GROUPS {
+                ids.groups.clear();
+            }
+            Ok(Peer { uid: ids.uid, gid: ids.gid, groups: ids.groups, unit, pid: 0 })
+        }
         Ok(None) => Err(format!("there is no {whom}")),
         Err(error) => Err(format!("{whom}: {error}")),
     }

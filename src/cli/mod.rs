@@ -75,6 +75,12 @@ fn done(cli: Cli) -> Result<ExitCode, Exit> {
         let configured = || configured(global, "--admin-socket", Asked::AdminSocket);
         operator.admin_socket.clone().map_or_else(configured, Ok)
     };
+    // What changes something is for the broker of the file that was named, wherever it is asked.
+    let changed = |operator: &Operator| {
+        let socket = operators(operator)?;
+        global.config.as_deref().map_or(Ok(()), |named| operate::is_meant(&socket, named))?;
+        Ok::<_, Exit>(socket)
+    };
     let exit = match cli.command {
         Command::Serve { log_requests, log_level } => serve(file, global.log, log_level.into(), log_requests),
         Command::Get(asked) => get::run(&asked, &socket()?),
@@ -87,9 +93,9 @@ fn done(cli: Cli) -> Result<ExitCode, Exit> {
         Command::Status(asked) => status::status(&asked, &operators(&asked.operator)?),
         Command::Top { operator, json } => top::run(&operators(&operator)?, json),
         Command::Metrics { operator, json } => operate::metrics(&operators(&operator)?, json),
-        Command::Refresh { keys, operator, json } => operate::refresh(&operators(&operator)?, &keys, json),
-        Command::Purge(asked) => operate::purge(&asked, &operators(&asked.operator)?),
-        Command::Drill(asked) => drill::run(&asked, &operators(&asked.operator)?),
+        Command::Refresh { keys, operator, json } => operate::refresh(&changed(&operator)?, &keys, json),
+        Command::Purge(asked) => operate::purge(&asked, &changed(&asked.operator)?),
+        Command::Drill(asked) => drill::run(&asked, &changed(&asked.operator)?),
         Command::Reload { operator, json } => reload::run(file, &operators(&operator)?, json),
         Command::Presets(asked) => presets::run(file, &asked),
         Command::Import { from } => import::run(file, &from),

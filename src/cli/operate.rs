@@ -1,7 +1,8 @@
-//! `keyhatch metrics`, `refresh` and `purge`: one request to the operator's socket each.
+//! `keyhatch metrics`, `refresh` and `purge`: one request to the operator's socket each. And whether the broker there is the
+//! one that is meant.
 
 use std::io::{BufRead, ErrorKind, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -42,6 +43,35 @@ pub(super) fn told_of_any(answer: Result<Answer, Failed>, socket: &Path) -> Resu
             Err(exit)
         }
     }
+}
+
+/// What a broker is that was started with another configuration than the one that a command is about.
+pub(super) fn of_another(started_with: &Path, meant: &Path) -> Option<String> {
+    if std::path::absolute(meant).is_ok_and(|meant| meant == started_with) {
+        return None;
+    }
+    let (started_with, meant) = (started_with.display().to_string(), meant.display());
+    let started_with = shown::part(&started_with);
+    Some(format!("the broker was started with --config {started_with}, this is about {meant}; nothing was changed"))
+}
+
+/// What a broker says that it was started with, as far as it matters here.
+#[derive(Deserialize)]
+struct Started {
+    config: PathBuf,
+}
+
+/// That the broker at this socket is the one of the configuration that somebody has named: for what changes something there.
+pub(super) fn is_meant(socket: &Path, named: &Path) -> Result<(), Exit> {
+    let body = told(http::ask(socket, "/reload", &[]), socket)?;
+    let Ok(Started { config }) = serde_json::from_str(&body) else {
+        tell(&"the answer cannot be read");
+        return Err(Exit::Other);
+    };
+    of_another(&config, named).map_or(Ok(()), |message| {
+        tell(&message);
+        Err(Exit::Configuration)
+    })
 }
 
 pub(super) fn metrics(socket: &Path, json: bool) -> Exit {

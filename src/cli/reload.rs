@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use super::operate::of_another;
 use super::{cache, errors, show, show_json, tell, trust};
 use crate::boot::{Credentials, Examined};
 use crate::config::{self, Config, Fixed};
@@ -56,12 +57,7 @@ fn reload(path: &Path, socket: &Path, json: bool) -> Result<Exit, Failed> {
         return Err(fail(Exit::Configuration, &message));
     }
     // The caller says what is read: a broker that was taken over could name any file, and have its lines told in errors.
-    if std::path::absolute(path).ok().as_ref() != Some(&greeting.config) {
-        let (named, own) = (greeting.config.display().to_string(), path.display());
-        let message = format!(
-            "the broker was started with --config {}, this is about {own}; nothing was changed",
-            shown::part(&named)
-        );
+    if let Some(message) = of_another(&greeting.config, path) {
         return Err(fail(Exit::Configuration, &message));
     }
     let (config, opened) = checked(path, socket, &greeting).inspect_err(|_| {

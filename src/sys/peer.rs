@@ -16,6 +16,10 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::Mode;
 
+/// Who has more supplementary groups than this counts as one that has none: the kernel takes milliseconds to tell the 65,536 that
+/// anybody with a subordinate gid can take (setgroups(2), newgidmap(1)), and nothing else is done meanwhile.
+pub const MOST_GROUPS: usize = 1024;
+
 /// `SO_PEERCRED` and `SO_PEERGROUPS`: as they were at `connect()`.
 pub struct Credentials {
     pub uid: u32,
@@ -45,7 +49,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<UnixStream> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
-/// `SO_PEERGROUPS` alone.
+/// `SO_PEERGROUPS` alone; none where they are [too many](MOST_GROUPS).
 pub fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 32];
     loop {
@@ -67,9 +71,12 @@ pub fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
             return Ok(groups);
         }
         let error = io::Error::last_os_error();
-        // ERANGE tells the size that is needed; 65,536 is the kernel's own limit (NGROUPS_MAX).
-        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > 65_536 {
+        // ERANGE tells the size that is needed.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
             return Err(error);
+        }
+        if count > MOST_GROUPS {
+            return Ok(Vec::new());
         }
         groups.resize(count, 0);
     }

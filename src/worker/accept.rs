@@ -32,6 +32,8 @@ const AT_A_BEAT: usize = 8;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a connection over the limit may stay to read why.
 const LINGER: Duration = Duration::from_millis(100);
+/// So many user managers over a limit are refused at a time.
+const MANAGERS: usize = 32;
 
 /// Accepts for good. `converse` takes those that are let in; so many that are not may wait.
 pub(super) async fn accept(
@@ -41,10 +43,10 @@ pub(super) async fn accept(
     converse: impl Fn(UnixStream, Connection),
 ) {
     let refusal = Problem::too_many_connections().form();
-    let mut aside = Aside { waiting: InTurn::default(), refusal, shared };
+    let mut aside = Aside { waiting: InTurn::default(), most: most_aside, managers: Rc::default(), refusal, shared };
     let mut beats = beats();
     loop {
-        if aside.waiting.len() + AT_ONCE > most_aside {
+        if aside.is_full() {
             aside.turn_away(AT_ONCE);
             yield_now().await;
         }
@@ -77,15 +79,27 @@ pub(super) async fn accept(
 /// Those that wait to be turned away, of each user.
 struct Aside<'a> {
     waiting: InTurn<Fresh>,
+    most: usize,
+    /// Those that are being refused.
+    managers: Rc<()>,
     refusal: Form,
-    shared: &'a Shared,
+    shared: &'a Rc<Shared>,
 }
 
 impl Aside<'_> {
+    fn is_full(&self) -> bool {
+        self.waiting.len() + AT_ONCE > self.most
+    }
+
     /// So many of them, or as many as there are.
     fn turn_away(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(stream) = self.tell_one() else { return };
+            let Some(stream) = self.waiting.pop() else { return };
+            if credentials::is_systemds(stream.as_fd()) {
+                self.turn_away_manager(stream);
+                continue;
+            }
+            let stream = self.tell(stream);
             // Some clients take a close that comes before their request is sent for a failure to connect.
             if let Some(place) = self.shared.connections.place_to_linger() {
                 tokio::task::spawn_local(async move {
@@ -96,19 +110,33 @@ impl Aside<'_> {
         }
     }
 
-    /// Says 503 to one without reading, if there is one.
-    fn tell_one(&mut self) -> Option<Fresh> {
-        let mut stream = self.waiting.pop()?;
+    /// It needs to read more than fits into its socket, and waits while too many others do.
+    fn turn_away_manager(&mut self, stream: Fresh) {
+        if Rc::strong_count(&self.managers) <= MANAGERS {
+            let place = self.managers.clone();
+            let refused = credentials::turn_away_at_a_limit(stream, self.shared.clone());
+            tokio::task::spawn_local(async move { (refused.await, place).0 });
+        } else if let (false, Ok((uid, ..))) = (self.is_full(), peer::ids(stream.as_fd())) {
+            self.waiting.push(uid, stream);
+        }
+    }
+
+    /// Says 503 without reading.
+    fn tell(&mut self, mut stream: Fresh) -> Fresh {
         // A fresh connection has room; a peer that has gone does not matter.
         let _ = stream.write(self.refusal.fill_in(self.shared.next_request()));
-        Some(stream)
+        stream
     }
 }
 
 impl Drop for Aside<'_> {
-    /// Nothing is accepted any more: these are told, too.
+    /// Nothing is accepted any more: these are told, too. What HTTP says would be a manager's credential.
     fn drop(&mut self) {
-        while self.tell_one().is_some() {}
+        while let Some(stream) = self.waiting.pop() {
+            if !credentials::is_systemds(stream.as_fd()) {
+                self.tell(stream);
+            }
+        }
     }
 }
 
@@ -129,12 +157,20 @@ async fn take_some(
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
             Err(error) => return Err(error),
         };
-        if credentials::is_systemds(stream.as_fd()) {
+        // Who has gone already can be told nothing, and a flood of those is the quickest of floods.
+        if peer::is_ended(stream.as_fd()) {
+            continue;
+        }
+        let for_credential = credentials::is_systemds(stream.as_fd());
+        if for_credential && credentials::is_roots(stream.as_fd()) {
             // Handed over before the next one is accepted.
-            credentials::divert(stream, shared).await;
+            shared.credentials.hand_over(stream, shared.next_request()).await;
             continue;
         }
         match look_at(stream.as_fd(), shared) {
+            Ok(Ok(connection)) if for_credential => {
+                tokio::task::spawn_local(credentials::turn_away(stream, connection, shared.clone()));
+            }
             Ok(Ok(connection)) => converse(UnixStream::from_std(stream)?, connection),
             Ok(Err(Over { uid })) => aside.waiting.push(uid, stream),
             // One that cannot be looked at is closed.

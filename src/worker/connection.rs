@@ -246,6 +246,11 @@ impl Connection {
         self.rights.peer.uid
     }
 
+    /// By its user or its groups; who may turn out to be so, is.
+    pub(super) fn is_named(&self) -> bool {
+        self.permit.known.get() == Known::Named
+    }
+
     pub(super) fn pid(&self) -> i32 {
         self.pid
     }

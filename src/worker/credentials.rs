@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::WorkerError;
-use super::accept::look_at;
+use super::connection::Connection;
 use super::log::Told;
 use super::service::Shared;
 use crate::credential::{is_meant, refuse, watched_in_time};
@@ -26,6 +26,9 @@ use crate::sys::peer;
 
 /// How long units may take to read why they do not start, when this process ends.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// How long a user's manager may take for that where there are too many connections. Those behind it start nothing meanwhile.
+const AT_A_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the parent may take to shut the channel when it is told the end, which it does at once.
 const NO_ANSWER: Duration = Duration::from_secs(1);
@@ -60,7 +63,7 @@ impl Credentials {
 
     /// Hands it to the parent. While the parent takes none, this waits, and no other connection is accepted: those end with
     /// an error if this process does, and not with nothing.
-    async fn hand_over(self: &Rc<Self>, stream: UnixStream, request: RequestId) {
+    pub(super) async fn hand_over(self: &Rc<Self>, stream: UnixStream, request: RequestId) {
         let stream = Rc::new(stream);
         if self.handed.borrow().len() >= self.most {
             tracing::error!(%request, "more credentials are asked for at a time than limits.connections: one is refused");
@@ -147,24 +150,14 @@ pub(super) fn is_systemds(stream: BorrowedFd<'_>) -> bool {
     peer::abstract_name(stream).ok().flatten().is_some_and(|name| is_meant(&name))
 }
 
-/// Takes such a connection out of the way of HTTP.
-pub(super) async fn divert(stream: UnixStream, shared: &Rc<Shared>) {
-    match peer::credentials(stream.as_fd()) {
-        Ok(found) if found.uid == 0 => {
-            let request = shared.next_request();
-            shared.credentials.hand_over(stream, request).await;
-        }
-        _ => {
-            let shared = shared.clone();
-            tokio::task::spawn_local(async move { turn_away(stream, &shared).await });
-        }
-    }
+/// Whether it is of the one manager that is served.
+pub(super) fn is_roots(stream: BorrowedFd<'_>) -> bool {
+    peer::ids(stream).is_ok_and(|(uid, ..)| uid == 0)
 }
 
 /// Somebody who is not root took an address like systemd's: a user's own manager, or a forger. It counts as any other
 /// connection of that user, and has as long to read.
-async fn turn_away(stream: UnixStream, shared: &Shared) {
-    let Ok(Ok(connection)) = look_at(stream.as_fd(), shared) else { return };
+pub(super) async fn turn_away(stream: UnixStream, connection: Connection, shared: Rc<Shared>) {
     shared.pace.turn(connection.uid()).await;
     let current = shared.current();
     let (verdict, status, request) = ("credential", 403, shared.next_request());
@@ -172,6 +165,22 @@ async fn turn_away(stream: UnixStream, shared: &Shared) {
     let (event, key, client, millis) = (Event::Denied, None, None, 0);
     let told = Told { connection: &connection, event, key, client, verdict, status, millis, request };
     shared.log.tell(&told, false);
+    refuse_within(current.config.limits.idle_timeout, stream).await;
+}
+
+/// The same of one over a limit, which counts as no connection.
+pub(super) async fn turn_away_at_a_limit(stream: UnixStream, shared: Rc<Shared>) {
+    let credentials = &shared.credentials;
+    credentials.refusing.set(credentials.refusing.get() + 1);
+    if let Ok((uid, ..)) = peer::ids(stream.as_fd()) {
+        shared.pace.turn(uid).await;
+    }
+    refuse_within(AT_A_LIMIT, stream).await;
+    credentials.refusing.set(credentials.refusing.get() - 1);
+    credentials.done.notify_waiters();
+}
+
+async fn refuse_within(time: Duration, stream: UnixStream) {
     let refused = async { refuse(&watched_in_time(stream).await).await };
-    let _ = timeout(current.config.limits.idle_timeout, refused).await;
+    let _ = timeout(time, refused).await;
 }

@@ -240,7 +240,7 @@ async fn let_in(listener: AsyncFd<UnixListener>, aside: usize, shared: Rc<Shared
 /// One connection, to its end.
 async fn converse(stream: UnixStream, connection: Connection, shared: Rc<Shared>) {
     let header_size = shared.current().config.limits.header_size;
-    let seat = shared.turns.seat(connection.uid());
+    let seat = shared.turns.seat(connection.uid(), connection.is_named());
     seat.begin().await;
     let conversation = Rc::new(Conversation::new(stream, seat));
     shared.alive.watch(&conversation);

@@ -263,7 +263,8 @@ fn a_broker_that_was_taken_over_says_nothing_that_a_terminal_obeys() {
     ));
     let purged = with_body(&format!("{{\"keys\":[\"{evil}\"],\"had-a-value\":1}}"));
     let metrics = with_body("# \x1b[2J\u{9b}2J\n");
-    let cases: [(&[&str], &str); 9] = [
+    let started = with_body(&format!("{{\"config\":\"/{evil}\"}}"));
+    let cases: [(&[&str], &str); 10] = [
         (&["reload"], &steps),
         (&["reload", "--json"], &steps),
         (&["reload"], &greeting),
@@ -272,6 +273,7 @@ fn a_broker_that_was_taken_over_says_nothing_that_a_terminal_obeys() {
         (&["top"], &status),
         (&["purge", "/a"], &purged),
         (&["purge", "/a", "--json"], &purged),
+        (&["purge", "/a", "--config", "/own.toml"], &started),
         (&["metrics"], &metrics),
     ];
     for (command, says) in cases {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use super::Ledger;
 use super::bundle;
 use super::format::{self, Definition, HEAD_LEN, Head, Label, State, Unreadable, ValueLabel};
-use super::seal::{KeyRing, NAME_LEN};
+use super::seal::{KeyRing, NAME_LEN, SealKey};
 use crate::secret::{KeyPath, SecretValue};
 use crate::sys::file;
 use zeroize::Zeroizing;
@@ -112,6 +112,8 @@ impl Listing {
 pub struct Loaded {
     pub value: SecretValue,
     pub label: ValueLabel,
+    /// Its file says that it is not to be served.
+    pub withheld: bool,
 }
 
 impl<D: AsFd + Sync> Archive<D> {
@@ -162,7 +164,7 @@ impl<D: AsFd + Sync> Archive<D> {
         })
     }
 
-    fn look(&self, name: &str, buffer: &mut [u8]) -> Result<Option<Head>, Problem> {
+    pub(super) fn look(&self, name: &str, buffer: &mut [u8]) -> Result<Option<Head>, Problem> {
         if !has_our_form(name) {
             return Err(Unreadable::NotOurs.into());
         }
@@ -172,16 +174,20 @@ impl<D: AsFd + Sync> Archive<D> {
         if head.label.file_name(&self.keys.all()[head.keyed]) == name { Ok(Some(head)) } else { Err(Problem::Renamed) }
     }
 
-    /// The newest value that was sealed for exactly this key and this definition of its source.
+    /// The newest value that was sealed for exactly this key and this definition of its source, unless it is withheld.
     pub fn load(&self, key: &KeyPath, definition: &Definition) -> Result<Option<Loaded>, Problem> {
+        Ok(self.load_even_withheld(key, definition)?.filter(|loaded| !loaded.withheld))
+    }
+
+    /// The same, also of one that is not to be served before a token is accepted.
+    pub fn load_even_withheld(&self, key: &KeyPath, definition: &Definition) -> Result<Option<Loaded>, Problem> {
         let mut found = Ok(None);
         for seal in self.keys.all() {
             match self.load_named(&seal.file_name(key), key, definition) {
                 Ok(None) => {}
                 Ok(Some(loaded)) => {
-                    let newest =
-                        matches!(&found, Ok(Some(Loaded { label, .. })) if label.fetched_at >= loaded.label.fetched_at);
-                    if !newest {
+                    let rank = |loaded: &Loaded| (loaded.label.fetched_at, loaded.withheld);
+                    if !matches!(&found, Ok(Some(newest)) if rank(newest) >= rank(&loaded)) {
                         found = Ok(Some(loaded));
                     }
                 }
@@ -203,8 +209,9 @@ impl<D: AsFd + Sync> Archive<D> {
         });
         let Some(bytes) = read? else { return Ok(None) };
         let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
-        let label = match &head.label {
-            Label::Value(label) if label.key == *key => label,
+        let (label, withheld) = match &head.label {
+            Label::Value(label) if label.key == *key => (label, false),
+            Label::Withheld(label) if label.key == *key => (label, true),
             Label::Tombstone(tombstone) if tombstone.key == *key => return Ok(None),
             _ => return Err(Problem::Renamed),
         };
@@ -215,19 +222,18 @@ impl<D: AsFd + Sync> Archive<D> {
             return Err(Problem::TooLarge);
         }
         let content = format::open_content(&self.keys, &head, &format::binding(key, definition), &bytes)?;
-        Ok(Some(Loaded { value: SecretValue::from_json(content), label: label.clone() }))
+        Ok(Some(Loaded { value: SecretValue::from_json(content), label: label.clone(), withheld }))
     }
 
     /// What was last written of a state, under each seal key that has written one.
-    pub fn states(&self, state: State) -> Vec<Zeroizing<Vec<u8>>> {
-        self.keys.all().iter().filter_map(|seal| self.state(&seal.name_of(&state.name()), state)).collect()
+    pub fn states(&self, state: State) -> Vec<Result<Zeroizing<Vec<u8>>, Problem>> {
+        let read = |seal: &SealKey| self.state(&seal.name_of(&state.name()), state).transpose();
+        self.keys.all().iter().filter_map(read).collect()
     }
 
     /// The ledger, as it was last written; empty where none can be read.
     pub fn ledger(&self) -> Ledger {
-        let ledgers = self.states(State::Ledger);
-        let decoded = ledgers.iter().filter_map(|bytes| Ledger::decode(bytes));
-        decoded.max_by_key(|ledger| ledger.written_at).unwrap_or_default()
+        Ledger::newest(self.states(State::Ledger).iter().flatten())
     }
 
     /// Opens a file as a whole. Good is also one that has been replaced since it was listed.
@@ -236,24 +242,30 @@ impl<D: AsFd + Sync> Archive<D> {
         let Some(bytes) = read else { return Ok(()) };
         let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
         let binding = match &head.label {
-            Label::Value(label) => format::binding(&label.key, &label.definition),
+            Label::Value(label) | Label::Withheld(label) => format::binding(&label.key, &label.definition),
             Label::Tombstone(_) | Label::State(_) => Vec::new(),
         };
         format::open_content(&self.keys, &head, &binding, &bytes)?;
         Ok(())
     }
 
-    pub(super) fn state(&self, name: &str, state: State) -> Option<Zeroizing<Vec<u8>>> {
+    /// `None` if it is not there, or is another one's by now.
+    pub(super) fn state(&self, name: &str, state: State) -> Result<Option<Zeroizing<Vec<u8>>>, Problem> {
         // Nothing is read by its length but what one of our keys has sealed as this.
-        if self.look(name, &mut vec![0; HEAD_LEN]).ok()??.label != Label::State(state) {
-            return None;
+        if self.look(name, &mut vec![0; HEAD_LEN])?.is_none_or(|head| head.label != Label::State(state)) {
+            return Ok(None);
         }
-        let bytes = file::read_at(self.directory.as_fd(), name, largest(state)).ok()??;
-        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64).ok()?;
+        let read = file::read_at(self.directory.as_fd(), name, largest(state)).map_err(|error| match error.kind() {
+            // Longer than any that we write.
+            io::ErrorKind::FileTooLarge => Unreadable::Damaged.into(),
+            _ => Problem::Io(error),
+        });
+        let Some(bytes) = read? else { return Ok(None) };
+        let head = format::open_head(&self.keys, start_of(&bytes), bytes.len() as u64)?;
         if head.label != Label::State(state) {
-            return None;
+            return Ok(None);
         }
-        format::open_content(&self.keys, &head, &[], &bytes).ok()
+        Ok(Some(format::open_content(&self.keys, &head, &[], &bytes)?))
     }
 }
 

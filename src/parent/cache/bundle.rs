@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 
-use super::archive::Listing;
+use super::archive::{Listing, Problem};
 use super::format::{self, Label, State};
 use super::seal::OVERHEAD;
 use super::store::{Store, StoreError};
@@ -43,7 +43,7 @@ pub(super) fn unpack(mut packed: &[u8]) -> Vec<&[u8]> {
 /// When what a file says of its key became true.
 fn instant(label: &Label) -> Option<(&KeyPath, u64)> {
     match label {
-        Label::Value(label) => Some((&label.key, label.fetched_at)),
+        Label::Value(label) | Label::Withheld(label) => Some((&label.key, label.fetched_at)),
         Label::Tombstone(tombstone) => Some((&tombstone.key, tombstone.buried_at)),
         Label::State(_) => None,
     }
@@ -55,32 +55,42 @@ impl Store {
         self.keys.first().name_of(&State::Bundle(number).name())
     }
 
-    /// Puts what is in the bundles of this listing into its place, and lists again if there were any.
+    /// Puts what is in the bundles of this listing into its place, removes them, and lists again if there were any. Gives the
+    /// files that gave nothing: one that could not be read now is left where it is, all others are removed, too.
     ///
     /// # Errors
     /// Not all could be put there: the bundles stay.
-    pub fn unbundle(&self, listing: Listing) -> (Listing, Result<(), StoreError>) {
-        let bundles: Vec<&str> = listing.bundles().map(|(name, _)| name).collect();
-        if bundles.is_empty() {
-            return (listing, Ok(()));
+    pub fn unbundle(&self, listing: Listing) -> (Listing, Result<Vec<(String, Problem)>, StoreError>) {
+        if listing.bundles().next().is_none() {
+            return (listing, Ok(Vec::new()));
         }
-        let names: Vec<String> = bundles.iter().map(|name| (*name).to_owned()).collect();
-        let done = self.place(&listing).and_then(|()| {
-            let removed = self.remove(&names).into_iter().map(|(_, removed)| removed);
-            removed.collect()
+        let done = self.place(&listing).and_then(|strange| {
+            let kept = |name: &str| strange.iter().any(|(of, why)| of == name && matches!(why, Problem::Io(_)));
+            let names = listing.bundles().map(|(name, _)| name).filter(|name| !kept(name));
+            let names: Vec<String> = names.map(str::to_owned).collect();
+            self.remove(&names).into_iter().try_for_each(|(_, removed)| removed).map(|()| strange)
         });
         (self.list().unwrap_or(listing), done)
     }
 
-    fn place(&self, listing: &Listing) -> Result<(), StoreError> {
+    /// Gives the bundles that cannot be opened.
+    fn place(&self, listing: &Listing) -> Result<Vec<(String, Problem)>, StoreError> {
         let mut newest: HashMap<KeyPath, u64> = HashMap::new();
         for (key, at) in listing.sealed.iter().filter_map(|sealed| instant(&sealed.label)) {
             let known = newest.entry(key.clone()).or_default();
             *known = at.max(*known);
         }
         let mut files: HashMap<String, Vec<u8>> = HashMap::new();
+        let mut strange = Vec::new();
         for (name, state) in listing.bundles() {
-            let Some(packed) = self.state(name, state) else { continue };
+            let packed = match self.state(name, state) {
+                Ok(Some(packed)) => packed,
+                Ok(None) => continue,
+                Err(problem) => {
+                    strange.push((name.to_owned(), problem));
+                    continue;
+                }
+            };
             for bytes in unpack(&packed) {
                 let start = &bytes[..bytes.len().min(format::HEAD_LEN)];
                 let Ok(head) = format::open_head(&self.keys, start, bytes.len() as u64) else { continue };
@@ -97,14 +107,15 @@ impl Store {
             written.collect::<Result<(), _>>().map_err(StoreError::Io)?;
         }
         // All of them at once; the bundles are there until then.
-        file::sync_file_system(self.directory.as_fd()).map_err(StoreError::Io)
+        file::sync_file_system(self.directory.as_fd()).map_err(StoreError::Io)?;
+        Ok(strange)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::store::tests::{key, load, open, record, save};
-    use super::super::{Definition, Item, Tombstone, new_seal_key_text};
+    use super::super::{Definition, Item, Tombstone, Unreadable, new_seal_key_text};
     use super::*;
 
     #[test]
@@ -131,6 +142,34 @@ mod tests {
         let found = ["/a", "/b", "/c", "/d"].map(|path| load(&store, path).unwrap());
         let value = |text: &str, at| Some((text.to_owned(), at));
         assert_eq!(found, [value("bundled 2", 20), value("newer", 25), None, value("bundled 2", 20)]);
+    }
+
+    #[test]
+    fn a_damaged_bundle_is_named_and_goes_and_the_others_take_their_places() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = new_seal_key_text().unwrap();
+        let store = open(directory.path(), &[&text]);
+        for (number, path) in [(1, "/a"), (2, "/b"), (3, "/a")] {
+            store.write(&[Item::Bundle(number, vec![record(&store, path, "bundled", 20)])]).remove(0).unwrap();
+        }
+        save(&store, "/a", "older", 15);
+        let damaged = [1, 3].map(|number| store.bundle_name(number));
+        let path = directory.path().join(&damaged[0]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let long = std::fs::File::options().write(true).open(directory.path().join(&damaged[1])).unwrap();
+        long.set_len(LARGEST + 1).unwrap();
+
+        let (listing, done) = store.unbundle(store.list().unwrap());
+        let strange = done.unwrap();
+        assert!(strange.iter().map(|(name, _)| name).eq(&damaged) && listing.bundles().next().is_none());
+        let damaged = |why: &Problem| matches!(why, Problem::Unreadable(Unreadable::Damaged));
+        assert!(strange.iter().all(|(_, why)| damaged(why)), "{strange:?}");
+        let found = ["/a", "/b"].map(|path| load(&store, path).unwrap().unwrap());
+        assert_eq!(found, [("older".to_owned(), 15), ("bundled".to_owned(), 20)]);
+        let (_, again) = store.unbundle(store.list().unwrap());
+        assert!(again.unwrap().is_empty(), "said once");
     }
 
     #[test]

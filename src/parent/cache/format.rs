@@ -5,6 +5,8 @@
 //! 4       1 byte   8                   2, little endian      nonce text tag  nonce text tag
 //! ```
 //!
+//! The version is 3 for a value that is withheld, else 2.
+//!
 //! Bytes in, bytes out; no I/O. The label is bound to the header, the content to header, label, key path and source
 //! definition: no part can be exchanged for that of another file, nor of an older state of the same one.
 
@@ -19,8 +21,10 @@ use crate::ipc::wire::Tag;
 use crate::secret::KeyPath;
 
 const MAGIC: &[u8; 4] = b"KHSV";
-/// Version 1 was never released.
-const VERSION: u8 = 2;
+/// Version 1 was never released. Versions that know 2 alone leave a file of 3 as it is: they could not know that its value
+/// must not serve.
+const VERSION: u8 = 3;
+const WITHOUT_WITHHELD: u8 = 2;
 const HEADER_LEN: usize = 4 + 1 + 8 + 2;
 
 /// Enough to hold header and label of any file.
@@ -52,6 +56,8 @@ pub enum Label {
     Value(ValueLabel),
     Tombstone(Tombstone),
     State(State),
+    /// A value whose token was refused: not served before one is accepted. Its content cannot be taken for that of a `Value`.
+    Withheld(ValueLabel),
 }
 
 /// Stands in the place of a value that was given up, and overrules every file of it that a backup brings back.
@@ -142,16 +148,29 @@ impl Label {
     /// The key that it is of, and how long it is kept once that has left the configuration.
     pub fn of_key(&self) -> Option<(&KeyPath, u64)> {
         match self {
-            Self::Value(label) => Some((&label.key, label.forget_after)),
+            Self::Value(label) | Self::Withheld(label) => Some((&label.key, label.forget_after)),
             Self::Tombstone(tombstone) => Some((&tombstone.key, tombstone.forget_after)),
             Self::State(_) => None,
         }
     }
 
+    /// Of a value, and whether it is withheld.
+    pub fn of_value(&self) -> Option<(&ValueLabel, bool)> {
+        match self {
+            Self::Value(label) => Some((label, false)),
+            Self::Withheld(label) => Some((label, true)),
+            Self::Tombstone(_) | Self::State(_) => None,
+        }
+    }
+
+    fn version(&self) -> u8 {
+        if matches!(self, Self::Withheld(_)) { VERSION } else { WITHOUT_WITHHELD }
+    }
+
     /// The name of the file with this label.
     pub(super) fn file_name(&self, key: &SealKey) -> String {
         match self {
-            Self::Value(label) => key.file_name(&label.key),
+            Self::Value(label) | Self::Withheld(label) => key.file_name(&label.key),
             Self::Tombstone(tombstone) => key.file_name(&tombstone.key),
             Self::State(state) => key.name_of(&state.name()),
         }
@@ -169,7 +188,7 @@ pub(super) fn seal(key: &SealKey, label: &Label, binding: &[u8], content: &[u8])
     let length = u16::try_from(plain.len() + OVERHEAD).ok()?;
     let mut file = Vec::with_capacity(HEAD_LEN + content.len());
     file.extend_from_slice(MAGIC);
-    file.push(VERSION);
+    file.push(label.version());
     file.extend_from_slice(&key.id().0);
     file.extend_from_slice(&length.to_le_bytes());
     file.extend(key.seal(&file, &plain)?);
@@ -186,7 +205,7 @@ pub(super) fn open_head(keys: &KeyRing, start: &[u8], length: u64) -> Result<Hea
     let Some((magic, rest)) = start.split_at_checked(MAGIC.len()) else { return Err(Unreadable::NotOurs) };
     let version = rest.first().copied().filter(|_| magic == MAGIC).ok_or(Unreadable::NotOurs)?;
     match version {
-        VERSION => {}
+        WITHOUT_WITHHELD..=VERSION => {}
         version if version > VERSION => return Err(Unreadable::NewerFormat { version }),
         _ => return Err(Unreadable::NotOurs),
     }
@@ -200,7 +219,9 @@ pub(super) fn open_head(keys: &KeyRing, start: &[u8], length: u64) -> Result<Hea
     let content = HEADER_LEN + sealed.len();
     // Only what was sealed as a whole has the length that its label says.
     let whole = match &label {
-        Label::Value(value) => value.size > 0 && (content + OVERHEAD) as u64 == length.saturating_sub(value.size),
+        Label::Value(value) | Label::Withheld(value) => {
+            value.size > 0 && (content + OVERHEAD) as u64 == length.saturating_sub(value.size)
+        }
         Label::Tombstone(_) => (content + OVERHEAD) as u64 == length,
         Label::State(_) => (content + OVERHEAD) as u64 <= length,
     };
@@ -225,104 +246,4 @@ impl Validators {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::new_seal_key_text;
-    use super::*;
-
-    fn ring() -> KeyRing {
-        KeyRing::new(vec![SealKey::parse(new_seal_key_text().unwrap().as_bytes()).unwrap()]).unwrap()
-    }
-
-    fn label(key: &str, definition: &str, size: u64) -> Label {
-        Label::Value(ValueLabel {
-            key: KeyPath::parse(key).unwrap(),
-            definition: Definition::of(definition),
-            fetched_at: 42,
-            size,
-            forget_after: 7,
-            tag: Tag([7; 16]),
-            tag_text: None,
-            validators: Validators { etag: Some("\"x\"".into()), last_modified: None },
-        })
-    }
-
-    fn open(keys: &KeyRing, file: &[u8]) -> Result<(Label, Zeroizing<Vec<u8>>), Unreadable> {
-        let start = &file[..file.len().min(HEAD_LEN)];
-        let head = open_head(keys, start, file.len() as u64)?;
-        let content = open_content(keys, &head, b"bound", file)?;
-        Ok((head.label, content))
-    }
-
-    #[test]
-    fn what_is_sealed_comes_back_and_cannot_be_read_without_the_key() {
-        let keys = ring();
-        let label = label("/a", "definition", 7);
-        let file = seal(keys.first(), &label, b"bound", b"planted").unwrap();
-        let (found, content) = open(&keys, &file).unwrap();
-        assert_eq!((found, content.as_slice()), (label, &b"planted"[..]));
-        assert!(!file.windows(7).any(|part| part == b"planted") && !file.windows(2).any(|part| part == b"/a"));
-        assert_eq!(open(&ring(), &file).err(), Some(Unreadable::OtherSealKey));
-        let head = open_head(&keys, &file, file.len() as u64).unwrap();
-        assert_eq!(open_content(&keys, &head, b"other", &file).err(), Some(Unreadable::Damaged));
-    }
-
-    #[test]
-    fn a_file_cut_or_changed_anywhere_gives_nothing_and_says_why() {
-        let keys = ring();
-        let whole = seal(keys.first(), &label("/a", "definition", 7), b"bound", b"planted").unwrap();
-        for at in 0..whole.len() {
-            let cut = open(&keys, &whole[..at]).err();
-            assert_eq!(cut, Some(if at < 5 { Unreadable::NotOurs } else { Unreadable::Damaged }), "cut at {at}");
-            let mut changed = whole.clone();
-            changed[at] ^= 1;
-            let expected = match at {
-                0..4 => Unreadable::NotOurs,
-                4 => Unreadable::NewerFormat { version: 3 },
-                5..13 => Unreadable::OtherSealKey,
-                _ => Unreadable::Damaged,
-            };
-            assert_eq!(open(&keys, &changed).err(), Some(expected), "changed at {at}");
-        }
-        let longer = [whole.as_slice(), b"x"].concat();
-        assert_eq!(open(&keys, &longer).err(), Some(Unreadable::Damaged));
-    }
-
-    #[test]
-    fn the_parts_of_two_files_are_no_file() {
-        let keys = ring();
-        let file = |definition| seal(keys.first(), &label("/a", definition, 7), b"bound", b"planted").unwrap();
-        let (one, other) = (file("one"), file("other"));
-        let content = one.len() - 7 - OVERHEAD;
-        let mixed = [&one[..content], &other[content..]].concat();
-        assert_eq!(open(&keys, &mixed).err(), Some(Unreadable::Damaged));
-    }
-
-    #[test]
-    fn an_older_key_opens_and_is_told_apart() {
-        let (old, new) = (new_seal_key_text().unwrap(), new_seal_key_text().unwrap());
-        let key = |text: &str| SealKey::parse(text.as_bytes()).unwrap();
-        let file = seal(&key(&old), &label("/a", "d", 1), b"bound", b"1").unwrap();
-        let both = KeyRing::new(vec![key(&new), key(&old)]).unwrap();
-        assert_eq!(open_head(&both, &file, file.len() as u64).unwrap().keyed, 1);
-    }
-
-    #[test]
-    fn an_empty_value_is_none() {
-        let keys = ring();
-        let file = seal(keys.first(), &label("/a", "d", 0), b"bound", b"").unwrap();
-        assert_eq!(open(&keys, &file).err(), Some(Unreadable::Damaged));
-    }
-
-    #[test]
-    fn the_largest_label_fits_into_the_head() {
-        let keys = ring();
-        let long = |length| Some("x".repeat(length));
-        let Label::Value(mut largest) = label(&format!("/{}", "a".repeat(511)), "d", u64::MAX) else { unreachable!() };
-        largest.tag_text = Some(Tag([1; 16]));
-        largest.validators = Validators { etag: long(1024), last_modified: long(1024) };
-        (largest.fetched_at, largest.forget_after) = (u64::MAX, u64::MAX);
-        assert!(seal(keys.first(), &Label::Value(largest.clone()), b"", b"").is_some());
-        largest.validators.etag = long(HEAD_LEN);
-        assert!(seal(keys.first(), &Label::Value(largest), b"", b"").is_none());
-    }
-}
+mod tests;

@@ -33,11 +33,16 @@ fn sealed(keys: &KeyRing) -> Vec<Vec<u8>> {
         };
         (Label::Value(label), content.as_bytes().to_vec())
     };
+    let withheld = |content: &str, at| match value(content, at, None) {
+        (Label::Value(label), content) => (Label::Withheld(label), content),
+        other => other,
+    };
     let tombstone = Tombstone { key: key.clone(), definition, buried_at: 9, forget_after: 7 };
     let contents = [
         value("\"one\"", 1, None),
         value("\"two\"", 2, None),
         value("{\"three\": 3}", 3, Some("\"x\"")),
+        withheld("\"two\"", 2),
         (Label::Tombstone(tombstone), Vec::new()),
         (Label::State(State::Ledger), b"ledger".to_vec()),
         (Label::State(State::Clock), Vec::new()),

@@ -86,7 +86,8 @@ impl Inspection {
         let archive = Archive::new(directory, keys, u64::MAX);
         let listing = archive.list()?;
         let ledger = archive.ledger();
-        let marks: Vec<Mark> = archive.states(State::Clock).iter().filter_map(|bytes| Mark::decode(bytes)).collect();
+        let marks: Vec<Mark> =
+            archive.states(State::Clock).iter().flatten().filter_map(|bytes| Mark::decode(bytes)).collect();
         let now = Clock::resume(&marks, 0, clock::boot_id()).now();
         let definition = |key: &crate::config::Key| (key.path.clone(), Definition::of(&key.source.definition));
         let mut configured: HashMap<KeyPath, Definition> = config.keys.iter().map(definition).collect();
@@ -105,7 +106,7 @@ impl Inspection {
     pub fn files(&self) -> Vec<Inspected> {
         let mut newest: BTreeMap<&KeyPath, u64> = BTreeMap::new();
         for sealed in &self.listing.sealed {
-            if let Label::Value(label) = &sealed.label {
+            if let Some((label, _)) = sealed.label.of_value() {
                 let newest = newest.entry(&label.key).or_default();
                 *newest = label.fetched_at.max(*newest);
             }
@@ -138,14 +139,15 @@ impl Inspection {
         let blank =
             Inspected { key: Some(key.clone()), arguments: key.arguments().map(str::to_owned), forgotten_in, ..blank };
         match &sealed.label {
-            Label::Value(label) => {
+            Label::Value(label) | Label::Withheld(label) => {
+                let withheld = matches!(sealed.label, Label::Withheld(_)) || self.ledger.is_withheld(key);
                 let older = newest.get(key).is_some_and(|newest| *newest > label.fetched_at);
                 let overruled = older || self.ledger.buried(key, label.fetched_at).is_some();
                 let state = match definition {
                     _ if overruled => Standing::Overruled,
                     None => Standing::Left,
                     Some(definition) if *definition != label.definition => Standing::OtherDefinition,
-                    Some(_) if self.ledger.is_withheld(key) => Standing::Withheld,
+                    Some(_) if withheld => Standing::Withheld,
                     Some(_) => Standing::Good,
                 };
                 let age = age(self.ledger.fetched_at(key, label.fetched_at));
@@ -164,7 +166,9 @@ impl Inspection {
         for inspected in &mut files {
             let sealed = self.listing.sealed.iter().find(|sealed| sealed.name == inspected.file);
             if let Some(Err(problem)) = sealed.map(|sealed| self.archive.verify(sealed)) {
+                let what = sealed.and_then(|sealed| of_state(&sealed.label)).map(|what| format!("{problem}: {what}"));
                 *inspected = of_problem(&inspected.file, inspected.key.take(), &problem);
+                inspected.problem = what.or(inspected.problem.take());
             }
         }
         files
@@ -182,6 +186,16 @@ impl Inspection {
 
     fn keys_in(&self, state: Standing) -> Vec<KeyPath> {
         self.files().into_iter().filter(|file| file.state == state).filter_map(|file| file.key).collect()
+    }
+}
+
+/// What is lost with a file of the broker's own.
+fn of_state(label: &Label) -> Option<&'static str> {
+    match label {
+        Label::State(State::Clock) => Some("the clock's last mark"),
+        Label::State(State::Ledger) => Some("the ledger of ages and revocations"),
+        Label::State(State::Bundle(_)) => Some("values that had no files of their own yet; the next start removes it"),
+        _ => None,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::secret::KeyPath;
 
@@ -55,6 +56,12 @@ impl Ledger {
         let mut ledger: Self = postcard::from_bytes(bytes).ok()?;
         ledger.note_written();
         Some(ledger)
+    }
+
+    /// Of those that can be read, the one that was written last; else an empty one.
+    pub fn newest<'b>(written: impl IntoIterator<Item = &'b Zeroizing<Vec<u8>>>) -> Self {
+        let decoded = written.into_iter().filter_map(|bytes| Self::decode(bytes));
+        decoded.max_by_key(|ledger| ledger.written_at).unwrap_or_default()
     }
 
     /// What is to be sealed, if anything has changed since the last call.
@@ -134,6 +141,11 @@ impl Ledger {
     /// Its token was refused, or (`false`) one is accepted.
     pub fn withhold(&mut self, key: &KeyPath, withheld: bool) {
         self.edit_soon(key, |row| row.withheld = withheld);
+    }
+
+    /// The keys whose value is.
+    pub fn withheld(&self) -> impl Iterator<Item = &KeyPath> {
+        self.rows.iter().filter(|(_, row)| row.withheld).map(|(key, _)| key)
     }
 
     pub fn is_withheld(&self, key: &KeyPath) -> bool {

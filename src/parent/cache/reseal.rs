@@ -1,9 +1,10 @@
-//! Moves files to the seal key that seals now, so that an older one can be taken out of the configuration some day.
+//! Seals anew what is sealed: by the seal key that seals now, so that an older one can be taken out of the configuration some
+//! day, and as withheld where only the ledger says so.
 
 use std::sync::Arc;
 
-use super::archive::Sealed;
-use super::format::{Label, ValueLabel};
+use super::archive::{Loaded, Sealed};
+use super::format::{HEAD_LEN, Head, Label, ValueLabel};
 use super::store::{Item, Record, Store, StoreError};
 use super::{Problem, SealKey};
 use crate::ipc::wire::Tag;
@@ -37,16 +38,46 @@ impl Store {
         files.iter().map(|file| self.reseal_one(file)).collect()
     }
 
+    /// Has the files of these keys say that their values are withheld, as far as they are there and do not. What comes back is
+    /// in their order.
+    pub fn withhold(&self, keys: &[KeyPath]) -> Vec<Result<(), ResealError>> {
+        keys.iter().map(|key| self.withhold_one(key)).collect()
+    }
+
+    fn withhold_one(&self, key: &KeyPath) -> Result<(), ResealError> {
+        for name in self.keys().file_names(key) {
+            let label = match self.look(&name, &mut vec![0; HEAD_LEN]) {
+                Ok(Some(Head { label: Label::Value(label), .. })) => label,
+                // A disk that cannot read now may read again.
+                Err(problem @ Problem::Io(_)) => return Err(ResealError::Unreadable(problem)),
+                Ok(_) | Err(_) => continue,
+            };
+            let found = self.load(key, &label.definition).map_err(ResealError::Unreadable)?;
+            let Some(found) = found.filter(|found| found.label.fetched_at == label.fetched_at) else { continue };
+            let written = self.write(&[Item::Withheld(self.anew(found))]).pop();
+            written.unwrap_or(Ok(())).map_err(ResealError::Unwritten)?;
+        }
+        Ok(())
+    }
+
+    /// What was found, with the tags of the key that seals now.
+    fn anew(&self, found: Loaded) -> Record {
+        let (tag, tag_text) = tags(self.keys().first(), &found.label.key, &found.value);
+        Record { label: ValueLabel { tag, tag_text, ..found.label }, value: Arc::new(found.value) }
+    }
+
     fn reseal_one(&self, file: &Sealed) -> Result<(), ResealError> {
         let item = match &file.label {
-            Label::Value(label) => match self.load(&label.key, &label.definition).map_err(ResealError::Unreadable)? {
-                Some(found) if found.label.fetched_at == label.fetched_at => {
-                    let (tag, tag_text) = tags(self.keys().first(), &label.key, &found.value);
-                    let label = ValueLabel { tag, tag_text, ..found.label };
-                    Item::Value(Record { label, value: Arc::new(found.value) })
+            Label::Value(label) | Label::Withheld(label) => {
+                let found = self.load_even_withheld(&label.key, &label.definition);
+                match found.map_err(ResealError::Unreadable)? {
+                    Some(found) if found.label.fetched_at == label.fetched_at => {
+                        let item = if found.withheld { Item::Withheld } else { Item::Value };
+                        item(self.anew(found))
+                    }
+                    _ => return Ok(()),
                 }
-                _ => return Ok(()),
-            },
+            }
             Label::Tombstone(tombstone) => Item::Tombstone(tombstone.clone()),
             // Written all the time, and always by the first key.
             Label::State(_) => return Ok(()),

@@ -31,6 +31,8 @@ pub struct Record {
 /// What becomes one file.
 pub enum Item {
     Value(Record),
+    /// A value that is not to be served.
+    Withheld(Record),
     Tombstone(Tombstone),
     State(State, Vec<u8>),
     /// All of these in one file, under a number that no bundle in the directory has.
@@ -40,8 +42,8 @@ pub enum Item {
 impl Item {
     fn seal(&self, key: &SealKey) -> Option<(String, Vec<u8>)> {
         let (label, sealed) = match self {
-            Self::Value(Record { label: of, value }) => {
-                let label = Label::Value(of.clone());
+            Self::Value(Record { label: of, value }) | Self::Withheld(Record { label: of, value }) => {
+                let label = if matches!(self, Self::Value(_)) { Label::Value } else { Label::Withheld }(of.clone());
                 let sealed = format::seal(key, &label, &format::binding(&of.key, &of.definition), value.json());
                 (label, sealed)
             }
@@ -68,7 +70,7 @@ impl Item {
     /// The name of its file under another seal key.
     fn name_under(&self, key: &SealKey) -> String {
         match self {
-            Self::Value(record) => key.file_name(&record.label.key),
+            Self::Value(record) | Self::Withheld(record) => key.file_name(&record.label.key),
             Self::Tombstone(tombstone) => key.file_name(&tombstone.key),
             Self::State(state, _) => key.name_of(&state.name()),
             Self::Bundle(number, _) => key.name_of(&State::Bundle(*number).name()),
@@ -139,7 +141,7 @@ impl Store {
         let mut written = file::replace_at(self.directory.as_fd(), &files);
         for ((item, written), (name, _)) in batch.iter().zip(&mut written).zip(&files) {
             // To remove takes no room where there is none.
-            if matches!(item, Item::Tombstone(_)) && written.is_err() {
+            if matches!(item, Item::Tombstone(_) | Item::Withheld(_)) && written.is_err() {
                 *written = file::remove_at(self.directory.as_fd(), name);
             }
         }
@@ -271,7 +273,7 @@ pub(super) mod tests {
         let write = |store: &Store, text: &[u8]| store.write(&[Item::State(State::Clock, text.to_vec())]).remove(0);
         write(&open(directory.path(), &[&old]), b"one").unwrap();
         let store = open(directory.path(), &[&new, &old]);
-        let read = |state| store.states(state).iter().map(|bytes| bytes.to_vec()).collect::<Vec<_>>();
+        let read = |state| store.states(state).iter().flatten().map(|bytes| bytes.to_vec()).collect::<Vec<_>>();
         assert_eq!((read(State::Clock), read(State::Ledger)), (vec![b"one".to_vec()], vec![]));
         write(&store, b"two").unwrap();
         assert_eq!(read(State::Clock), [b"two"]);

@@ -14,7 +14,6 @@ use super::entry::{Entry, Standing};
 use crate::acl::Pattern;
 use crate::config::expand;
 use crate::ipc::wire::{Recall, Tag};
-use crate::parent::cache::Label;
 use crate::parent::outbox::Recalling;
 use crate::secret::KeyPath;
 use crate::sys::clock::boot_nanos;
@@ -196,10 +195,7 @@ impl Engine {
         let known: BTreeSet<KeyPath> = keys.into_iter().collect();
         let listed = self.scribe.lane.run(|store| store.list().map_err(|error| error.to_string())).await;
         let listing = listed.unwrap_or_else(|| Err("nothing is written any more".into())).map_err(PurgeError::Disk)?;
-        let values = listing.sealed.iter().filter_map(|sealed| match &sealed.label {
-            Label::Value(label) => Some(&label.key),
-            _ => None,
-        });
+        let values = listing.sealed.iter().filter_map(|sealed| Some(&sealed.label.of_value()?.0.key));
         let left: BTreeSet<KeyPath> = values.filter(|key| !known.contains(*key)).cloned().collect();
         let left: Vec<KeyPath> = left.into_iter().collect();
         self.purge(&left).await?;

@@ -84,7 +84,9 @@ pub(super) fn on_disk(
     let mut instants: BTreeMap<&KeyPath, u64> = BTreeMap::new();
     for sealed in &listing.sealed {
         let (key, at) = match &sealed.label {
-            Label::Value(label) => (&label.key, ledger.fetched_at(&label.key, label.fetched_at)),
+            Label::Value(label) | Label::Withheld(label) => {
+                (&label.key, ledger.fetched_at(&label.key, label.fetched_at))
+            }
             Label::Tombstone(tombstone) => (&tombstone.key, tombstone.buried_at),
             Label::State(_) => continue,
         };

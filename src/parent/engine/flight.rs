@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::documents::{DocumentId, DocumentState};
-use super::entry::{Entry, GivenUp, Held};
+use super::entry::{Entry, Held};
 use super::{Asker, Engine, Origin, fetched};
 use crate::config::Projection;
 use crate::ipc::wire::Recall;
@@ -190,11 +190,13 @@ impl Engine {
             }
         }
         self.keep(values, &landed).await;
+        let mut given_up = Vec::new();
         for (key, failure) in refusals {
             if self.entries.borrow().get(&key).is_some_and(|entry| landed.is_of(&key, entry)) {
-                self.refuse(&key, failure, answered).await;
+                given_up.extend(self.refuse(&key, failure, answered));
             }
         }
+        self.give_up(given_up).await;
         if answered {
             self.restore_withheld(&document.token_names()).await;
         }
@@ -280,7 +282,7 @@ impl Engine {
         waits.min().unwrap_or_default()
     }
 
-    fn circumstances(&self, retry_after: Option<Duration>) -> Circumstances {
+    pub(super) fn circumstances(&self, retry_after: Option<Duration>) -> Circumstances {
         let wanted = self.wanted.get().is_some_and(|since| since.elapsed() < WANTED_FOR);
         Circumstances { now: Instant::now(), retry_after, wanted, random: random() }
     }
@@ -320,60 +322,6 @@ impl Engine {
         }
         if let Some(wait) = quota_spent {
             origin.rest(Instant::now(), wait);
-        }
-    }
-
-    /// A 403 is the token's when every document of the token that was asked is refused, and the document's own otherwise.
-    fn classify(&self, id: DocumentId, failure: Failure) -> Failure {
-        let documents = self.documents.borrow();
-        let tokens = documents.get(id).map(|state| &state.origin.1).filter(|tokens| !tokens.is_empty());
-        if failure.class != Class::Refused || tokens.is_none() {
-            return failure;
-        }
-        let asked = |(other, state): &(DocumentId, &DocumentState)| {
-            *other != id && Some(&state.origin.1) == tokens && state.last_started.is_some()
-        };
-        let mut others = documents.iter().filter(asked);
-        let class = if others.all(|(_, state)| state.refused) { Class::TokenRefused } else { Class::Refused };
-        Failure { class, ..failure }
-    }
-
-    pub(super) async fn refuse(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
-        let given_up = {
-            let mut entries = self.entries.borrow_mut();
-            let Some(entry) = entries.get_mut(key) else { return };
-            if entry.failure.is_none_or(|before| before.class != failure.class) {
-                let (outcome, reason) = (failure.class.name(), failure.reason);
-                if failure.class == Class::Misconfigured {
-                    tracing::error!(%key, outcome, %reason, "failing");
-                } else {
-                    tracing::warn!(%key, outcome, %reason, "failing");
-                }
-            }
-            if document_is_good {
-                entry.pace.fail(self.circumstances(None));
-            }
-            entry.negative_until = Some(Instant::now() + entry.settings.negative_max_age);
-            entry.ended = Some(Instant::now());
-            let given_up = entry.refuse(failure, Instant::now());
-            // A lease that was given until this fetch landed ends, too: the next attempt may be due before that.
-            if given_up.is_some() || entry.leased_stale {
-                self.recall(key, entry);
-            }
-            given_up
-        };
-        match given_up {
-            None => {}
-            Some(GivenUp::Withheld) => {
-                tracing::error!(%key, "the token is refused: the value is withheld");
-                self.ledger.borrow_mut().withhold(key, true);
-                self.scribe.state.want_ledger();
-                self.settle_ledger();
-            }
-            Some(GivenUp::Shredded) => {
-                tracing::error!(%key, outcome = failure.class.name(), "revoked: the value is shredded");
-                self.bury(key).await;
-            }
         }
     }
 

@@ -14,6 +14,7 @@ mod entry;
 mod expanded;
 mod fetched;
 mod flight;
+mod given_up;
 mod memory;
 mod metrics;
 mod open;

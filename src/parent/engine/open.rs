@@ -5,11 +5,15 @@
 
 use std::collections::HashMap;
 
+use zeroize::Zeroizing;
+
 use super::entry::Held;
 use super::expanded::{self, OnDisk};
 use super::memory::Memory;
 use crate::config::Config;
-use crate::parent::cache::{Definition, Label, Ledger, Listing, Problem, Sealed, State, Store, Tombstone, ValueLabel};
+use crate::parent::cache::{
+    Definition, Label, Ledger, Listing, Problem, Sealed, State, Store, StoreError, Tombstone, ValueLabel,
+};
 use crate::parent::clock::{Clock, Mark};
 use crate::secret::KeyPath;
 use crate::sys::clock::BootId;
@@ -34,13 +38,11 @@ pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option
         Listing::default()
     });
     let (listing, unbundled) = store.unbundle(listing);
-    if let Err(error) = unbundled {
-        tracing::error!(%error, "not all values of the last run are in their files; it is tried again at the next start");
-    }
+    tell_unbundled(unbundled);
     tell_strange(&listing);
     // What stays of them is read by nobody, and replaced when its file is written again.
     store.remove(&listing.temporary);
-    let mut ledger = store.ledger();
+    let mut ledger = Ledger::newest(&states(store, State::Ledger));
     let overruled = overruled(&listing, &mut ledger);
     let definition = |key: &crate::config::Key| (key.path.clone(), Definition::of(&key.source.definition));
     let mut definitions: HashMap<KeyPath, Definition> = config.keys.iter().map(definition).collect();
@@ -50,13 +52,16 @@ pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option
     let values = values(&listing, &ledger, &definitions);
     let mut held = HashMap::with_capacity(values.len());
     for (key, found) in values {
+        if found.as_ref().is_ok_and(|candidate| candidate.withheld) {
+            ledger.withhold(key, true);
+        }
         match found.and_then(|sealed| hold(config.limits.value_size, store, memory, &ledger, sealed)) {
             Ok(value) => drop(held.insert(key.clone(), value)),
             Err(problem) => tracing::warn!(%key, %problem, "no last known good"),
         }
     }
     tell_lost(config, store, &listing, &held);
-    let marks: Vec<Mark> = store.states(State::Clock).iter().filter_map(|bytes| Mark::decode(bytes)).collect();
+    let marks: Vec<Mark> = states(store, State::Clock).iter().filter_map(|bytes| Mark::decode(bytes)).collect();
     let newest = held.values().map(|held| held.fetched_at).max().unwrap_or(0);
     let outdated: Vec<Sealed> = listing.sealed.into_iter().filter(|sealed| sealed.outdated).collect();
     if outdated.iter().any(|sealed| sealed.label == Label::State(State::Ledger)) {
@@ -64,6 +69,35 @@ pub(super) fn open(config: &Config, store: &Store, memory: &Memory, boot: Option
     }
     let clock = Clock::resume(&marks, newest, boot);
     Opened { definitions, held, ledger, clock, overruled, outdated, expanded, surplus }
+}
+
+/// What there is of a state, and a line for what gives nothing.
+fn states(store: &Store, state: State) -> Vec<Zeroizing<Vec<u8>>> {
+    let told = |problem: &Problem| match state {
+        State::Clock => {
+            tracing::error!(%problem, "the clock's last mark: the time begins with the newest value and the wall clock")
+        }
+        _ => tracing::error!(%problem, "the ledger: ages and revocations are those that the files of the values say"),
+    };
+    store.states(state).into_iter().filter_map(|read| read.inspect_err(told).ok()).collect()
+}
+
+/// Says what has become of values of the last run that had no files of their own yet.
+fn tell_unbundled(unbundled: Result<Vec<(String, Problem)>, StoreError>) {
+    match unbundled {
+        Ok(strange) => strange.into_iter().for_each(|(file, problem)| match problem {
+            Problem::Io(error) => {
+                tracing::error!(file, %error, "values of the last run stay in a bundle that cannot be read; the next start tries again");
+            }
+            problem => tracing::error!(
+                file, %problem,
+                "a bundle of values of the last run gives nothing, and is removed: until they are fetched, their keys have the value before that, or none"
+            ),
+        }),
+        Err(error) => {
+            tracing::error!(%error, "not all values of the last run are in their files; the next start tries again");
+        }
+    }
 }
 
 /// The tombstones for files that are older than the revocation of their value.
@@ -75,7 +109,7 @@ fn overruled(listing: &Listing, ledger: &mut Ledger) -> Vec<Tombstone> {
     }
     let mut overruled = Vec::new();
     for sealed in &listing.sealed {
-        if let Label::Value(label) = &sealed.label
+        if let Some((label, _)) = sealed.label.of_value()
             && let Some(buried_at) = ledger.buried(&label.key, label.fetched_at)
         {
             tracing::warn!(key = %label.key, file = sealed.name, "older than the revocation of its value: removed");
@@ -86,8 +120,15 @@ fn overruled(listing: &Listing, ledger: &mut Ledger) -> Vec<Tombstone> {
     overruled
 }
 
-/// A label, and whether an older seal key has sealed it.
-pub(super) type Candidate<'l> = (&'l ValueLabel, bool);
+/// A value that a file holds.
+#[derive(Clone, Copy)]
+pub(super) struct Candidate<'l> {
+    label: &'l ValueLabel,
+    /// By an older seal key.
+    outdated: bool,
+    /// The file says that it is not to be served.
+    pub(super) withheld: bool,
+}
 
 /// Of each key of the configuration that has a file: the newest value of its source.
 pub(super) fn values<'l>(
@@ -97,15 +138,16 @@ pub(super) fn values<'l>(
 ) -> HashMap<&'l KeyPath, Result<Candidate<'l>, Problem>> {
     let mut values: HashMap<&KeyPath, Result<Candidate<'l>, Problem>> = HashMap::new();
     for sealed in &listing.sealed {
-        let Label::Value(label) = &sealed.label else { continue };
+        let Some((label, withheld)) = sealed.label.of_value() else { continue };
         let Some(definition) = definitions.get(&label.key) else { continue };
         if ledger.buried(&label.key, label.fetched_at).is_some() {
             continue;
         }
         let found = values.entry(&label.key).or_insert(Err(Problem::OtherDefinition));
-        let newer = found.as_ref().map_or(true, |(known, _)| known.fetched_at < label.fetched_at);
-        if label.definition == *definition && newer {
-            *found = Ok((label, sealed.outdated));
+        let rank = |of: &Candidate<'_>| (of.label.fetched_at, of.withheld);
+        let candidate = Candidate { label, outdated: sealed.outdated, withheld };
+        if label.definition == *definition && found.as_ref().map_or(true, |known| rank(known) < rank(&candidate)) {
+            *found = Ok(candidate);
         }
     }
     values
@@ -116,7 +158,7 @@ pub(super) fn hold(
     store: &Store,
     memory: &Memory,
     ledger: &Ledger,
-    (label, outdated): Candidate<'_>,
+    Candidate { label, outdated, .. }: Candidate<'_>,
 ) -> Result<Held, Problem> {
     if label.size > largest {
         return Err(Problem::TooLarge);

@@ -89,7 +89,7 @@ impl Engine {
             tracing::error!("the cache directory cannot be listed: new keys begin without a value");
             Listing::default()
         });
-        let ledger = self.ledger.borrow();
+        let mut ledger = self.ledger.borrow_mut();
         let (mut expanded, _) = expanded::on_disk(&live.templates, &definitions, &listing, &ledger);
         expanded.retain(|one| !leaving.contains(&one.key));
         definitions.extend(expanded.iter().map(|one| (one.key.clone(), Definition::of(&one.source.definition))));
@@ -101,6 +101,9 @@ impl Engine {
                 || entries.get(key).is_some_and(|entry| definitions.get(key) == Some(&entry.definition))
             {
                 continue;
+            }
+            if found.as_ref().is_ok_and(|candidate| candidate.withheld) {
+                ledger.withhold(key, true);
             }
             let largest = live.limits.value_size;
             match found.and_then(|sealed| open::hold(largest, &self.store, &self.memory, &ledger, sealed)) {

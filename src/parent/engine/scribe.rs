@@ -19,7 +19,7 @@ use crate::parent::clock::Mark;
 use crate::secret::KeyPath;
 
 /// How long an answer waits for its value to be on disk.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// More files than this are written as one bundle first.
 const FEW: usize = 2;
 /// The bytes of the largest value that goes into a bundle.
@@ -78,13 +78,15 @@ pub(super) struct OnDisk {
 pub(super) enum Wanted {
     /// And where it is noted that it is.
     Value(Record, Rc<OnDisk>),
+    /// The same value, not to be served.
+    Withheld(Record, Rc<OnDisk>),
     Tombstone(Tombstone),
 }
 
 impl Wanted {
     fn size(&self) -> u64 {
         match self {
-            Self::Value(record, _) => record.label.size,
+            Self::Value(record, _) | Self::Withheld(record, _) => record.label.size,
             Self::Tombstone(_) => 0,
         }
     }
@@ -92,6 +94,7 @@ impl Wanted {
     fn item(&self) -> Item {
         match self {
             Self::Value(record, _) => Item::Value(record.clone()),
+            Self::Withheld(record, _) => Item::Withheld(record.clone()),
             Self::Tombstone(tombstone) => Item::Tombstone(tombstone.clone()),
         }
     }
@@ -267,8 +270,8 @@ impl Engine {
     fn bundled(&self, files: BTreeMap<KeyPath, Wanted>) -> Vec<Written> {
         let as_they_are = files.len() <= FEW;
         let (single, many): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, wanted)| {
-            // Of a tombstone not even the way through a bundle: where there is no room for it, the file is removed.
-            as_they_are || wanted.size() > LARGE || matches!(wanted, Wanted::Tombstone(_))
+            // What gives up a value goes through no bundle: where there is no room for it, the file is removed.
+            as_they_are || wanted.size() > LARGE || !matches!(wanted, Wanted::Value(..))
         });
         let mut all: Vec<Written> = single.into_iter().map(|(key, wanted)| Written::File(key, wanted)).collect();
         let (mut bundle, mut size) = (Vec::new(), 0);
@@ -319,6 +322,9 @@ impl Engine {
             (Written::File(key, Wanted::Tombstone(_)), Err(error)) => {
                 tracing::error!(%key, %error, "the sealed file of a revoked value could not be replaced");
             }
+            (Written::File(key, Wanted::Withheld(..)), Err(error)) => {
+                tracing::error!(%key, %error, "the sealed file of a withheld value could not be replaced");
+            }
             (Written::Bundle(_, files), Err(error)) => {
                 tracing::error!(values = files.len(), %error, "not persisted; still served from memory");
                 return true;
@@ -335,7 +341,7 @@ impl Engine {
     }
 
     fn note_file(&self, key: &KeyPath, wanted: &Wanted, placed: bool) {
-        if let Wanted::Value(record, on_disk) = wanted {
+        if let Wanted::Value(record, on_disk) | Wanted::Withheld(record, on_disk) = wanted {
             on_disk.sealed.set(Some(record.label.fetched_at));
             on_disk.placed.set(placed);
             self.ledger.borrow_mut().replaced(key, record.label.fetched_at);

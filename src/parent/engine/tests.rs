@@ -96,6 +96,11 @@ impl Engine {
         let landed = self.landed(&keys, tokio::time::Instant::now());
         self.keep(values, &landed).await;
     }
+
+    /// The same of one that gave no value.
+    async fn refused(&self, key: &KeyPath, failure: Failure, document_is_good: bool) {
+        self.give_up(self.refuse(key, failure, document_is_good).into_iter().collect()).await;
+    }
 }
 
 /// Has this place's configuration replace the one that the engine has.
@@ -220,7 +225,7 @@ fn revoked() -> (Place, Vec<u8>) {
         engine.accept(vec![value("/a", "one")]).await;
         let copy = std::fs::read(file_of(&place, "/a")).unwrap();
         let gone = Failure::new(Class::Gone, Reason::Status(404));
-        engine.refuse(&key("/a"), gone, false).await;
+        engine.refused(&key("/a"), gone, false).await;
         assert_eq!(held(&engine, "/a"), None);
         copy
     });
@@ -272,7 +277,7 @@ fn a_tombstone_without_room_for_it_removes_the_value() {
         let name = file_of(&place, "/a");
         let obstacle = place.path().join(format!(".{}.new", name.file_name().unwrap().to_str().unwrap()));
         std::fs::create_dir(&obstacle).unwrap();
-        engine.refuse(&key("/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
+        engine.refused(&key("/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
         assert!(!name.exists());
     });
 }

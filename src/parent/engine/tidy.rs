@@ -15,6 +15,7 @@ const FORGET_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 impl Engine {
     /// What there is time for after the start, and every day. Does not end.
     pub(in crate::parent) async fn tidy(self: Rc<Self>) {
+        self.mark_all_withheld().await;
         self.read_ahead().await;
         self.reseal_outdated().await;
         loop {

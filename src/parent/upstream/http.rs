@@ -2,9 +2,7 @@
 //!
 //! The token goes to the configured origin alone; a redirect elsewhere is refused, never followed.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +11,7 @@ use hyper::{StatusCode, Uri};
 
 use super::ahead::Ahead;
 use super::aside::parse_aside;
-use super::authorities::{OfTheSystem, Trusted};
+use super::authorities::Trusted;
 use super::body::{self, DocumentBody};
 use super::connect::{self, Client};
 use super::exchange::Exchange;
@@ -22,6 +20,7 @@ use super::redirect::{self, Redirect};
 use super::request::{self, Hop};
 use super::response::{self, Meaning};
 use super::session::{self, Sessions};
+use super::ways::{Way, Ways};
 use super::{Answer, Fetched};
 use crate::config::{HttpDocument, Method, Url};
 use crate::outcome::{Failure, Reason};
@@ -31,14 +30,9 @@ use crate::parent::vault::Vault;
 /// Redirects within the origin that one fetch follows.
 const MAX_REDIRECTS: u32 = 5;
 
-/// How an origin is reached: by TLS, with the authorities to trust instead of the system's, and through which proxy.
-type Way = (bool, Option<PathBuf>, Option<Url>);
-
 /// The clients that all HTTP documents share.
 pub(super) struct HttpUpstream {
-    pub(super) clients: HashMap<Way, Rc<Client>>,
-    /// By the clients that do not trust the system's.
-    trusted: Trusted,
+    pub(super) clients: Ways<Client>,
     limit: usize,
     pub(super) ahead: Ahead,
     /// Also of the configuration before, until it is gone.
@@ -66,45 +60,29 @@ impl From<connect::TlsFault> for TlsSetupError {
 }
 
 impl HttpUpstream {
-    /// `limit` is the longest document, in bytes. The system's roots are read only if some document needs them. Of `before`
-    /// stay the connections of clients that are as they were, and what is known of clocks, and sessions.
+    /// `limit` is the longest document, in bytes. Of `before` stay the connections of clients that are as they were, and what is
+    /// known of clocks, and sessions.
     pub(super) fn new<'d>(
         limit: usize,
         documents: impl Iterator<Item = &'d HttpDocument>,
         trusted: Trusted,
         before: Option<&Self>,
     ) -> Result<Self, TlsSetupError> {
-        let mut clients = HashMap::new();
-        let mut system = OfTheSystem::default();
         let documents: Vec<&HttpDocument> = documents.collect();
         let ways = documents.iter().flat_map(|document| [Some(way(document)), way_of_endpoint(document)]);
-        for way in ways.flatten() {
-            if clients.contains_key(&way) {
-                continue;
-            }
-            if let Some(kept) = before.and_then(|before| before.kept(&way, &trusted)) {
-                clients.insert(way, kept);
-                continue;
-            }
-            let (https, ca_file, proxy) = &way;
-            let roots = trusted.roots(*https, ca_file.as_ref(), &mut system);
-            let proxy = proxy.as_ref().and_then(|proxy| proxy.origin().parse::<Uri>().ok());
-            clients.insert(way, Rc::new(connect::client(roots, proxy).map_err(TlsSetupError)?));
-        }
+        let make = |way: &Way, roots| {
+            let proxy = way.proxy.as_ref().and_then(|proxy| proxy.origin().parse::<Uri>().ok());
+            connect::client(roots, proxy).map_err(TlsSetupError)
+        };
+        let clients = Ways::new(ways.flatten(), trusted, before.map(|before| &before.clients), make)?;
         let ahead = before.map(|before| before.ahead.clone()).unwrap_or_default();
         let sessions = before.map(|before| before.sessions.clone()).unwrap_or_default();
-        Ok(Self { clients, trusted, limit, ahead, sessions, shows: session::shown_by(&documents) })
+        Ok(Self { clients, limit, ahead, sessions, shows: session::shown_by(&documents) })
     }
 
     /// Drops the sessions of no document, and of tokens that are not in use.
     pub(super) fn forget_sessions(&self, vault: &Vault) {
         self.sessions.retain(&self.shows, vault);
-    }
-
-    /// The client for this way, if it would trust the same.
-    fn kept(&self, way: &Way, trusted: &Trusted) -> Option<Rc<Client>> {
-        let known = self.clients.get(way)?;
-        self.trusted.are(trusted, way.1.as_ref()).then(|| known.clone())
     }
 
     pub(super) async fn fetch(&self, document: &HttpDocument, known: &Validators, vault: &Vault) -> Fetched {
@@ -209,12 +187,13 @@ pub(super) fn way(document: &HttpDocument) -> Way {
 /// How the session of a document is asked for: as the document is, but for metadata, which no proxy is on the way to.
 pub(super) fn way_of_endpoint(document: &HttpDocument) -> Option<Way> {
     let url = document.auth.endpoint()?;
-    let (https, ca_file, proxy) = way_to(url, document);
-    Some((https, ca_file, proxy.filter(|_| !document.auth.is_metadata())))
+    let way = way_to(url, document);
+    Some(Way { proxy: way.proxy.filter(|_| !document.auth.is_metadata()), ..way })
 }
 
 fn way_to(url: &Url, document: &HttpDocument) -> Way {
-    (url.https, document.ca_file.clone().filter(|_| url.https), document.proxy.clone())
+    let ca_file = document.ca_file.clone().filter(|_| url.https);
+    Way { tls: url.https, ca_file, proxy: document.proxy.clone() }
 }
 
 /// The next request, if this answer is a redirect that may be followed.

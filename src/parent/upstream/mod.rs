@@ -25,6 +25,7 @@ mod select;
 mod session;
 mod sigv4;
 mod unescape;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +16,9 @@ use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::amqp::{Call, Connection, Login, Message};
-use super::authorities::{OfTheSystem, Trusted};
+use super::authorities::Trusted;
 use super::connect::{Connector, TlsFault};
+use super::ways::{Way, Ways};
 use super::{Answer, DocumentBody};
 use crate::config::{Broker, Format, NamekoDocument, TokenName};
 use crate::outcome::{Failure, Reason};
@@ -32,15 +32,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most of an exception that is passed on, in bytes of JSON: so much fits beside a frame's other parts.
 const MAX_EXCEPTION: usize = 24 << 10;
 
-/// How a broker is reached: by TLS, and with which authorities to trust.
-type Way = (bool, Option<PathBuf>);
 /// Whose connection it is, and where: nothing else may use it.
 type Place = (Broker, String, TokenName, String);
 
 /// The brokers of all documents.
 pub(super) struct NamekoUpstream {
-    ways: HashMap<Way, Rc<Reached>>,
-    trusted: Trusted,
+    ways: Ways<Reached>,
     limit: usize,
 }
 
@@ -73,31 +70,15 @@ impl NamekoUpstream {
         trusted: Trusted,
         before: Option<&Self>,
     ) -> Result<Self, TlsFault> {
-        let mut ways: HashMap<Way, Rc<Reached>> = HashMap::new();
-        let mut needed = HashSet::new();
-        let mut system = OfTheSystem::default();
-        for document in documents {
-            needed.insert(place(document));
-            let way = way(document);
-            if ways.contains_key(&way) {
-                continue;
-            }
-            if let Some(kept) = before.and_then(|before| before.kept(&way, limit, &trusted)) {
-                ways.insert(way, kept);
-                continue;
-            }
-            let roots = trusted.roots(way.0, way.1.as_ref(), &mut system);
-            let reached = Reached { connector: Connector::new(roots)?, places: RefCell::default() };
-            ways.insert(way, Rc::new(reached));
-        }
+        let documents: Vec<&NamekoDocument> = documents.collect();
+        let before = before.filter(|before| before.limit == limit).map(|before| &before.ways);
+        let reached = |connector| Reached { connector, places: RefCell::default() };
+        let make = |_: &Way, roots| Connector::new(roots).map(reached);
+        let ways = Ways::new(documents.iter().map(|document| way(document)), trusted, before, make)?;
+        let needed: HashSet<Place> = documents.into_iter().map(place).collect();
         // What nobody needs any more ends with the last call of before.
-        ways.values().for_each(|reached| reached.places.borrow_mut().retain(|place, _| needed.contains(place)));
-        Ok(Self { ways, trusted, limit })
-    }
-
-    fn kept(&self, way: &Way, limit: usize, trusted: &Trusted) -> Option<Rc<Reached>> {
-        let known = self.ways.get(way).filter(|_| limit == self.limit)?;
-        self.trusted.are(trusted, way.1.as_ref()).then(|| known.clone())
+        ways.iter().for_each(|reached| reached.places.borrow_mut().retain(|place, _| needed.contains(place)));
+        Ok(Self { ways, limit })
     }
 
     /// Calls the service; without arguments, only the broker is asked whether it takes the token.
@@ -158,7 +139,7 @@ impl NamekoUpstream {
 }
 
 fn way(document: &NamekoDocument) -> Way {
-    (document.broker.tls, document.ca_file.clone())
+    Way { tls: document.broker.tls, ca_file: document.ca_file.clone(), proxy: None }
 }
 
 fn place(document: &NamekoDocument) -> Place {

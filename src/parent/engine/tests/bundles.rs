@@ -51,7 +51,7 @@ fn what_comes_after_a_bundle_counts_whatever_is_in_its_own_file_at_a_crash() {
             accept(&engine, &paths, &first).await;
             accept(&engine, &paths[1..], &second).await;
             accept(&engine, &paths[2..3], "alone").await;
-            engine.refuse(&key(&paths[3]), Failure::new(Class::Gone, Reason::Status(404)), false).await;
+            engine.refused(&key(&paths[3]), Failure::new(Class::Gone, Reason::Status(404)), false).await;
             for _ in 0..round {
                 tokio::task::yield_now().await;
             }

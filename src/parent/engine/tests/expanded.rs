@@ -44,7 +44,7 @@ fn entries_last_with_a_value_and_the_oldest_goes_with_its_file() {
     template(&place, "max-entries = 2");
     place.run(async |engine| {
         let in_hand = engine.enter(&key("/n/failing"), 1).ok().unwrap();
-        engine.refuse(&key("/n/failing"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
+        engine.refused(&key("/n/failing"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
         drop(in_hand);
         assert_eq!(lasting(&engine), Vec::<String>::new());
         fetch(&engine, 1, &["/n/a", "/n/b"]).await;
@@ -92,7 +92,7 @@ fn a_revoked_value_keeps_its_entry_until_that_is_evicted() {
     place.run(async |engine| {
         fetch(&engine, 1, &["/n/a"]).await;
         let copy = std::fs::read(file_of(&place, "/n/a")).unwrap();
-        engine.refuse(&key("/n/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
+        engine.refused(&key("/n/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
         engine.close().await;
         std::fs::write(file_of(&place, "/n/a"), copy).unwrap();
     });
@@ -141,14 +141,14 @@ fn paths_without_a_value_are_bounded_and_one_user_leaves_room_for_others() {
         for n in 0..10_000 {
             let key = key(&format!("/n/{n}"));
             let in_hand = engine.enter(&key, 1).ok().unwrap();
-            engine.refuse(&key, Failure::new(Class::Gone, Reason::Status(404)), false).await;
+            engine.refused(&key, Failure::new(Class::Gone, Reason::Status(404)), false).await;
             drop(in_hand);
         }
         let in_hand = engine.enter(&key("/n/blank"), 1).ok().unwrap();
         drop(in_hand);
         assert!(!engine.entries.borrow().contains_key(&key("/n/blank")), "what says nothing leaves nothing");
         let in_hand = engine.enter(&key("/n/last"), 1).ok().unwrap();
-        engine.refuse(&key("/n/last"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
+        engine.refused(&key("/n/last"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
         drop(in_hand);
         assert_eq!(engine.entries.borrow().len(), 1 + MOST_PASSING);
         assert_eq!(engine.documents.borrow().iter().count(), 1 + MOST_PASSING);

@@ -158,7 +158,7 @@ fn a_backup_does_not_bring_back_a_path_that_was_purged_or_shredded_before_it_was
             if purges {
                 engine.purge(&[key("/n/a")]).await.unwrap();
             } else {
-                engine.refuse(&key("/n/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
+                engine.refused(&key("/n/a"), Failure::new(Class::Gone, Reason::Status(404)), false).await;
                 engine.evict(&key("/n/a"));
             }
             engine.close().await;
