@@ -28,7 +28,7 @@ const KEPT_PREFIXES: &[&str] = &["KEYHATCH_", "LC_"];
 
 /// Of open files beside those of connections and fetches: sockets, the channel, the cache, TLS roots, the log.
 const RESERVED_FILES: u64 = 128;
-/// Of connections over a limit, so many wait aside for their refusal in any case, and so many where there are descriptors for it.
+/// Of connections over a limit, so many wait aside for their refusal in any case, and so many where there are descriptors.
 const ASIDE: RangeInclusive<u64> = 256..=16_384;
 
 /// What the service manager gave to this process.

@@ -18,7 +18,8 @@ pub struct Entered {
     pub aside: usize,
 }
 
-/// What the parent tells the worker that it starts: the role, the ids to drop to if any, how strict to be, how many may wait aside.
+/// What the parent tells the worker that it starts: the role, the ids to drop to if any, how strict to be, and how many
+/// connections over a limit may wait.
 pub(super) fn arguments(ids: Option<super::Ids>, mode: SandboxMode, aside: u64) -> Vec<String> {
     let (uid, gid) = ids.map_or(("-".into(), "-".into()), |(uid, gid)| (uid.to_string(), gid.to_string()));
     let mode = if mode == SandboxMode::Strict { STRICT } else { BEST_EFFORT };

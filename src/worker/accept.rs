@@ -1,8 +1,8 @@
 //! New connections: let in, or turned away, for a flood of them comes by the same door.
 //!
-//! Whom the door lets in waits behind all who came before, whoever they are. So those over a limit are taken out of the way at once and
-//! wait aside, as many as there is room for, to be turned away at a pace: until then they cannot come again. Between any two steps
-//! here those that are in have their turn.
+//! Whom the door lets in waits behind all who came before, whoever they are. So those over a limit are taken out of the way
+//! at once and wait aside, as many as there is room for, to be turned away at a pace: until then they cannot come again.
+//! Between any two steps here those that are in have their turn.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -99,8 +99,8 @@ impl From<io::Error> for WorkerError {
     }
 }
 
-/// Serves until the parent says to drain (`Ok`) or is gone. `layers` confine this process already. `aside`: so many connections over a
-/// limit may wait for their refusal.
+/// Serves until the parent says to drain (`Ok`) or is gone. `layers` confine this process already. `aside`: so many connections
+/// over a limit may wait for their refusal.
 pub fn run(listener: OwnedFd, channel: OwnedFd, layers: Vec<Layer>, aside: usize) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {

@@ -1,9 +1,10 @@
-//! How the one thread is divided: each user so many turns in a round, so that none who asks at full speed holds up another. Those that
-//! no client names have them together, user by user: who has many uids is no more than one user to those that are named.
+//! How the one thread is divided: each user so many turns in a round, so that none who asks at full speed holds up another.
+//! Those that no client names have them together, user by user: who has many uids is no more than one user to those that
+//! are named.
 //!
-//! A turn is a read with bytes in it, or a request; a new connection costs some more. Between two rounds the event loop looks for who
-//! else is ready, and whether somebody is at the door. A user that uses up its turns waits for the next round and for nothing else:
-//! where nobody else is, that comes at once, and each round is longer than the one before.
+//! A turn is a read with bytes in it, or a request; a new connection costs some more. Between two rounds the event loop
+//! looks for who else is ready, and whether somebody is at the door. A user that uses up its turns waits for the next round
+//! and for nothing else: where nobody else is, that comes at once, and each round is longer than the one before.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
