@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -24,7 +24,9 @@ fn connect(broker: &Broker) -> UnixStream {
 fn rest(mut stream: UnixStream) -> String {
     let mut answer = Vec::new();
     // A peer whose bytes were not all read is told so by a reset, after the answer.
-    let _ = stream.read_to_end(&mut answer);
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "it does not end");
+    }
     String::from_utf8(answer).unwrap()
 }
 

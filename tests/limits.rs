@@ -5,7 +5,7 @@
 mod crowd;
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -36,7 +36,9 @@ fn ask(stream: &mut UnixStream, more: &str) -> String {
 /// Everything that the broker says until it closes, which is a reset where it has not read all.
 fn rest(mut stream: &UnixStream) -> String {
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "it does not end");
+    }
     String::from_utf8(answer).unwrap()
 }
 

@@ -21,10 +21,23 @@ fn a_credential_is_of_systemd_or_the_end() {
     let (_peer, accepted) = worker.peer();
     worker.send(&credential(0), &[accepted.as_fd()]);
     worker.expect_end("a peer of HTTP", "a credential that systemd has not asked for");
-    if !nix::unistd::Uid::effective().is_root() {
-        return;
-    }
-    // By its address, but of no unit: refused, and no surprise. What is not read is held, and so much is too many.
+}
+
+#[test]
+#[ignore = "needs root: connects as systemd does, and as another user"]
+fn an_address_like_systemds_is_believed_of_root_alone() {
+    let name = format!("{:x}/unit/a.service/b", std::process::id());
+    let worker = Worker::greeted();
+    let mut other = support::as_uid(support::GRANTED, "perl");
+    let connects = "use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0); \
+        bind(S, pack('S a*', AF_UNIX, qq(\\0$ARGV[0]))) && connect(S, pack_sockaddr_un($ARGV[1])) or die $!; \
+        sysread(S, $_, 1)";
+    other.args(["-e", connects, &name]);
+    let (mut peer, accepted) = worker.peer_of(other);
+    worker.send(&credential(0), &[accepted.as_fd()]);
+    worker.expect_end("another user", "a credential that systemd has not asked for");
+    peer.kill().unwrap();
+    // Root's, but of no unit: refused, and no surprise. What is not read is held, and so much is too many.
     let worker = Worker::greeted();
     let peers: Vec<_> = (0..=CONNECTIONS).map(|n| (n, worker.peer_named(n, "a.service/b"))).collect();
     for (n, (_, accepted)) in &peers {

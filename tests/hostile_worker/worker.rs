@@ -127,6 +127,8 @@ impl Worker {
         fs::set_permissions(self.directory.path(), Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(self.socket(), Permissions::from_mode(0o666)).unwrap();
         let child = program.arg(self.socket()).arg("http://k/").stdout(Stdio::null()).spawn().unwrap();
+        let mut waiting = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut waiting, PollTimeout::from(20_000_u16)).unwrap(), 1, "it does not connect");
         (child, self.listener.accept().unwrap().0)
     }
 
