@@ -42,6 +42,13 @@ fn rest(mut stream: &UnixStream) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+/// So many connections that are in, and were answered once.
+fn answered(broker: &Broker, count: usize) -> Vec<UnixStream> {
+    let mut kept: Vec<UnixStream> = (0..count).map(|_| connect(broker)).collect();
+    assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))));
+    kept
+}
+
 fn is_good(answer: &str) -> bool {
     answer.starts_with("HTTP/1.1 200 OK")
 }
@@ -83,8 +90,7 @@ fn beyond_its_connections_a_user_is_told_so_without_being_read() {
     let upstream = Upstream::start(0);
     let limits = format!("[limits]\nconnections = 16\nconnections-per-user = 3\n{ROOT_MAY}");
     let broker = Broker::with(upstream.port, "max-age = \"1h\"", &limits);
-    let mut kept: Vec<UnixStream> = (0..3).map(|_| connect(&broker)).collect();
-    assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))));
+    let mut kept = answered(&broker, 3);
     for _ in 0..100 {
         let told = rest(&connect(&broker));
         let well_formed = told.starts_with("HTTP/1.1 503 ") && told.contains("\r\nretry-after: 1\r\n");
@@ -138,8 +144,7 @@ fn who_is_let_in_does_not_wait_for_those_before_it_who_are_turned_away() {
     let upstream = Upstream::start(0);
     let limits = format!("[limits]\nconnections-per-user = 3\n{ROOT_MAY}");
     let broker = Broker::with(upstream.port, "max-age = \"1h\"", &limits);
-    let mut kept: Vec<UnixStream> = (0..3).map(|_| connect(&broker)).collect();
-    assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))));
+    let _kept = answered(&broker, 3);
     let door = Door::new(&broker);
     send("STOP", broker.worker());
     let over: Vec<UnixStream> = (0..100).map(|_| connect(&broker)).collect();
@@ -160,8 +165,7 @@ fn who_is_turned_away_once_waits_behind_nobody_who_is_all_the_time() {
     let limits = format!("[limits]\nconnections-per-user = 3\n{ROOT_MAY}");
     let broker = Broker::with(upstream.port, "max-age = \"1h\"", &limits);
     let _staying = [GRANTED; 3].map(|uid| Staying::start(command(&broker, uid, &["stay", "1", KEY])));
-    let mut kept: Vec<UnixStream> = (0..3).map(|_| connect(&broker)).collect();
-    assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))));
+    let _kept = answered(&broker, 3);
     let door = Door::new(&broker);
     send("STOP", broker.worker());
     let over: Vec<UnixStream> = (0..100).map(|_| connect(&broker)).collect();
@@ -325,8 +329,7 @@ fn without_descriptors_who_waits_is_let_in_as_soon_as_others_end() {
     let worker = broker.worker();
     let enough = open_files(worker);
     let round = || {
-        let mut kept: Vec<UnixStream> = (0..10).map(|_| connect(&broker)).collect();
-        assert!(kept.iter_mut().all(|stream| is_good(&ask(stream, ""))));
+        let kept = answered(&broker, 10);
         let numbers = std::fs::read_dir(format!("/proc/{worker}/fd")).unwrap();
         let highest = numbers.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u64>().unwrap()).max();
         allow_open_files(worker, WORKER, highest.unwrap() + 1);
